@@ -1,0 +1,48 @@
+//! Plan: a pipeline file that was found right; names are numbers, durations are milliseconds, expressions are typed.
+
+use crate::commit::StateSpec;
+use crate::decode::DecodeSpec;
+use crate::feature::GroupSpec;
+use crate::join::JoinSpec;
+use crate::model::ModelSpec;
+use crate::online::OnlineSpec;
+use crate::route::StreamTime;
+use crate::sample::SampleSpec;
+use crate::sink::ParquetSpec;
+use crate::source::InputSpec;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub pipeline: String,
+    pub inputs: Vec<InputSpec>,
+    pub streams: Vec<StreamPlan>,
+    pub groups: Vec<GroupSpec>,
+    pub samples: Vec<SamplePlan>,
+    pub models: Vec<ModelSpec>,
+    pub online: OnlineSpec,
+    pub state: StateSpec,
+    pub serve: Option<ServeSpec>,
+    /// Per node (`streams.clicks`, `features.user`, `samples.ctr`, …) a hash of everything that gives its state meaning.
+    pub semantics: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StreamPlan {
+    pub name: String,
+    pub decode: DecodeSpec,
+    pub time: StreamTime,
+}
+
+#[derive(Clone, Debug)]
+pub struct SamplePlan {
+    pub join: JoinSpec,
+    pub sample: SampleSpec,
+    pub parquet: Option<ParquetSpec>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ServeSpec {
+    pub listen: SocketAddr,
+}

@@ -1,0 +1,146 @@
+//! Accounts: every record is counted once per use, exactly, at every manifest (F1).
+
+use std::ops::{AddAssign, Deref};
+
+/// What became of the rows of one stream.
+///
+/// `consumed = accepted + filtered + dead_lettered`; each use (a sample or a feature) then accounts for `accepted`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct StreamAccount {
+    /// Records read: the sum of the position steps.
+    pub records: u64,
+    /// Rows, after a slate was exploded.
+    pub consumed: u64,
+    pub filtered: u64,
+    pub dead_lettered: u64,
+    pub accepted: u64,
+}
+
+impl StreamAccount {
+    pub fn balances(&self) -> bool {
+        self.consumed == self.accepted + self.filtered + self.dead_lettered
+    }
+}
+
+impl AddAssign for StreamAccount {
+    fn add_assign(&mut self, other: Self) {
+        self.records += other.records;
+        self.consumed += other.consumed;
+        self.filtered += other.filtered;
+        self.dead_lettered += other.dead_lettered;
+        self.accepted += other.accepted;
+    }
+}
+
+/// What became of the accepted rows of a sample's anchor stream:
+/// `accepted = duplicate + conflict + late + applied` and `applied = pending + emitted + sampled_out`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct AnchorAccount {
+    pub duplicate: u64,
+    pub conflict: u64,
+    pub late: u64,
+    pub applied: u64,
+    pub pending: u64,
+    pub emitted: u64,
+    pub sampled_out: u64,
+}
+
+impl AnchorAccount {
+    pub fn accepted(&self) -> u64 {
+        self.duplicate + self.conflict + self.late + self.applied
+    }
+
+    pub fn balances(&self) -> bool {
+        self.applied == self.pending + self.emitted + self.sampled_out
+    }
+}
+
+impl AddAssign for AnchorAccount {
+    fn add_assign(&mut self, other: Self) {
+        self.duplicate += other.duplicate;
+        self.conflict += other.conflict;
+        self.late += other.late;
+        self.applied += other.applied;
+        self.pending += other.pending;
+        self.emitted += other.emitted;
+        self.sampled_out += other.sampled_out;
+    }
+}
+
+/// What became of the accepted rows of one label stream of a sample:
+/// `accepted = duplicate + conflict + late + applied` and
+/// `applied = waiting + attached + out_of_window + expired_unmatched`.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct LabelAccount {
+    pub duplicate: u64,
+    pub conflict: u64,
+    /// Came when no impression it could belong to can still be open.
+    pub late: u64,
+    pub applied: u64,
+    /// Held: its impression is pending, or may still come.
+    pub waiting: u64,
+    /// Left with its impression, whether or not `take` used it.
+    pub attached: u64,
+    /// Its key was seen, but no impression of that key had it in its window.
+    pub out_of_window: u64,
+    /// No impression of its key was pending while it waited.
+    pub expired_unmatched: u64,
+}
+
+impl LabelAccount {
+    pub fn accepted(&self) -> u64 {
+        self.duplicate + self.conflict + self.late + self.applied
+    }
+
+    pub fn balances(&self) -> bool {
+        self.applied == self.waiting + self.attached + self.out_of_window + self.expired_unmatched
+    }
+}
+
+impl AddAssign for LabelAccount {
+    fn add_assign(&mut self, other: Self) {
+        self.duplicate += other.duplicate;
+        self.conflict += other.conflict;
+        self.late += other.late;
+        self.applied += other.applied;
+        self.waiting += other.waiting;
+        self.attached += other.attached;
+        self.out_of_window += other.out_of_window;
+        self.expired_unmatched += other.expired_unmatched;
+    }
+}
+
+/// What became of the accepted rows of one feature group's use of a stream:
+/// `accepted = masked + duplicate + late + applied`, where `masked` rows fail every `where` or have no entity.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct FeatureAccount {
+    pub masked: u64,
+    pub duplicate: u64,
+    pub late: u64,
+    pub applied: u64,
+}
+
+impl FeatureAccount {
+    pub fn accepted(&self) -> u64 {
+        self.masked + self.duplicate + self.late + self.applied
+    }
+}
+
+impl AddAssign for FeatureAccount {
+    fn add_assign(&mut self, other: Self) {
+        self.masked += other.masked;
+        self.duplicate += other.duplicate;
+        self.late += other.late;
+        self.applied += other.applied;
+    }
+}
+
+/// Adds two lists of accounts element by element; the shorter one is taken as padded with zeros.
+pub fn add_all<T: AddAssign + Default + Clone>(into: &mut Vec<T>, other: impl Deref<Target = [T]>) {
+    if into.len() < other.len() {
+        into.resize(other.len(), T::default());
+    }
+    for (mine, theirs) in into.iter_mut().zip(other.iter()) {
+        *mine += theirs.clone();
+    }
+}

@@ -1,0 +1,48 @@
+//! Which labels belong to an impression.
+
+use crate::event::{DurationMs, Expression, StreamId};
+
+/// One anchor stream joined with any number of label streams.
+#[derive(Clone, Debug)]
+pub struct JoinSpec {
+    pub anchor: StreamId,
+    pub labels: Vec<LabelSpec>,
+    /// Width of the time buckets in which impressions and labels are kept.
+    pub bucket_ms: DurationMs,
+    /// How long beyond the longest window a closed impression's identity is remembered.
+    pub dedup_horizon_ms: DurationMs,
+}
+
+impl JoinSpec {
+    /// An impression is open while the watermark has not passed its time plus this.
+    pub fn longest_ms(&self) -> DurationMs {
+        self.labels.iter().map(|label| label.within_ms).max().unwrap_or(0)
+    }
+}
+
+/// A label matches when `-before <= label.ts - impression.ts <= within`, both ends included.
+#[derive(Clone, Debug)]
+pub struct LabelSpec {
+    pub name: String,
+    pub stream: StreamId,
+    pub within_ms: DurationMs,
+    pub before_ms: DurationMs,
+    pub take: Take,
+    /// Columns of the label stream that go into the sample, for `first`, `last` and `any`.
+    pub select: Vec<usize>,
+    pub filter: Option<Expression>,
+}
+
+/// Which of an impression's labels count. Ties break by (ts, id, content hash).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    First,
+    Last,
+    /// Only whether there was one: a boolean column.
+    Any,
+    Count,
+    /// Of a column of the label stream.
+    Sum(usize),
+    Min(usize),
+    Max(usize),
+}

@@ -1,0 +1,15 @@
+//! How a stream's time is judged.
+
+use crate::event::DurationMs;
+
+#[derive(Clone, Copy, Debug)]
+pub struct StreamTime {
+    /// How much older than the newest a record may be without being late.
+    pub lateness_ms: DurationMs,
+    /// A partition that is caught up and quiet for so long no longer holds the watermark back.
+    pub idle_after_ms: DurationMs,
+    /// The whole stream may be quiet while impressions move.
+    pub sparse: bool,
+    /// How far ahead of the cell's watermark a partition may read before it is paused.
+    pub max_drift_ms: DurationMs,
+}

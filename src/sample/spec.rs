@@ -1,0 +1,46 @@
+//! What a training row looks like.
+
+use crate::event::{DurationMs, Expression};
+use arrow::datatypes::SchemaRef;
+
+/// How closed impressions become rows.
+///
+/// The wide layout, over which `columns` and `negatives` are evaluated, is: all anchor columns, then per join its
+/// columns, then per group its outputs, then the computed columns so far.
+#[derive(Clone, Debug)]
+pub struct SampleSpec {
+    pub name: String,
+    /// Features are those visible at `impression.ts - serving_lag`.
+    pub serving_lag_ms: DurationMs,
+    pub groups: Vec<SampleGroup>,
+    pub columns: Vec<ComputedColumn>,
+    /// Indices into the wide layout, in the order of `schema`.
+    pub select: Vec<usize>,
+    pub negatives: Option<NegativesSpec>,
+    /// The wide layout, and what is written.
+    pub wide: SchemaRef,
+    pub schema: SchemaRef,
+}
+
+/// A feature group stitched onto the sample.
+#[derive(Clone, Debug)]
+pub struct SampleGroup {
+    /// Number of the group in `Plan::groups`.
+    pub group: usize,
+    /// The anchor stream's key set that holds the entity.
+    pub key_set: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct ComputedColumn {
+    pub name: String,
+    pub expression: Expression,
+}
+
+/// Keeps a share of the rows for which `filter` holds, by the hash of their id, and writes `sample_weight = 1 / keep`.
+#[derive(Clone, Debug)]
+pub struct NegativesSpec {
+    pub filter: Expression,
+    /// In (0, 1].
+    pub keep: f64,
+}

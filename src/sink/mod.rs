@@ -1,0 +1,4 @@
+//! Sink: writes samples and dead letters.
+
+mod spec;
+pub use spec::*;

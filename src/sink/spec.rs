@@ -1,0 +1,28 @@
+//! Where samples are written.
+
+use crate::event::DurationMs;
+use std::path::PathBuf;
+
+#[derive(Clone, Debug)]
+pub struct ParquetSpec {
+    pub path: PathBuf,
+    /// Folders such as `date=2026-01-31/hour=07`, of the impression's time.
+    pub folders: Vec<TimeFolder>,
+    /// A file is finished at this size in bytes or this age of its oldest row's arrival, whichever comes first.
+    pub roll_bytes: u64,
+    pub roll_age_ms: DurationMs,
+    pub compression: Compression,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeFolder {
+    Date,
+    Hour,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    None,
+    Snappy,
+    Zstd { level: i32 },
+}
