@@ -68,10 +68,12 @@ impl AddAssign for AnchorAccount {
 }
 
 /// What became of the accepted rows of one label stream of a sample:
-/// `accepted = duplicate + conflict + late + applied` and
+/// `accepted = filtered + duplicate + conflict + late + applied` and
 /// `applied = waiting + attached + out_of_window + expired_unmatched`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LabelAccount {
+    /// Turned away by the join's own `where`.
+    pub filtered: u64,
     pub duplicate: u64,
     pub conflict: u64,
     /// Came when no impression it could belong to can still be open.
@@ -89,7 +91,7 @@ pub struct LabelAccount {
 
 impl LabelAccount {
     pub fn accepted(&self) -> u64 {
-        self.duplicate + self.conflict + self.late + self.applied
+        self.filtered + self.duplicate + self.conflict + self.late + self.applied
     }
 
     pub fn balances(&self) -> bool {
@@ -99,6 +101,7 @@ impl LabelAccount {
 
 impl AddAssign for LabelAccount {
     fn add_assign(&mut self, other: Self) {
+        self.filtered += other.filtered;
         self.duplicate += other.duplicate;
         self.conflict += other.conflict;
         self.late += other.late;

@@ -184,3 +184,25 @@ pub struct FeatureBatch {
     /// The instant at which every value was read.
     pub as_of: EventTime,
 }
+
+/// A decoded batch with the verdicts of the router, shared by all lanes.
+#[derive(Clone, Debug)]
+pub struct RoutedBatch {
+    pub decoded: DecodedBatch,
+    /// Rows below their partition's watermark, with that watermark, ascending by row.
+    pub late: Vec<(u32, EventTime)>,
+    /// The cell's watermark when the batch was routed.
+    pub watermark: EventTime,
+    /// Per key set of the stream that decides about lanes, the row numbers of each lane; `None` for other key sets.
+    pub lanes: Vec<Option<Vec<Vec<u32>>>>,
+}
+
+impl RoutedBatch {
+    /// The rows of `lane` by one key set.
+    pub fn rows(&self, key_set: usize, lane: usize) -> &[u32] {
+        match &self.lanes[key_set] {
+            Some(lanes) => &lanes[lane],
+            None => &[],
+        }
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! The pure layers see this trait alone; the SQL engine behind it stays in `config::sql`.
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array};
+use arrow::compute::concat;
 use arrow::datatypes::DataType;
 use std::fmt;
 use std::sync::Arc;
@@ -44,9 +45,37 @@ impl Expression {
     pub fn matches(&self, batch: &RecordBatch) -> Result<BooleanArray, ExpressionError> {
         let array = self.evaluate(batch)?;
         let mask = arrow::array::AsArray::as_boolean(&array);
-        Ok(match arrow::array::Array::nulls(mask) {
+        Ok(match mask.nulls() {
             Some(_) => arrow::compute::prep_null_mask_filter(mask),
             None => mask.clone(),
+        })
+    }
+
+    /// The value of every row, null where it cannot be computed (a division by zero, an overflow), and how many those
+    /// are: one bad row must not take the others with it.
+    pub fn evaluate_or_null(&self, batch: &RecordBatch) -> (ArrayRef, u64) {
+        if let Ok(array) = self.evaluate(batch) {
+            return (array, 0);
+        }
+        let mut failed = 0;
+        let null = new_null_array(&self.data_type, 1);
+        let rows: Vec<ArrayRef> = (0..batch.num_rows())
+            .map(|row| {
+                self.evaluate(&batch.slice(row, 1)).unwrap_or_else(|_| {
+                    failed += 1;
+                    null.clone()
+                })
+            })
+            .collect();
+        let rows: Vec<&dyn Array> = rows.iter().map(AsRef::as_ref).collect();
+        (concat(&rows).expect("one expression gives one type"), failed)
+    }
+
+    /// The same where a failing row must not take the others with it: it counts as false.
+    pub fn matches_or_false(&self, batch: &RecordBatch) -> BooleanArray {
+        self.matches(batch).unwrap_or_else(|_| {
+            let row = |row| self.matches(&batch.slice(row, 1)).is_ok_and(|mask| mask.value(0));
+            (0..batch.num_rows()).map(|at| Some(row(at))).collect()
         })
     }
 }

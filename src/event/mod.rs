@@ -10,12 +10,16 @@ mod time;
 mod key;
 mod position;
 mod schema;
+mod exact_sum;
 mod expression;
 mod batch;
+mod block;
 mod account;
 
 pub use account::*;
 pub use batch::*;
+pub use block::*;
+pub use exact_sum::*;
 pub use expression::*;
 pub use key::*;
 pub use position::*;

@@ -1,4 +1,28 @@
 //! Join: pairs an impression with the labels that follow it.
+//!
+//!   impression ──┬──────────── longest window ────────────┐ close → one row with its labels
+//!   label          └ waits on the chain of its key ───────┘
+//!
+//! In: batches of impressions and labels in any order, late ones marked; then watermarks. Out: each accepted impression
+//! once, with the labels that are its own (F2, F3), no earlier than the watermark passes its longest window (F4).
+//! Holds: pending impressions as columns in time buckets, one index entry each; what a row becomes depends on event
+//! times, ids and contents alone, never on the order of arrival (F8). Accounts balance after every step (F1).
+//! Does not: await, read a clock, compute features, know about Kafka.
 
+mod bucket;
+mod close;
+mod evaluate;
+mod index;
+mod label;
+mod snapshot;
 mod spec;
+mod state;
+mod take;
+
+pub use close::{ClosedPart, ClosedRows};
+pub use snapshot::{JoinCut, RestoreError, Segment};
 pub use spec::*;
+pub use state::{AnchorKeys, JoinState, LabelKeys, LaneRows};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! Lane: one share of the key groups; a deterministic step from an input to an output.
+//!
+//!   rows ──> join state of each sample            ┐
+//!        └─> tiles of the entities it owns        ├─ at Advance: evaluate features, close, roll up
+//!   other lanes' tiles ── read-only, by frontier ─┘
+//!
+//! In: routed rows, watermarks, online ticks and cut markers, in one order. Out: closed rows, feature values, and at a cut
+//! everything that the state gained since the last one.
+//! Holds: the same inputs give the same outputs; features are evaluated only up to the frontier, which every lane has
+//! applied, so that they do not depend on how far the other lanes are.
+//! Does not: block, await, read a clock, touch a disk.
+
+use crate::cell::{CellSpec, StreamUse};
+use crate::event::{
+    AnchorAccount, BlockClass, CloseReason, EventTime, ExpressionError, FeatureAccount, FeatureBatch, LabelAccount,
+    RoutedBatch, StateBlock, Watermark, lane_of, key_group,
+};
+use crate::feature::GroupStore;
+use crate::join::{ClosedRows, JoinState, LaneRows};
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use std::sync::{Arc, RwLock};
+
+/// The tiles of all lanes, by lane and group. A lane writes its own and reads the others' below the frontier.
+pub type FeatureHistory = Arc<Vec<Vec<RwLock<GroupStore>>>>;
+
+/// Makes an empty history for all lanes of a cell.
+pub fn feature_history(spec: &CellSpec) -> FeatureHistory {
+    let stores = || spec.groups.iter().map(|group| RwLock::new(GroupStore::new(group.clone()))).collect();
+    Arc::new((0..spec.lanes).map(|_| stores()).collect())
+}
+
+/// What a lane is told, in order.
+#[derive(Clone, Debug)]
+pub enum LaneInput {
+    Rows(Arc<RoutedBatch>),
+    Advance(Advance),
+    /// Evaluate entities whose online value changed, at most so many.
+    Online { instant: EventTime, entities_max: usize },
+    /// Snapshot here. With `roll`, the Parquet files that are open end at this cut.
+    Cut { number: u64, roll: bool },
+}
+
+/// Time moves on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advance {
+    /// No row that is not late comes below it.
+    pub watermark: Watermark,
+    /// Every lane has applied this watermark: features are complete below it.
+    pub frontier: Watermark,
+    /// No feature will be asked for at an instant below it.
+    pub oldest_needed: EventTime,
+    pub reason: CloseReason,
+}
+
+/// What a lane says after an `Advance`: the router derives the next frontier from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied {
+    pub watermark: Watermark,
+    /// The oldest instant at which this lane still has to read features; `i64::MAX` if there is none.
+    pub oldest_needed: EventTime,
+}
+
+/// What a step gave.
+#[derive(Default, Debug)]
+pub struct LaneOutput {
+    /// Per sample number, rows that closed, oldest bucket first.
+    pub closed: Vec<(u16, ClosedRows)>,
+    pub online: Vec<FeatureBatch>,
+    pub applied: Option<Applied>,
+    pub cut: Option<LaneCut>,
+}
+
+/// Everything that a lane adds to a commit.
+#[derive(Debug)]
+pub struct LaneCut {
+    pub number: u64,
+    pub blocks: Vec<StateBlock>,
+    /// Per class, the first bucket whose blocks are still needed.
+    pub needed_from: Vec<(BlockClass, i64)>,
+    pub counts: LaneCounts,
+}
+
+/// The books of one lane.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LaneCounts {
+    pub frontier: EventTime,
+    pub samples: Vec<SampleCounts>,
+    pub groups: Vec<GroupCounts>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct SampleCounts {
+    pub anchor: AnchorAccount,
+    pub labels: Vec<LabelAccount>,
+    /// Time buckets up to which rows have closed, and lie in files.
+    pub closed_through: Option<u32>,
+    pub filed_through: Option<u32>,
+    #[serde(default)]
+    pub memory_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct GroupCounts {
+    /// Per use of a stream, in the order of `GroupSpec::uses`.
+    pub uses: Vec<FeatureAccount>,
+    pub entities: u64,
+    pub tiles: u64,
+    pub due: u64,
+    #[serde(default)]
+    pub memory_bytes: u64,
+}
+
+/// A feature expression failed over values that streams brought: the config check cannot rule out overflow.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneError {
+    #[error("a derived feature failed: {0}; guard the expression, for example with nullif() or try_cast()")]
+    Feature(#[from] ExpressionError),
+}
+
+pub struct Lane {
+    pub(super) number: usize,
+    pub(super) spec: Arc<CellSpec>,
+    pub(super) joins: Vec<JoinState>,
+    pub(super) history: FeatureHistory,
+    pub(super) feature_accounts: Vec<Vec<FeatureAccount>>,
+    pub(super) frontier: Watermark,
+}
+
+impl Lane {
+    pub fn new(number: usize, spec: Arc<CellSpec>, history: FeatureHistory) -> Self {
+        let joins = spec.samples.iter().map(|sample| {
+            JoinState::new(sample.join.clone(), sample.anchor_keys.clone(), &sample.label_streams, sample.lateness_ms)
+        });
+        Lane {
+            number,
+            joins: joins.collect(),
+            feature_accounts: spec.groups.iter().map(|group| vec![FeatureAccount::default(); group.uses.len()]).collect(),
+            history,
+            spec,
+            frontier: Watermark::MIN,
+        }
+    }
+
+    pub fn step(&mut self, input: LaneInput, out: &mut LaneOutput) -> Result<(), LaneError> {
+        match input {
+            LaneInput::Rows(batch) => {
+                self.rows(&batch);
+                Ok(())
+            }
+            LaneInput::Advance(advance) => self.advance(advance, out),
+            LaneInput::Online { instant, entities_max } => self.online(instant, entities_max, out),
+            LaneInput::Cut { number, roll } => {
+                out.cut = Some(self.cut(number, roll));
+                Ok(())
+            }
+        }
+    }
+
+    fn rows(&mut self, routed: &RoutedBatch) {
+        let spec = self.spec.clone();
+        let stream = routed.decoded.stream;
+        for stream_use in spec.uses_of(stream) {
+            match *stream_use {
+                StreamUse::Anchor { sample, route } => {
+                    self.joins[sample].insert_impressions(self.lane_rows(routed, route));
+                }
+                StreamUse::Label { sample, label, route } => {
+                    self.joins[sample].insert_labels(label, self.lane_rows(routed, route));
+                }
+                StreamUse::Feature { group, use_number, entity } => {
+                    self.apply_features(routed, group, use_number, entity);
+                }
+            }
+        }
+    }
+
+    fn lane_rows<'a>(&self, routed: &'a RoutedBatch, route: usize) -> LaneRows<'a> {
+        LaneRows {
+            batch: &routed.decoded,
+            rows: routed.rows(route, self.number),
+            late: &routed.late,
+            watermark: routed.watermark,
+        }
+    }
+
+    /// A late record never enters a feature.
+    fn apply_features(&mut self, routed: &RoutedBatch, group: usize, use_number: usize, entity: usize) {
+        let rows = routed.rows(entity, self.number);
+        let is_late = |row: &u32| routed.late.binary_search_by_key(row, |(late, _)| *late).is_ok();
+        let account = &mut self.feature_accounts[group][use_number];
+        let id_set = self.spec.stream_ids[routed.decoded.stream as usize];
+        let mut store = write(&self.history[self.number][group]);
+        if routed.late.is_empty() {
+            *account += store.apply(use_number, &routed.decoded, id_set, rows);
+            return;
+        }
+        let timely: Vec<u32> = rows.iter().copied().filter(|row| !is_late(row)).collect();
+        account.late += (rows.len() - timely.len()) as u64;
+        *account += store.apply(use_number, &routed.decoded, id_set, &timely);
+    }
+
+    fn advance(&mut self, advance: Advance, out: &mut LaneOutput) -> Result<(), LaneError> {
+        self.frontier = self.frontier.max(advance.frontier);
+        for sample in 0..self.joins.len() {
+            self.evaluate_ready(sample, advance.frontier)?;
+            let mut closed = Vec::new();
+            self.joins[sample].close(advance.frontier, advance.reason, &mut closed);
+            out.closed.extend(closed.into_iter().map(|rows| (sample as u16, rows)));
+        }
+        for store in &self.history[self.number] {
+            write(store).advance(advance.watermark, advance.oldest_needed);
+        }
+        let lag = |sample: usize| self.spec.samples[sample].serving_lag_ms;
+        let oldest = (0..self.joins.len()).filter_map(|sample| self.joins[sample].oldest_unevaluated(lag(sample))).min();
+        out.applied = Some(Applied { watermark: advance.watermark, oldest_needed: oldest.unwrap_or(i64::MAX) });
+        Ok(())
+    }
+
+    /// Evaluates the features of every part whose newest instant the frontier has reached.
+    fn evaluate_ready(&mut self, sample: usize, frontier: Watermark) -> Result<(), LaneError> {
+        let spec = self.spec.clone();
+        let cell = &spec.samples[sample];
+        if cell.groups.is_empty() {
+            return Ok(());
+        }
+        let history = self.history.clone();
+        self.joins[sample].evaluate_ready(frontier, cell.serving_lag_ms, |index, entities, instants| {
+            evaluate(&history, cell.groups[index], entities, instants)
+        })?;
+        Ok(())
+    }
+
+    fn online(&mut self, instant: EventTime, entities_max: usize, out: &mut LaneOutput) -> Result<(), LaneError> {
+        for store in &self.history[self.number] {
+            let mut left = entities_max;
+            while left > 0 {
+                let Some(batch) = write(store).take_due(instant, left)? else { break };
+                left = left.saturating_sub(batch.entities.len().max(1));
+                if !batch.entities.is_empty() {
+                    out.online.push(batch);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The books as they stand.
+    pub fn counts(&self) -> LaneCounts {
+        let samples = self.joins.iter().map(|join| SampleCounts {
+            anchor: join.account(),
+            labels: join.label_accounts(),
+            closed_through: join.closed_through(),
+            filed_through: join.filed_through(),
+            memory_bytes: join.memory_bytes() as u64,
+        });
+        let groups = self.history[self.number].iter().zip(&self.feature_accounts).map(|(store, uses)| {
+            let store = read(store);
+            GroupCounts {
+                uses: uses.clone(),
+                entities: store.entities() as u64,
+                tiles: store.tiles() as u64,
+                due: store.due() as u64,
+                memory_bytes: store.memory_bytes() as u64,
+            }
+        });
+        LaneCounts { frontier: self.frontier.0, samples: samples.collect(), groups: groups.collect() }
+    }
+}
+
+/// Reads one group's features of many (entity, instant) pairs from the lanes that own the entities.
+fn evaluate(
+    history: &FeatureHistory,
+    group: usize,
+    entities: &[u128],
+    instants: &[EventTime],
+) -> Result<RecordBatch, ExpressionError> {
+    let lanes = history.len();
+    if lanes == 1 {
+        return read(&history[0][group]).evaluate(entities, instants);
+    }
+    let mut rows_by_lane: Vec<Vec<u32>> = vec![Vec::new(); lanes];
+    for (row, entity) in entities.iter().enumerate() {
+        rows_by_lane[lane_of(key_group(*entity), lanes)].push(row as u32);
+    }
+    let mut batches = Vec::with_capacity(lanes);
+    let mut order = vec![0u32; entities.len()];
+    let mut at = 0u32;
+    for (lane, rows) in rows_by_lane.iter().enumerate() {
+        if rows.is_empty() && !(lane == 0 && entities.is_empty()) {
+            continue;
+        }
+        let pick = |row: &u32| (entities[*row as usize], instants[*row as usize]);
+        let (entities, instants): (Vec<_>, Vec<_>) = rows.iter().map(pick).unzip();
+        batches.push(read(&history[lane][group]).evaluate(&entities, &instants)?);
+        for row in rows {
+            order[*row as usize] = at;
+            at += 1;
+        }
+    }
+    let together = concat_batches(&batches[0].schema(), &batches).expect("all lanes evaluate one group alike");
+    Ok(take_record_batch(&together, &UInt32Array::from(order)).expect("every row was evaluated once"))
+}
+
+/// A poisoned lock means that a lane panicked: the cell is going down, and its state will not be committed.
+pub(super) fn write(store: &RwLock<GroupStore>) -> std::sync::RwLockWriteGuard<'_, GroupStore> {
+    store.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn read(store: &RwLock<GroupStore>) -> std::sync::RwLockReadGuard<'_, GroupStore> {
+    store.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

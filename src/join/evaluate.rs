@@ -1,0 +1,41 @@
+//! Evaluate: reads the features of pending impressions as soon as they are complete, and keeps them as columns.
+
+use crate::event::{DurationMs, EventTime, ExpressionError, Fingerprint, Watermark};
+use crate::join::bucket::Part;
+use crate::join::state::JoinState;
+use arrow::array::RecordBatch;
+
+impl JoinState {
+    /// Calls `evaluate(group, entities, instants)` for every part whose newest instant the frontier has reached.
+    pub fn evaluate_ready(
+        &mut self,
+        frontier: Watermark,
+        serving_lag_ms: DurationMs,
+        mut evaluate: impl FnMut(usize, &[Fingerprint], &[EventTime]) -> Result<RecordBatch, ExpressionError>,
+    ) -> Result<(), ExpressionError> {
+        for bucket in self.buckets.values_mut() {
+            for index in 0..bucket.parts.len() {
+                let part = &bucket.parts[index];
+                if part.features.is_some() || frontier.0 < part.newest.saturating_sub(serving_lag_ms) {
+                    continue;
+                }
+                let instants: Vec<EventTime> =
+                    bucket.event_time[part.range()].iter().map(|ts| ts - serving_lag_ms).collect();
+                let features = part.entities.iter().enumerate();
+                let features: Result<Vec<RecordBatch>, _> =
+                    features.map(|(group, entities)| evaluate(group, entities, &instants)).collect();
+                let part: &mut Part = &mut bucket.parts[index];
+                part.features = Some(features?);
+                // From here on the values stand for the entities, on disk too.
+                part.entities.iter_mut().for_each(|entities| *entities = Vec::new());
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest instant at which features are still to be read.
+    pub fn oldest_unevaluated(&self, serving_lag_ms: DurationMs) -> Option<EventTime> {
+        let parts = self.buckets.values().flat_map(|bucket| &bucket.parts);
+        parts.filter(|part| part.features.is_none()).map(|part| part.oldest - serving_lag_ms).min()
+    }
+}

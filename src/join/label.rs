@@ -1,0 +1,282 @@
+//! Label: one label stream's rows, held until no impression can claim them any more.
+//!
+//!   id  -> row                 drops copies
+//!   key -> row -> row -> …     the chain of one key's labels, newest first; closing walks it once per impression
+//!
+//! A label is resolved when its impression closes, not when it arrives: so the answer does not depend on which of the
+//! two came first, an early label needs no place of its own, and a label never moves.
+
+use crate::event::{DecodedBatch, EventTime, Fingerprint, LabelAccount, SegmentId};
+use crate::join::LabelSpec;
+use crate::join::index::{Index, RowRef};
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What became of a label so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum LabelState {
+    Waiting,
+    /// Waiting still, but an impression of its key has closed without it.
+    PassedOver,
+    Attached,
+    /// Lost to a conflicting record with the same id.
+    Replaced,
+}
+
+#[derive(Default)]
+pub struct LabelBucket {
+    pub event_time: Vec<EventTime>,
+    pub id: Vec<Fingerprint>,
+    pub key: Vec<Fingerprint>,
+    pub content: Vec<u64>,
+    pub key_group: Vec<u8>,
+    /// The larger of the label's own time and the watermark when it came: an impression that this has passed is closed
+    /// to it, whenever the bucket physically closes.
+    pub came_at: Vec<EventTime>,
+    pub next: Vec<RowRef>,
+    pub state: Vec<LabelState>,
+    pub parts: Vec<LabelPart>,
+    /// Rows that a cut has written.
+    pub stored_rows: usize,
+}
+
+/// The selected columns of labels that came together.
+pub struct LabelPart {
+    pub start: u32,
+    pub columns: RecordBatch,
+    pub segment: Option<SegmentId>,
+}
+
+impl LabelBucket {
+    pub fn rows(&self) -> usize {
+        self.event_time.len()
+    }
+
+    pub fn part_of(&self, row: u32) -> usize {
+        self.parts.partition_point(|part| part.start <= row) - 1
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.event_time.capacity() * 8
+            + self.id.capacity() * 16
+            + self.key.capacity() * 16
+            + self.content.capacity() * 8
+            + self.key_group.capacity()
+            + self.came_at.capacity() * 8
+            + self.next.capacity() * 8
+            + self.state.capacity()
+            + self.parts.iter().map(|part| part.columns.get_array_memory_size()).sum::<usize>()
+    }
+}
+
+/// One accepted label on its way into the store.
+pub struct NewLabel {
+    pub event_time: EventTime,
+    pub id: Fingerprint,
+    pub key: Fingerprint,
+    pub content: u64,
+    pub key_group: u8,
+    pub came_at: EventTime,
+}
+
+pub struct Labels {
+    pub spec: LabelSpec,
+    /// Schema of the selected columns.
+    pub schema: SchemaRef,
+    pub buckets: BTreeMap<u32, LabelBucket>,
+    pub ids: Index,
+    /// The newest label of each key.
+    chains: Index,
+    /// Buckets that left memory before a cut wrote them.
+    pub expired_unstored: Vec<(u32, LabelBucket)>,
+    pub account: LabelAccount,
+}
+
+/// What a new label met.
+pub enum Admission {
+    New,
+    /// An exact copy is there.
+    Duplicate,
+    /// A record with the same id and other content is there and wins by the smaller (time, content hash).
+    ConflictLost,
+    /// The same, but the new one wins; the old one is marked.
+    ConflictWon,
+}
+
+impl Labels {
+    pub fn new(spec: LabelSpec, stream: &SchemaRef) -> Self {
+        Labels {
+            schema: Arc::new(stream.project(&spec.select).expect("the plan selects existing columns")),
+            spec,
+            buckets: BTreeMap::new(),
+            ids: Index::default(),
+            chains: Index::default(),
+            expired_unstored: Vec::new(),
+            account: LabelAccount::default(),
+        }
+    }
+
+    pub fn bucket(&self, row: RowRef) -> &LabelBucket {
+        &self.buckets[&row.bucket()]
+    }
+
+    fn bucket_mut(&mut self, row: RowRef) -> &mut LabelBucket {
+        self.buckets.get_mut(&row.bucket()).expect("a label's bucket lives as long as anything refers to it")
+    }
+
+    pub fn next(&self, row: RowRef) -> RowRef {
+        self.bucket(row).next[row.row() as usize]
+    }
+
+    pub fn set_next(&mut self, row: RowRef, next: RowRef) {
+        self.bucket_mut(row).next[row.row() as usize] = next;
+    }
+
+    pub fn state(&self, row: RowRef) -> LabelState {
+        self.bucket(row).state[row.row() as usize]
+    }
+
+    pub fn set_state(&mut self, row: RowRef, state: LabelState) {
+        self.bucket_mut(row).state[row.row() as usize] = state;
+    }
+
+    /// Decides by id whether a label is new. The loser of a conflict leaves; if that is the old one it is marked here.
+    pub fn admit(&mut self, label: &NewLabel) -> Admission {
+        let buckets = &self.buckets;
+        let found = self.ids.get(label.id, |row| {
+            buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[row.row() as usize] == label.id)
+        });
+        let Some(found) = found else { return Admission::New };
+        let old = self.bucket(found);
+        let at = found.row() as usize;
+        let (old_order, new_order) =
+            ((old.event_time[at], old.content[at]), (label.event_time, label.content));
+        if old_order == new_order {
+            return Admission::Duplicate;
+        }
+        // An attached label has left with its impression: nothing can replace it.
+        if old_order < new_order || old.state[at] == LabelState::Attached {
+            return Admission::ConflictLost;
+        }
+        // Its key may differ: it stays in its chain, marked.
+        self.set_state(found, LabelState::Replaced);
+        self.ids.remove(label.id, found);
+        Admission::ConflictWon
+    }
+
+    /// Adds a row to its bucket, the id index and the chain of its key; the caller adds its columns.
+    pub fn push(&mut self, bucket_number: u32, label: NewLabel) -> RowRef {
+        let head = self.chain(label.key);
+        let bucket = self.buckets.entry(bucket_number).or_default();
+        let row = RowRef::new(bucket_number, bucket.rows() as u32);
+        bucket.event_time.push(label.event_time);
+        bucket.id.push(label.id);
+        bucket.key.push(label.key);
+        bucket.content.push(label.content);
+        bucket.key_group.push(label.key_group);
+        bucket.came_at.push(label.came_at);
+        bucket.next.push(head);
+        bucket.state.push(LabelState::Waiting);
+        self.ids.insert(label.id, row);
+        if head.is_none() {
+            self.chains.insert(label.key, row);
+        } else {
+            self.chains.replace(label.key, head, row);
+        }
+        row
+    }
+
+    /// The newest label of a key, or `NONE`.
+    pub fn chain(&self, key: Fingerprint) -> RowRef {
+        let buckets = &self.buckets;
+        self.chains
+            .get(key, |row| buckets.get(&row.bucket()).is_some_and(|bucket| bucket.key[row.row() as usize] == key))
+            .unwrap_or(RowRef::NONE)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ids.len() == 0
+    }
+
+    /// Adds the selected columns of rows that were just pushed, in push order per bucket.
+    pub fn add_columns(&mut self, batch: &DecodedBatch, rows_by_bucket: &[(u32, Vec<u32>)]) {
+        let selected = batch.rows.project(&self.spec.select).expect("the plan selects existing columns");
+        for (bucket_number, rows) in rows_by_bucket {
+            let columns = if rows.len() == batch.num_rows() {
+                selected.clone()
+            } else {
+                take_record_batch(&selected, &UInt32Array::from(rows.clone())).expect("row numbers are in range")
+            };
+            self.add_part(*bucket_number, columns, None);
+        }
+    }
+
+    pub fn add_part(&mut self, bucket_number: u32, columns: RecordBatch, segment: Option<SegmentId>) {
+        let bucket = self.buckets.get_mut(&bucket_number).expect("rows were pushed before their columns");
+        let start = (bucket.rows() - columns.num_rows()) as u32;
+        bucket.parts.push(LabelPart { start, columns, segment });
+    }
+
+    /// Forgets the labels of all buckets below `until`: no impression that is open or may still come can claim them.
+    pub fn expire(&mut self, until: u32, counting: bool) {
+        while let Some((&number, _)) = self.buckets.first_key_value().filter(|(number, _)| **number < until) {
+            self.unlink(number);
+            let bucket = self.buckets.remove(&number).expect("it is the first one");
+            for (row, state) in bucket.state.iter().enumerate() {
+                self.ids.remove(bucket.id[row], RowRef::new(number, row as u32));
+                match state {
+                    _ if !counting => {}
+                    LabelState::Waiting => {
+                        self.account.waiting -= 1;
+                        self.account.expired_unmatched += 1;
+                    }
+                    LabelState::PassedOver => {
+                        self.account.waiting -= 1;
+                        self.account.out_of_window += 1;
+                    }
+                    LabelState::Attached | LabelState::Replaced => {}
+                }
+            }
+            if bucket.stored_rows < bucket.rows() {
+                self.expired_unstored.push((number, bucket));
+            }
+        }
+    }
+
+    /// Takes the rows of a bucket out of their keys' chains.
+    fn unlink(&mut self, gone: u32) {
+        let mut keys = self.buckets[&gone].key.clone();
+        keys.sort_unstable();
+        keys.dedup();
+        for key in keys {
+            let head = self.chain(key);
+            let mut kept: Vec<RowRef> = Vec::new();
+            let mut at = head;
+            while !at.is_none() {
+                if at.bucket() != gone {
+                    kept.push(at);
+                }
+                at = self.next(at);
+            }
+            match kept.first() {
+                None => self.chains.remove(key, head),
+                Some(&first) => {
+                    self.chains.replace(key, head, first);
+                    for (index, &row) in kept.iter().enumerate() {
+                        self.set_next(row, kept.get(index + 1).copied().unwrap_or(RowRef::NONE));
+                    }
+                }
+            }
+        }
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.buckets.values().map(LabelBucket::memory_bytes).sum::<usize>()
+            + self.ids.memory_bytes()
+            + self.chains.memory_bytes()
+    }
+}

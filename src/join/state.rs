@@ -1,0 +1,439 @@
+//! State: the pending impressions of one sample in one lane, and the labels that wait for them.
+
+use crate::event::{
+    AnchorAccount, CloseReason, DecodedBatch, DurationMs, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
+    key_group,
+};
+use crate::invariant;
+use crate::join::JoinSpec;
+use crate::join::bucket::{Bucket, Part};
+use crate::join::close::ClosedRows;
+use crate::join::index::{Index, RowRef};
+use crate::join::label::{Admission, Labels, NewLabel};
+use arrow::array::UInt32Array;
+use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Which fingerprints of an anchor batch mean what: positions in `DecodedBatch::keys`.
+#[derive(Clone, Debug)]
+pub struct AnchorKeys {
+    pub id: usize,
+    pub key: usize,
+    pub route: usize,
+    /// The entity of each feature group of the sample, in order.
+    pub entities: Vec<usize>,
+}
+
+/// The same for a label batch.
+#[derive(Clone, Copy, Debug)]
+pub struct LabelKeys {
+    pub id: usize,
+    pub key: usize,
+    pub route: usize,
+}
+
+/// Rows of one stream that belong to this lane: row numbers, ascending, and the late ones among them with the
+/// watermark that overtook them.
+#[derive(Clone, Copy)]
+pub struct LaneRows<'a> {
+    pub batch: &'a DecodedBatch,
+    pub rows: &'a [u32],
+    /// (row, the watermark it missed), ascending.
+    pub late: &'a [(u32, EventTime)],
+    /// The cell's watermark when the batch was routed.
+    pub watermark: EventTime,
+}
+
+impl<'a> LaneRows<'a> {
+    fn late_at(&self, row: u32) -> Option<EventTime> {
+        if self.late.is_empty() {
+            return None;
+        }
+        self.late.binary_search_by_key(&row, |(late, _)| *late).ok().map(|at| self.late[at].1)
+    }
+}
+
+/// Identities of a closed bucket, kept until the dedup horizon has passed.
+pub(super) struct ClosedBucket {
+    pub id: Vec<Fingerprint>,
+    pub key_group: Vec<u8>,
+    /// Whether a block on disk holds them.
+    pub stored: bool,
+}
+
+/// Row numbers sorted into time buckets; a batch mostly falls into one or two.
+#[derive(Default)]
+struct RowsByBucket {
+    entries: Vec<(u32, Vec<u32>)>,
+    last: usize,
+}
+
+impl RowsByBucket {
+    pub(super) fn push(&mut self, bucket: u32, row: u32) {
+        if self.entries.get(self.last).is_none_or(|(number, _)| *number != bucket) {
+            self.last = self.entries.iter().position(|(number, _)| *number == bucket).unwrap_or_else(|| {
+                self.entries.push((bucket, Vec::new()));
+                self.entries.len() - 1
+            });
+        }
+        self.entries[self.last].1.push(row);
+    }
+}
+
+pub struct JoinState {
+    pub(super) spec: Arc<JoinSpec>,
+    pub(super) keys: AnchorKeys,
+    lateness_ms: DurationMs,
+    pub(super) buckets: BTreeMap<u32, Bucket>,
+    pub(super) closed: BTreeMap<u32, ClosedBucket>,
+    pub(super) ids: Index,
+    /// Newest pending row per key; `None` when the key is the id.
+    by_key: Option<Index>,
+    pub(super) labels: Vec<Labels>,
+    label_keys: Vec<LabelKeys>,
+    pub(super) account: AnchorAccount,
+    /// All buckets up to this one are closed.
+    pub(super) closed_through: Option<u32>,
+    /// All buckets up to this one are in files that a manifest names.
+    pub(super) filed_through: Option<u32>,
+    /// Closed buckets whose rows are in no named file yet and which no cut has written: written at the next cut.
+    pub(super) closed_unstored: Vec<(u32, Bucket)>,
+    /// False while a restored state is brought back to where it was: those rows were counted before.
+    pub(super) counting: bool,
+}
+
+impl JoinState {
+    /// `label_streams` gives each label stream's schema and keys, in the order of `spec.labels`.
+    pub fn new(
+        spec: Arc<JoinSpec>,
+        keys: AnchorKeys,
+        label_streams: &[(SchemaRef, LabelKeys)],
+        lateness_ms: DurationMs,
+    ) -> Self {
+        let labels = spec.labels.iter().zip(label_streams);
+        JoinState {
+            by_key: (keys.key != keys.id).then(Index::default),
+            labels: labels.map(|(label, (schema, _))| Labels::new(label.clone(), schema)).collect(),
+            label_keys: label_streams.iter().map(|(_, keys)| *keys).collect(),
+            spec,
+            keys,
+            lateness_ms,
+            buckets: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            ids: Index::default(),
+            account: AnchorAccount::default(),
+            closed_through: None,
+            filed_through: None,
+            closed_unstored: Vec::new(),
+            counting: true,
+        }
+    }
+
+    pub fn account(&self) -> AnchorAccount {
+        self.account
+    }
+
+    pub fn label_accounts(&self) -> Vec<LabelAccount> {
+        self.labels.iter().map(|labels| labels.account).collect()
+    }
+
+    pub fn pending_rows(&self) -> usize {
+        self.buckets.values().map(Bucket::live_rows).sum()
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.buckets.values().map(Bucket::memory_bytes).sum::<usize>()
+            + self.closed_unstored.iter().map(|(_, bucket)| bucket.memory_bytes()).sum::<usize>()
+            + self.closed.values().map(|bucket| bucket.id.capacity() * 16).sum::<usize>()
+            + self.ids.memory_bytes()
+            + self.by_key.as_ref().map_or(0, Index::memory_bytes)
+            + self.labels.iter().map(Labels::memory_bytes).sum::<usize>()
+    }
+
+    pub(super) fn bucket_of(&self, ts: EventTime) -> u32 {
+        // `min_time` is at least 0, so the number is not negative; 32 bits of seconds last until the year 2106, and the
+        // config check keeps buckets at a second or more.
+        ts.div_euclid(self.spec.bucket_ms) as u32
+    }
+
+    pub(super) fn bucket_end(&self, bucket: u32) -> EventTime {
+        (bucket as i64 + 1) * self.spec.bucket_ms
+    }
+
+    /// Takes in impressions. Late ones and copies are counted and dropped.
+    pub fn insert_impressions(&mut self, input: LaneRows<'_>) {
+        let batch = input.batch;
+        let (ids, keys) = (&batch.keys[self.keys.id], &batch.keys[self.keys.key]);
+        let routes = &batch.keys[self.keys.route];
+        let mut accepted = RowsByBucket::default();
+        for &row in input.rows {
+            let at = row as usize;
+            let ts = batch.event_time[at];
+            let bucket_number = self.bucket_of(ts);
+            if input.late_at(row).is_some() || self.closed_through.is_some_and(|through| bucket_number <= through) {
+                self.account.late += 1;
+                continue;
+            }
+            let (id, key) = (ids[at], keys[at]);
+            if !self.admit(id, ts, batch.content[at]) {
+                continue;
+            }
+            let reference = self.push(bucket_number, ts, id, key, batch.content[at], key_group(routes[at]) as u8);
+            self.index_row(reference, id, key);
+            accepted.push(bucket_number, row);
+        }
+        for (bucket_number, rows) in accepted.entries {
+            self.add_part(bucket_number, batch, &rows);
+        }
+    }
+
+    /// Decides by id whether an impression is new; of two with one id the smaller (time, content hash) stays.
+    pub(super) fn admit(&mut self, id: Fingerprint, ts: EventTime, content: u64) -> bool {
+        let (buckets, closed) = (&self.buckets, &self.closed);
+        let found = self.ids.get(id, |row| {
+            let at = row.row() as usize;
+            match buckets.get(&row.bucket()) {
+                Some(bucket) => bucket.id[at] == id,
+                None => closed.get(&row.bucket()).is_some_and(|bucket| bucket.id[at] == id),
+            }
+        });
+        let Some(found) = found else {
+            self.account.applied += self.counting as u64;
+            self.account.pending += self.counting as u64;
+            return true;
+        };
+        let Some(bucket) = self.buckets.get(&found.bucket()) else {
+            // Its sample has left; a copy that is not late would still be pending, so this one has another time.
+            self.account.conflict += 1;
+            return false;
+        };
+        let at = found.row() as usize;
+        let old = (bucket.event_time[at], bucket.content[at]);
+        if old == (ts, content) {
+            self.account.duplicate += self.counting as u64;
+            return false;
+        }
+        self.account.conflict += self.counting as u64;
+        if old < (ts, content) {
+            return false;
+        }
+        self.kill(found, id);
+        true
+    }
+
+    /// Takes a row that lost a conflict out of the indices; its columns leave with its bucket.
+    fn kill(&mut self, row: RowRef, id: Fingerprint) {
+        self.ids.remove(id, row);
+        self.unlink_key(row);
+        let bucket = self.buckets.get_mut(&row.bucket()).expect("the row is pending");
+        let at = bucket.dead.partition_point(|dead| *dead < row.row());
+        bucket.dead.insert(at, row.row());
+    }
+
+    pub(super) fn push(
+        &mut self,
+        number: u32,
+        ts: EventTime,
+        id: Fingerprint,
+        key: Fingerprint,
+        content: u64,
+        key_group: u8,
+    ) -> RowRef {
+        let bucket = self.buckets.entry(number).or_default();
+        let row = RowRef::new(number, bucket.rows() as u32);
+        bucket.event_time.push(ts);
+        bucket.id.push(id);
+        bucket.content.push(content);
+        bucket.key_group.push(key_group);
+        if self.by_key.is_some() {
+            bucket.key.push(key);
+            bucket.same_key.push(RowRef::NONE);
+        }
+        row
+    }
+
+    pub(super) fn index_row(&mut self, row: RowRef, id: Fingerprint, key: Fingerprint) {
+        self.ids.insert(id, row);
+        let older = self.newest_of_key(key);
+        let Some(by_key) = &mut self.by_key else { return };
+        match older {
+            None => by_key.insert(key, row),
+            Some(older) => {
+                by_key.replace(key, older, row);
+                let bucket = self.buckets.get_mut(&row.bucket()).expect("the row was just pushed");
+                bucket.same_key[row.row() as usize] = older;
+            }
+        }
+    }
+
+    fn newest_of_key(&self, key: Fingerprint) -> Option<RowRef> {
+        let buckets = &self.buckets;
+        self.by_key.as_ref()?.get(key, |row| {
+            buckets.get(&row.bucket()).is_some_and(|bucket| bucket.key[row.row() as usize] == key)
+        })
+    }
+
+    /// All pending rows of a key when several may share it, newest arrival first; empty when the key is the id.
+    pub(super) fn rows_of_key(&self, key: Fingerprint) -> Vec<RowRef> {
+        let mut rows = Vec::new();
+        let mut at = self.newest_of_key(key);
+        while let Some(row) = at {
+            rows.push(row);
+            let older = self.buckets[&row.bucket()].same_key[row.row() as usize];
+            at = (!older.is_none()).then_some(older);
+        }
+        rows
+    }
+
+    /// Takes a pending row out of its key's list.
+    pub(super) fn unlink_key(&mut self, row: RowRef) {
+        if self.by_key.is_none() {
+            return;
+        }
+        let key = self.buckets[&row.bucket()].key(row.row());
+        let rows = self.rows_of_key(key);
+        let kept: Vec<RowRef> = rows.iter().copied().filter(|other| *other != row).collect();
+        let by_key = self.by_key.as_mut().expect("checked above");
+        match (rows.first(), kept.first()) {
+            (Some(&head), None) => by_key.remove(key, head),
+            (Some(&head), Some(&first)) => {
+                by_key.replace(key, head, first);
+                for (index, other) in kept.iter().enumerate() {
+                    let next = kept.get(index + 1).copied().unwrap_or(RowRef::NONE);
+                    let bucket = self.buckets.get_mut(&other.bucket()).expect("pending rows lie in open buckets");
+                    bucket.same_key[other.row() as usize] = next;
+                }
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn add_part(&mut self, number: u32, batch: &DecodedBatch, rows: &[u32]) {
+        let payload = if rows.len() == batch.num_rows() {
+            batch.rows.clone()
+        } else {
+            take_record_batch(&batch.rows, &UInt32Array::from(rows.to_vec())).expect("row numbers are in range")
+        };
+        let entities = self.keys.entities.iter();
+        let entities = entities.map(|&set| rows.iter().map(|&row| batch.keys[set][row as usize]).collect()).collect();
+        let times = rows.iter().map(|&row| batch.event_time[row as usize]);
+        let bucket = self.buckets.get_mut(&number).expect("rows were pushed before their columns");
+        let start = (bucket.rows() - rows.len()) as u32;
+        bucket.parts.push(Part {
+            start,
+            rows: rows.len() as u32,
+            payload_bytes: payload.get_array_memory_size(),
+            payload: Payload::Memory(payload),
+            entities,
+            features: self.keys.entities.is_empty().then(Vec::new),
+            newest: times.clone().max().expect("a part has rows"),
+            oldest: times.min().expect("a part has rows"),
+            segment: None,
+            features_stored: self.keys.entities.is_empty(),
+        });
+    }
+
+    /// Takes in labels of one label stream.
+    pub fn insert_labels(&mut self, label: usize, input: LaneRows<'_>) {
+        let batch = input.batch;
+        let keys = self.label_keys[label];
+        let (longest, bucket_ms) = (self.spec.longest_ms(), self.spec.bucket_ms);
+        let labels = &mut self.labels[label];
+        let keep = labels.spec.filter.as_ref().map(|filter| filter.matches_or_false(&batch.rows));
+        let mut pushed = RowsByBucket::default();
+        for &row in input.rows {
+            let at = row as usize;
+            if keep.as_ref().is_some_and(|keep| !keep.value(at)) {
+                labels.account.filtered += 1;
+                continue;
+            }
+            let ts = batch.event_time[at];
+            let came_at = input.late_at(row).unwrap_or(ts).max(input.watermark);
+            if came_at > ts.saturating_add(labels.spec.before_ms + longest) {
+                labels.account.late += 1;
+                continue;
+            }
+            let new = NewLabel {
+                event_time: ts,
+                id: batch.keys[keys.id][at],
+                key: batch.keys[keys.key][at],
+                content: batch.content[at],
+                key_group: key_group(batch.keys[keys.route][at]) as u8,
+                came_at: came_at.max(ts),
+            };
+            match labels.admit(&new) {
+                Admission::New => {
+                    labels.account.applied += 1;
+                    labels.account.waiting += 1;
+                }
+                Admission::ConflictWon => labels.account.conflict += 1,
+                Admission::ConflictLost => {
+                    labels.account.conflict += 1;
+                    continue;
+                }
+                Admission::Duplicate => {
+                    labels.account.duplicate += 1;
+                    continue;
+                }
+            }
+            let number = ts.div_euclid(bucket_ms) as u32;
+            labels.push(number, new);
+            pushed.push(number, row);
+        }
+        labels.add_columns(batch, &pushed.entries);
+    }
+
+    /// Closes every bucket that `watermark` has passed together with the longest window, oldest first, and forgets what
+    /// nothing can refer to any more. All features must have been evaluated up to `watermark`.
+    pub fn close(&mut self, watermark: Watermark, reason: CloseReason, out: &mut Vec<ClosedRows>) {
+        let longest = self.spec.longest_ms();
+        while let Some((&number, _)) = self.buckets.first_key_value() {
+            if !watermark.passed(self.bucket_end(number).saturating_sub(1).saturating_add(longest)) {
+                break;
+            }
+            self.close_bucket(number, reason, out);
+        }
+        self.forget(watermark);
+        invariant!(
+            F1,
+            self.account.balances() && self.labels.iter().all(|labels| labels.account.balances()),
+            "accounts of a join do not add up: {:?}",
+            self.account
+        );
+    }
+
+    /// The bucket number below which every label bucket is beyond the reach of open and future impressions.
+    fn labels_needed_from(&self, label: usize, watermark: Watermark) -> u32 {
+        let reach = self.labels[label].spec.before_ms + self.spec.longest_ms() + self.spec.bucket_ms;
+        match watermark {
+            Watermark::MIN => 0,
+            Watermark::MAX => u32::MAX,
+            // bucket_end + reach < watermark
+            Watermark(at) => (at - reach - 1).div_euclid(self.spec.bucket_ms).clamp(0, u32::MAX as i64) as u32,
+        }
+    }
+
+    fn forget(&mut self, watermark: Watermark) {
+        for label in 0..self.labels.len() {
+            let until = self.labels_needed_from(label, watermark);
+            let counting = self.counting;
+            self.labels[label].expire(until, counting);
+        }
+        let remembered = self.spec.longest_ms() + self.lateness_ms + self.spec.dedup_horizon_ms;
+        while let Some((&number, _)) = self.closed.first_key_value() {
+            if !watermark.passed(self.bucket_end(number).saturating_add(remembered)) {
+                break;
+            }
+            let bucket = self.closed.remove(&number).expect("it is the first one");
+            for (row, id) in bucket.id.into_iter().enumerate() {
+                self.ids.remove(id, RowRef::new(number, row as u32));
+            }
+        }
+    }
+
+    pub(super) fn remember_closed(&mut self, number: u32, bucket: ClosedBucket) {
+        self.closed.insert(number, bucket);
+    }
+}

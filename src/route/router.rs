@@ -1,0 +1,286 @@
+//! Router: turns decoded batches into routed ones and keeps the positions, watermarks and accounts of a cell's inputs.
+//!
+//! Pure: the monotonic clock comes in as an argument and serves idleness alone.
+
+use crate::event::{
+    DecodedBatch, EventTime, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount, StreamId,
+    Watermark, key_group, lane_of,
+};
+use crate::invariant;
+use crate::route::StreamTime;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the router must know about one stream.
+#[derive(Clone, Debug)]
+pub struct RoutedStream {
+    pub time: StreamTime,
+    /// Some sample is made from this stream.
+    pub is_anchor: bool,
+    /// Number of key sets of the stream, and which of them decide about lanes.
+    pub key_sets: usize,
+    pub routing_sets: BTreeSet<usize>,
+    /// The partitions that carry it.
+    pub partitions: Vec<PartitionId>,
+}
+
+/// What is known about one stream in one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Track {
+    pub stream: StreamId,
+    #[serde(flatten)]
+    pub partition: TrackPartition,
+    /// The largest event time so far; `i64::MIN` before the first row.
+    pub newest: EventTime,
+}
+
+/// A partition as it stands in a manifest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct TrackPartition {
+    pub input: u16,
+    pub partition: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct TrackState {
+    newest: EventTime,
+    /// Monotonic time of the last record.
+    moved_at_ms: u64,
+    caught_up: bool,
+    ended: bool,
+}
+
+pub struct Router {
+    streams: Vec<RoutedStream>,
+    lanes: usize,
+    tracks: BTreeMap<(StreamId, PartitionId), TrackState>,
+    positions: Positions,
+    accounts: Vec<StreamAccount>,
+    watermark: EventTime,
+    /// When all inputs fell idle (monotonic) and where the watermark and the newest event time stood then.
+    idle_since: Option<(u64, EventTime)>,
+    idle_for_ms: u64,
+}
+
+impl Router {
+    pub fn new(streams: Vec<RoutedStream>, lanes: usize, now_ms: u64) -> Self {
+        let state = TrackState { newest: i64::MIN, moved_at_ms: now_ms, caught_up: false, ended: false };
+        let tracks = streams.iter().enumerate().flat_map(|(stream, spec)| {
+            spec.partitions.iter().map(move |partition| ((stream as StreamId, *partition), state))
+        });
+        Router {
+            tracks: tracks.collect(),
+            accounts: vec![StreamAccount::default(); streams.len()],
+            streams,
+            lanes,
+            positions: Positions::default(),
+            watermark: i64::MIN,
+            idle_since: None,
+            idle_for_ms: 0,
+        }
+    }
+
+    /// Takes up where a manifest left off.
+    pub fn restore(&mut self, positions: Positions, tracks: &[Track], watermark: EventTime, accounts: &[StreamAccount]) {
+        self.positions = positions;
+        self.watermark = watermark;
+        for track in tracks {
+            let partition = PartitionId { input: track.partition.input, partition: track.partition.partition };
+            if let Some(state) = self.tracks.get_mut(&(track.stream, partition)) {
+                state.newest = track.newest;
+            }
+        }
+        for (mine, theirs) in self.accounts.iter_mut().zip(accounts) {
+            *mine = *theirs;
+        }
+    }
+
+    pub fn positions(&self) -> &Positions {
+        &self.positions
+    }
+
+    pub fn accounts(&self) -> &[StreamAccount] {
+        &self.accounts
+    }
+
+    pub fn tracks(&self) -> Vec<Track> {
+        let tracks = self.tracks.iter().map(|((stream, partition), state)| Track {
+            stream: *stream,
+            partition: TrackPartition { input: partition.input, partition: partition.partition },
+            newest: state.newest,
+        });
+        tracks.collect()
+    }
+
+    /// Takes the partition's step; every batch of records goes through here once, before its streams are routed.
+    pub fn step(&mut self, delta: PositionDelta, now_ms: u64) -> Result<(), PositionGap> {
+        self.positions.apply(delta)?;
+        for ((_, partition), state) in &mut self.tracks {
+            if *partition == delta.partition {
+                state.moved_at_ms = now_ms;
+                state.caught_up = false;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn caught_up(&mut self, partition: PartitionId) {
+        self.for_partition(partition, |state| state.caught_up = true);
+    }
+
+    pub fn ended(&mut self, partition: PartitionId) {
+        self.for_partition(partition, |state| state.ended = true);
+    }
+
+    fn for_partition(&mut self, partition: PartitionId, change: impl Fn(&mut TrackState)) {
+        self.tracks.iter_mut().filter(|((_, other), _)| *other == partition).for_each(|(_, state)| change(state));
+    }
+
+    pub fn all_ended(&self) -> bool {
+        self.tracks.values().all(|state| state.ended)
+    }
+
+    /// Judges lateness row by row, in log order, and deals the rows out to lanes.
+    pub fn route(&mut self, decoded: DecodedBatch) -> RoutedBatch {
+        let stream = &self.streams[decoded.stream as usize];
+        let account = &mut self.accounts[decoded.stream as usize];
+        *account += StreamAccount {
+            records: decoded.records,
+            consumed: decoded.consumed,
+            filtered: decoded.filtered,
+            dead_lettered: decoded.rejected.len() as u64,
+            accepted: decoded.num_rows() as u64,
+        };
+        invariant!(F1, account.balances(), "stream {}: {account:?}", decoded.stream);
+        let state = self
+            .tracks
+            .get_mut(&(decoded.stream, decoded.delta.partition))
+            .expect("every partition that carries a stream has a track");
+        let mut late = Vec::new();
+        let mut newest = state.newest;
+        for (row, &ts) in decoded.event_time.iter().enumerate() {
+            newest = newest.max(ts);
+            // After an idle advance the cell's watermark may be ahead of the partition's: what it closed stays closed.
+            let watermark = newest.saturating_sub(stream.time.lateness_ms).max(self.watermark);
+            if ts < watermark {
+                late.push((row as u32, watermark));
+            }
+        }
+        state.newest = newest;
+        let lanes = (0..stream.key_sets).map(|set| {
+            stream.routing_sets.contains(&set).then(|| deal(&decoded.keys[set], self.lanes))
+        });
+        RoutedBatch { late, watermark: self.watermark, lanes: lanes.collect(), decoded }
+    }
+
+    /// The watermark that holds now; it never goes back (F13).
+    pub fn advance(&mut self, now_ms: u64) -> (Watermark, bool) {
+        let mut low: Option<EventTime> = None;
+        let mut active = false;
+        for (&(stream, _), state) in &self.tracks {
+            if state.ended {
+                continue;
+            }
+            if self.is_idle(stream, state, now_ms) {
+                continue;
+            }
+            active = true;
+            let lateness = self.streams[stream as usize].time.lateness_ms;
+            let watermark = state.newest.saturating_sub(lateness);
+            low = Some(low.map_or(watermark, |low| low.min(watermark)));
+        }
+        if self.all_ended() {
+            self.watermark = i64::MAX;
+            return (Watermark::MAX, false);
+        }
+        match low {
+            Some(low) => {
+                self.idle_since = None;
+                self.idle_for_ms = 0;
+                self.watermark = self.watermark.max(low);
+            }
+            None => self.advance_idle(now_ms),
+        }
+        (Watermark(self.watermark), !active)
+    }
+
+    /// All inputs are idle: time goes on at the rate of the monotonic clock, from where it stood.
+    fn advance_idle(&mut self, now_ms: u64) {
+        let newest = self.tracks.values().map(|state| state.newest).max().unwrap_or(i64::MIN);
+        if newest == i64::MIN {
+            return;
+        }
+        let (since, at) = *self.idle_since.get_or_insert_with(|| {
+            let open = self.tracks.iter().filter(|(_, state)| !state.ended && state.newest > i64::MIN);
+            let low = open.map(|(&(stream, _), state)| state.newest - self.streams[stream as usize].time.lateness_ms).min();
+            (now_ms, self.watermark.max(low.unwrap_or(i64::MIN)))
+        });
+        self.idle_for_ms = now_ms.saturating_sub(since);
+        self.watermark = self.watermark.max(at.saturating_add(self.idle_for_ms as i64));
+    }
+
+    fn is_quiet(&self, state: &TrackState, idle_after_ms: i64, now_ms: u64) -> bool {
+        state.ended || (state.caught_up && now_ms.saturating_sub(state.moved_at_ms) >= idle_after_ms as u64)
+    }
+
+    fn stream_is_quiet(&self, stream: StreamId, now_ms: u64) -> bool {
+        let idle_after = self.streams[stream as usize].time.idle_after_ms;
+        let mut tracks = self.tracks.iter().filter(|((other, _), _)| *other == stream);
+        tracks.all(|(_, state)| self.is_quiet(state, idle_after, now_ms))
+    }
+
+    /// A quiet partition is idle when another partition of its stream moves, when the anchors are quiet too, or when the
+    /// stream is declared sparse. A label stream that is quiet as a whole while impressions move holds the watermark.
+    fn is_idle(&self, stream: StreamId, state: &TrackState, now_ms: u64) -> bool {
+        let spec = &self.streams[stream as usize];
+        if !self.is_quiet(state, spec.time.idle_after_ms, now_ms) {
+            return false;
+        }
+        let anchors_quiet = || {
+            let anchors = self.streams.iter().enumerate().filter(|(_, spec)| spec.is_anchor);
+            anchors.map(|(anchor, _)| anchor as StreamId).all(|anchor| self.stream_is_quiet(anchor, now_ms))
+        };
+        spec.is_anchor || spec.time.sparse || !self.stream_is_quiet(stream, now_ms) || anchors_quiet()
+    }
+
+    /// The instant at which online features are read: the newest event time, advanced while all inputs are idle; one
+    /// `head_ms` past the newest event once all inputs have ended, so that every event is visible.
+    pub fn online_instant(&self, head_ms: i64) -> Option<EventTime> {
+        let newest = self.tracks.values().map(|state| state.newest).max().filter(|newest| *newest > i64::MIN)?;
+        Some(if self.all_ended() { newest + head_ms } else { newest + self.idle_for_ms as i64 })
+    }
+
+    /// Streams that hold the watermark back although they are quiet: for people to see.
+    pub fn holding(&self, now_ms: u64) -> Vec<StreamId> {
+        let held = self.tracks.iter().filter(|((stream, _), state)| {
+            let stream = *stream;
+            !state.ended
+                && self.is_quiet(state, self.streams[stream as usize].time.idle_after_ms, now_ms)
+                && !self.is_idle(stream, state, now_ms)
+        });
+        let streams: BTreeSet<StreamId> = held.map(|((stream, _), _)| *stream).collect();
+        streams.into_iter().collect()
+    }
+
+    /// Partitions that ran too far ahead of the slowest one that still has records to give; never the slowest itself.
+    pub fn too_far_ahead(&self) -> BTreeSet<PartitionId> {
+        let readable = self.tracks.iter().filter(|(_, state)| !state.ended && !state.caught_up);
+        let Some(slowest) = readable.map(|(_, state)| state.newest).min() else { return BTreeSet::new() };
+        let ahead = self.tracks.iter().filter(|((stream, _), state)| {
+            let drift = self.streams[*stream as usize].time.max_drift_ms;
+            !state.ended && state.newest > slowest.saturating_add(drift)
+        });
+        ahead.map(|((_, partition), _)| *partition).collect()
+    }
+}
+
+/// Row numbers per lane, by key group.
+fn deal(fingerprints: &[u128], lanes: usize) -> Vec<Vec<u32>> {
+    if lanes == 1 {
+        return vec![(0..fingerprints.len() as u32).collect()];
+    }
+    let mut rows = vec![Vec::with_capacity(fingerprints.len() / lanes + fingerprints.len() / 8 + 8); lanes];
+    for (row, fingerprint) in fingerprints.iter().enumerate() {
+        rows[lane_of(key_group(*fingerprint), lanes)].push(row as u32);
+    }
+    rows
+}

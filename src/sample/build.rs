@@ -1,0 +1,114 @@
+//! Build: closed impressions, their labels and their features become rows of the output schema.
+
+use crate::event::{EventTime, Fingerprint, SampleBatch};
+use crate::join::ClosedPart;
+use crate::sample::SampleSpec;
+use arrow::array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, UInt32Array};
+use arrow::compute::{cast, filter, filter_record_batch, take_record_batch};
+use std::sync::Arc;
+
+/// What building a part gave.
+#[derive(Debug)]
+pub struct Built {
+    pub batch: SampleBatch,
+    /// Rows that negative sampling left out.
+    pub sampled_out: u64,
+    /// Values that an expression could not compute: null in the row, counted here.
+    pub failed_values: u64,
+}
+
+/// Why rows cannot be built: the plan and the data disagree, which no input can cause.
+#[derive(Debug, thiserror::Error)]
+#[error("sample {sample}: {source}")]
+pub struct BuildError {
+    pub sample: String,
+    pub source: arrow::error::ArrowError,
+}
+
+/// `payload` is the part's payload, read back if it was on disk.
+pub fn build(
+    spec: &SampleSpec,
+    sample: u16,
+    bucket: u32,
+    part: &ClosedPart,
+    payload: &RecordBatch,
+) -> Result<Built, BuildError> {
+    wide(spec, part, payload)
+        .and_then(|wide| narrow(spec, sample, bucket, part, wide))
+        .map_err(|source| BuildError { sample: spec.name.clone(), source })
+}
+
+/// The wide layout with its computed columns; `failed` counts values that could not be computed.
+struct Wide {
+    columns: Vec<ArrayRef>,
+    failed: u64,
+}
+
+impl Wide {
+    fn batch(&self, spec: &SampleSpec) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let fields: Vec<_> = spec.wide.fields().iter().take(self.columns.len()).cloned().collect();
+        RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), self.columns.clone())
+    }
+}
+
+fn wide(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<Wide, arrow::error::ArrowError> {
+    let kept = |batch: &RecordBatch| match &part.keep {
+        None => Ok(batch.clone()),
+        Some(rows) => take_record_batch(batch, &UInt32Array::from(rows.clone())),
+    };
+    let mut columns: Vec<ArrayRef> = kept(payload)?.columns().to_vec();
+    for labels in &part.labels {
+        columns.extend(labels.iter().cloned());
+    }
+    for features in &part.features {
+        columns.extend(kept(features)?.columns().iter().cloned());
+    }
+    let mut wide = Wide { columns, failed: 0 };
+    for column in &spec.columns {
+        let batch = wide.batch(spec)?;
+        let (array, failed) = column.expression.evaluate_or_null(&batch);
+        wide.failed += failed;
+        let wanted = spec.wide.field(wide.columns.len()).data_type();
+        wide.columns.push(if array.data_type() == wanted { array } else { cast(&array, wanted)? });
+    }
+    Ok(wide)
+}
+
+fn narrow(
+    spec: &SampleSpec,
+    sample: u16,
+    bucket: u32,
+    part: &ClosedPart,
+    wide: Wide,
+) -> Result<Built, arrow::error::ArrowError> {
+    let rows = part.event_time.len();
+    let mut columns: Vec<ArrayRef> = spec.select.iter().map(|index| wide.columns[*index].clone()).collect();
+    let mut keep = None;
+    if let Some(negatives) = &spec.negatives {
+        let negative = negatives.filter.matches_or_false(&wide.batch(spec)?);
+        let chosen = |row: usize| !negative.value(row) || is_kept(part.id[row], negatives.keep);
+        let weight = |row: usize| if negative.value(row) { (1.0 / negatives.keep) as f32 } else { 1.0 };
+        columns.push(Arc::new(Float32Array::from_iter_values((0..rows).map(weight))));
+        keep = Some(BooleanArray::from_iter((0..rows).map(|row| Some(chosen(row)))));
+    }
+    let all = RecordBatch::try_new(spec.schema.clone(), columns)?;
+    let (kept, impression_time) = match &keep {
+        None => (all, part.event_time.clone()),
+        Some(mask) => {
+            let times = arrow::array::Int64Array::from(part.event_time.clone());
+            let times = filter(&times, mask)?;
+            let times = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&times).values().to_vec();
+            (filter_record_batch(&all, mask)?, times)
+        }
+    };
+    let sampled_out = (rows - kept.num_rows()) as u64;
+    let batch = SampleBatch { sample, rows: kept, impression_time: impression_time as Vec<EventTime>, bucket: bucket as i64 };
+    Ok(Built { batch, sampled_out, failed_values: wide.failed })
+}
+
+/// Keeps a share of ids by their hash, so that every run and every lane keeps the same ones.
+fn is_kept(id: Fingerprint, keep: f64) -> bool {
+    // Bits 57..121 are neither the key group's nor the index's: 64 bits spread evenly over [0, 1).
+    let hash = (id >> 57) as u64;
+    (hash as f64) < keep * u64::MAX as f64
+}
