@@ -12,8 +12,8 @@
 
 use crate::cell::{CellSpec, StreamUse};
 use crate::event::{
-    AnchorAccount, BlockClass, CloseReason, EventTime, ExpressionError, FeatureAccount, FeatureBatch, LabelAccount,
-    RoutedBatch, StateBlock, Watermark, lane_of, key_group,
+    BlockClass, CloseReason, EventTime, ExpressionError, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts,
+    RoutedBatch, SampleCounts, StateBlock, Watermark, lane_of, key_group,
 };
 use crate::feature::GroupStore;
 use crate::join::{ClosedRows, JoinState, LaneRows};
@@ -79,36 +79,6 @@ pub struct LaneCut {
     /// Per class, the first bucket whose blocks are still needed.
     pub needed_from: Vec<(BlockClass, i64)>,
     pub counts: LaneCounts,
-}
-
-/// The books of one lane.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct LaneCounts {
-    pub frontier: EventTime,
-    pub samples: Vec<SampleCounts>,
-    pub groups: Vec<GroupCounts>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct SampleCounts {
-    pub anchor: AnchorAccount,
-    pub labels: Vec<LabelAccount>,
-    /// Time buckets up to which rows have closed, and lie in files.
-    pub closed_through: Option<u32>,
-    pub filed_through: Option<u32>,
-    #[serde(default)]
-    pub memory_bytes: u64,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct GroupCounts {
-    /// Per use of a stream, in the order of `GroupSpec::uses`.
-    pub uses: Vec<FeatureAccount>,
-    pub entities: u64,
-    pub tiles: u64,
-    pub due: u64,
-    #[serde(default)]
-    pub memory_bytes: u64,
 }
 
 /// A feature expression failed over values that streams brought: the config check cannot rule out overflow.

@@ -1,5 +1,6 @@
 //! Accounts: every record is counted once per use, exactly, at every manifest (F1).
 
+use crate::event::EventTime;
 use std::ops::{AddAssign, Deref};
 
 /// What became of the rows of one stream.
@@ -135,6 +136,59 @@ impl AddAssign for FeatureAccount {
         self.duplicate += other.duplicate;
         self.late += other.late;
         self.applied += other.applied;
+    }
+}
+
+/// The books of one lane.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct LaneCounts {
+    pub frontier: EventTime,
+    pub samples: Vec<SampleCounts>,
+    pub groups: Vec<GroupCounts>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct SampleCounts {
+    pub anchor: AnchorAccount,
+    pub labels: Vec<LabelAccount>,
+    /// Time buckets up to which rows have closed, and lie in files.
+    pub closed_through: Option<u32>,
+    pub filed_through: Option<u32>,
+    #[serde(default)]
+    pub memory_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct GroupCounts {
+    /// Per use of a stream, in the order of `GroupSpec::uses`.
+    pub uses: Vec<FeatureAccount>,
+    pub entities: u64,
+    pub tiles: u64,
+    pub due: u64,
+    #[serde(default)]
+    pub memory_bytes: u64,
+}
+
+impl LaneCounts {
+    /// The books of a whole cell: lanes own disjoint rows, and all stand at the same cut.
+    pub fn add(&mut self, other: &LaneCounts) {
+        self.frontier = self.frontier.max(other.frontier);
+        self.samples.resize(self.samples.len().max(other.samples.len()), SampleCounts::default());
+        for (mine, theirs) in self.samples.iter_mut().zip(&other.samples) {
+            mine.anchor += theirs.anchor;
+            add_all(&mut mine.labels, theirs.labels.as_slice());
+            mine.closed_through = mine.closed_through.max(theirs.closed_through);
+            mine.filed_through = mine.filed_through.max(theirs.filed_through);
+            mine.memory_bytes += theirs.memory_bytes;
+        }
+        self.groups.resize(self.groups.len().max(other.groups.len()), GroupCounts::default());
+        for (mine, theirs) in self.groups.iter_mut().zip(&other.groups) {
+            add_all(&mut mine.uses, theirs.uses.as_slice());
+            mine.entities += theirs.entities;
+            mine.tiles += theirs.tiles;
+            mine.due += theirs.due;
+            mine.memory_bytes += theirs.memory_bytes;
+        }
     }
 }
 

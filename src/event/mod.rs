@@ -14,6 +14,7 @@ mod exact_sum;
 mod expression;
 mod batch;
 mod block;
+mod file;
 mod account;
 
 pub use account::*;
@@ -21,6 +22,7 @@ pub use batch::*;
 pub use block::*;
 pub use exact_sum::*;
 pub use expression::*;
+pub use file::*;
 pub use key::*;
 pub use position::*;
 pub use schema::*;

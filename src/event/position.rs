@@ -1,10 +1,11 @@
 //! Positions: how far each input partition has been read; they travel with the data and must chain.
 
+use crate::event::{EventTime, StreamId};
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// One partition of one input, by its number in the plan: an index into the cell's partition table.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize)]
 pub struct PartitionId {
     /// Which input (a topic, or a sequence of files) in `Plan::inputs`.
     pub input: u16,
@@ -84,6 +85,16 @@ impl Positions {
         self.next.insert(delta.partition, delta.to);
         Ok(())
     }
+}
+
+/// How far one stream's time has come in one partition: committed beside the position, so that lateness is a function
+/// of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Track {
+    pub stream: StreamId,
+    pub partition: PartitionId,
+    /// The largest event time so far; `i64::MIN` before the first row.
+    pub newest: EventTime,
 }
 
 #[cfg(test)]

@@ -12,5 +12,5 @@
 mod router;
 mod spec;
 
-pub use router::{RoutedStream, Router, Track, TrackPartition};
+pub use router::{RoutedStream, Router};
 pub use spec::*;

@@ -4,7 +4,7 @@
 
 use crate::event::{
     DecodedBatch, EventTime, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount, StreamId,
-    Watermark, key_group, lane_of,
+    Track, Watermark, key_group, lane_of,
 };
 use crate::invariant;
 use crate::route::StreamTime;
@@ -21,23 +21,6 @@ pub struct RoutedStream {
     pub routing_sets: BTreeSet<usize>,
     /// The partitions that carry it.
     pub partitions: Vec<PartitionId>,
-}
-
-/// What is known about one stream in one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Track {
-    pub stream: StreamId,
-    #[serde(flatten)]
-    pub partition: TrackPartition,
-    /// The largest event time so far; `i64::MIN` before the first row.
-    pub newest: EventTime,
-}
-
-/// A partition as it stands in a manifest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-pub struct TrackPartition {
-    pub input: u16,
-    pub partition: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +67,7 @@ impl Router {
         self.positions = positions;
         self.watermark = watermark;
         for track in tracks {
-            let partition = PartitionId { input: track.partition.input, partition: track.partition.partition };
-            if let Some(state) = self.tracks.get_mut(&(track.stream, partition)) {
+            if let Some(state) = self.tracks.get_mut(&(track.stream, track.partition)) {
                 state.newest = track.newest;
             }
         }
@@ -105,7 +87,7 @@ impl Router {
     pub fn tracks(&self) -> Vec<Track> {
         let tracks = self.tracks.iter().map(|((stream, partition), state)| Track {
             stream: *stream,
-            partition: TrackPartition { input: partition.input, partition: partition.partition },
+            partition: *partition,
             newest: state.newest,
         });
         tracks.collect()

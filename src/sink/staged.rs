@@ -7,6 +7,7 @@
 
 use super::{FileNaming, SinkError};
 use crate::env::{Created, Renamed, Store, StoreError, StoreWriter, folder_of};
+pub use crate::event::StagedFile;
 use crate::event::EventTime;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
@@ -15,23 +16,6 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::panic::catch_unwind;
-
-/// A complete file, as the manifest names it. Paths are relative to the root of the sample's store.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub struct StagedFile {
-    pub sample: String,
-    /// Where it lies until it is published.
-    pub staged: String,
-    /// Where it lies afterwards.
-    pub path: String,
-    pub rows: u64,
-    pub bytes: u64,
-    /// In hex.
-    pub sha256: String,
-    /// Event time of the impressions in it; for dead letters, when they were rejected.
-    pub min_time: EventTime,
-    pub max_time: EventTime,
-}
 
 /// Hashes and counts what goes into a file.
 pub(super) struct StagedWriter {

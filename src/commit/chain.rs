@@ -1,0 +1,259 @@
+//! Chain: the manifests of one cell in a store, and this process's right to extend them.
+
+use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
+use crate::commit::object::hex;
+use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
+use crate::env::{Created, Store, StoreError, StoreErrorKind};
+use crate::event::KEY_GROUPS;
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const FOLDER: &str = "manifests/";
+/// A manifest larger than this is not one of ours.
+const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Refused(#[from] ClaimRefusal),
+    #[error("manifest {path} is damaged ({found}): restore it from a backup, or start anew with --fresh")]
+    Damaged { path: String, found: String },
+    #[error("another process (writer {writer}, epoch {epoch}) has taken over this pipeline's state; this one stops without committing")]
+    Fenced { writer: String, epoch: u64 },
+}
+
+/// The right to extend a chain: only [`Chain::claim`] makes one.
+pub struct Chain {
+    store: Arc<dyn Store>,
+    head: Manifest,
+    head_sha256: String,
+    writer: String,
+}
+
+/// What distinguishes a pipeline's chain.
+pub struct Identity<'a> {
+    pub pipeline: &'a str,
+    pub semantics: &'a BTreeMap<String, String>,
+    /// Drawn at random by this process.
+    pub writer: String,
+    /// Drawn at random; used if the chain is born now.
+    pub chain: u32,
+    pub now_ms: i64,
+}
+
+fn path_of(number: u64) -> String {
+    format!("{FOLDER}{number:020}.json")
+}
+
+/// Reads the last manifest of a chain, checked against the one before it.
+pub fn read_last(store: &dyn Store) -> Result<Option<(Manifest, String)>, ChainError> {
+    let listed = store.list(FOLDER)?;
+    let numbers: Vec<u64> = listed
+        .iter()
+        .filter_map(|object| object.path.strip_prefix(FOLDER)?.strip_suffix(".json")?.parse().ok())
+        .collect();
+    let Some(&last) = numbers.iter().max() else { return Ok(None) };
+    let (manifest, sha256) = read(store, last)?;
+    if last > 0 && numbers.contains(&(last - 1)) {
+        let (parent, parent_sha256) = read(store, last - 1)?;
+        protocol::check_successor(&parent, &parent_sha256, &manifest)
+            .map_err(|found| ChainError::Damaged { path: store.describe(&path_of(last)), found })?;
+    }
+    Ok(Some((manifest, sha256)))
+}
+
+fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
+    let path = path_of(number);
+    let damaged = |found: String| ChainError::Damaged { path: store.describe(&path), found };
+    if store.size(&path)?.is_some_and(|bytes| bytes > MANIFEST_BYTES_MAX) {
+        return Err(damaged(format!("larger than {MANIFEST_BYTES_MAX} bytes")));
+    }
+    let bytes = store.read(&path)?;
+    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if manifest.number != number {
+        return Err(damaged(format!("it says it is number {}", manifest.number)));
+    }
+    Ok((manifest, hex(&Sha256::digest(&bytes))))
+}
+
+impl Chain {
+    /// Takes the chain over: writes the next number with the next epoch, create-only.
+    pub fn claim(store: Arc<dyn Store>, identity: &Identity<'_>) -> Result<Chain, ChainError> {
+        loop {
+            let last = read_last(store.as_ref())?;
+            let claim = match protocol::claim(last.as_ref().map(|(last, _)| last), identity.pipeline, identity.semantics) {
+                ClaimDecision::Birth => birth(identity),
+                ClaimDecision::TakeOver { number, epoch } => {
+                    let (last, sha256) = last.expect("only an existing chain is taken over");
+                    Manifest {
+                        kind: ManifestKind::Claim,
+                        number,
+                        epoch,
+                        writer: identity.writer.clone(),
+                        parent_sha256: sha256,
+                        committed_at_ms: identity.now_ms,
+                        ..last
+                    }
+                }
+                ClaimDecision::Refuse(refusal) => return Err(refusal.into()),
+            };
+            match create(store.as_ref(), &claim)? {
+                (CommitOutcome::Committed, sha256) => {
+                    let writer = identity.writer.clone();
+                    return Ok(Chain { store, head: claim, head_sha256: sha256, writer });
+                }
+                // Another claimant was faster: look again, and outbid it.
+                (CommitOutcome::Fenced { .. }, _) => continue,
+                (CommitOutcome::WriteAgain, _) => unreachable!("create() resolves it"),
+            }
+        }
+    }
+
+    /// The newest manifest, this writer's own.
+    pub fn head(&self) -> &Manifest {
+        &self.head
+    }
+
+    /// Commits: `next` becomes true, or this writer is fenced (F12). Sets the fields that make it a link of the chain.
+    pub fn commit(&mut self, next: Manifest) -> Result<&Manifest, ChainError> {
+        let next = Manifest {
+            format: FORMAT,
+            kind: ManifestKind::Commit,
+            number: self.head.number + 1,
+            epoch: self.head.epoch,
+            writer: self.writer.clone(),
+            parent_sha256: self.head_sha256.clone(),
+            ..next
+        };
+        crate::invariant!(
+            F6,
+            protocol::check_successor(&self.head, &self.head_sha256, &next).is_ok(),
+            "{:?}",
+            protocol::check_successor(&self.head, &self.head_sha256, &next)
+        );
+        match create(self.store.as_ref(), &next)? {
+            (CommitOutcome::Committed, sha256) => {
+                self.head = next;
+                self.head_sha256 = sha256;
+                Ok(&self.head)
+            }
+            (CommitOutcome::Fenced { epoch, writer }, _) => Err(ChainError::Fenced { writer, epoch }),
+            (CommitOutcome::WriteAgain, _) => unreachable!("create() resolves it"),
+        }
+    }
+
+    /// Deletes manifests below `number`: enough stay for a look back, and the last one always.
+    pub fn forget_below(&self, number: u64) -> Result<(), ChainError> {
+        for object in self.store.list(FOLDER)? {
+            let listed = object.path.strip_prefix(FOLDER).and_then(|name| name.strip_suffix(".json"));
+            if listed.and_then(|name| name.parse::<u64>().ok()).is_some_and(|listed| listed < number) {
+                self.store.delete(&object.path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn birth(identity: &Identity<'_>) -> Manifest {
+    Manifest {
+        format: FORMAT,
+        kind: ManifestKind::Claim,
+        pipeline: identity.pipeline.into(),
+        number: 0,
+        epoch: 1,
+        writer: identity.writer.clone(),
+        parent_sha256: String::new(),
+        chain: identity.chain,
+        born_at_ms: identity.now_ms,
+        committed_at_ms: identity.now_ms,
+        cut: 0,
+        semantics: identity.semantics.clone(),
+        layout: super::manifest::Layout { key_groups: KEY_GROUPS, ..Default::default() },
+        inputs: Vec::new(),
+        tracks: Vec::new(),
+        watermark: i64::MIN,
+        online_instant: None,
+        streams: BTreeMap::new(),
+        counts: Default::default(),
+        objects: Vec::new(),
+        files: Vec::new(),
+        totals: Default::default(),
+    }
+}
+
+/// Writes a manifest create-only and resolves an ambiguous answer by reading what is there.
+fn create(store: &dyn Store, manifest: &Manifest) -> Result<(CommitOutcome, String), ChainError> {
+    let bytes = serde_json::to_vec(manifest).expect("a manifest is plain data");
+    let sha256 = hex(&Sha256::digest(&bytes));
+    let path = path_of(manifest.number);
+    loop {
+        match store.create(&path, &bytes) {
+            Ok(Created::Yes) => return Ok((CommitOutcome::Committed, sha256)),
+            Ok(Created::AlreadyThere) => {}
+            Err(error) if error.kind == StoreErrorKind::Unknown => {}
+            Err(error) => return Err(error.into()),
+        }
+        let found = match read(store, manifest.number) {
+            Ok((found, _)) => Some(found),
+            Err(ChainError::Store(error)) if error.is_not_found() => None,
+            Err(error) => return Err(error),
+        };
+        match protocol::resolve(manifest, found.as_ref()) {
+            CommitOutcome::WriteAgain => continue,
+            outcome => return Ok((outcome, sha256)),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::commit::manifest::InputEntry;
+    use crate::env::MemoryStore;
+
+    fn identity(writer: &str, semantics: &'static BTreeMap<String, String>) -> Identity<'static> {
+        Identity { pipeline: "p", semantics, writer: writer.into(), chain: 7, now_ms: 1 }
+    }
+
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+
+    pub(in crate::commit) fn manifest_for_test(number: u64, epoch: u64) -> Manifest {
+        let semantics = BTreeMap::from([("samples.ctr".to_owned(), "a".to_owned())]);
+        let identity = Identity { pipeline: "p", semantics: &semantics, writer: "w".into(), chain: 7, now_ms: 1 };
+        let input = InputEntry { name: "clicks".into(), next: BTreeMap::from([(0, 10)]), files: Vec::new() };
+        Manifest { number, epoch, kind: ManifestKind::Commit, inputs: vec![input], ..birth(&identity) }
+    }
+
+    #[test]
+    fn a_chain_is_born_claimed_and_extended() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut chain = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        let next = Manifest { watermark: 5, ..chain.head().clone() };
+        chain.commit(next).unwrap();
+        let again = Chain::claim(store.clone(), &identity("b", &NONE)).unwrap();
+        assert_eq!((again.head().number, again.head().epoch, again.head().watermark), (2, 2, 5));
+    }
+
+    #[test]
+    fn f12_an_owner_that_was_overtaken_cannot_commit() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut old = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        let _new = Chain::claim(store.clone(), &identity("b", &NONE)).unwrap();
+        let next = old.head().clone();
+        assert!(matches!(old.commit(next), Err(ChainError::Fenced { epoch: 2, .. })));
+    }
+
+    #[test]
+    fn f6_a_manifest_that_does_not_follow_its_parent_is_refused() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut chain = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        chain.commit(chain.head().clone()).unwrap();
+        store.delete(&path_of(1)).unwrap();
+        let forged = Manifest { number: 1, parent_sha256: "no".into(), ..chain.head().clone() };
+        store.create(&path_of(1), &serde_json::to_vec(&forged).unwrap()).unwrap();
+        assert!(matches!(read_last(store.as_ref()), Err(ChainError::Damaged { .. })));
+    }
+}

@@ -1,0 +1,120 @@
+//! Manifest: one link of a cell's chain; what is not in a manifest never happened.
+
+use crate::event::{BlockClass, EventTime, LaneCounts, SegmentId, StagedFile, StreamAccount};
+use std::collections::BTreeMap;
+
+/// Version of the manifest and of the state objects it names.
+pub const FORMAT: u32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ManifestKind {
+    /// A writer took the chain over; everything else is as in the manifest before.
+    Claim,
+    Commit,
+}
+
+/// Everything that a commit makes true at once.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    pub kind: ManifestKind,
+    pub pipeline: String,
+    pub number: u64,
+    /// Rises by one with every claim; a lower epoch that loses a create halts.
+    pub epoch: u64,
+    /// Drawn by each process: tells its own writes from those of others.
+    pub writer: String,
+    /// Of manifest `number - 1` as it lies in the store; empty for the first.
+    pub parent_sha256: String,
+    /// Drawn when the chain was born: identity of the chain in file names and versions.
+    pub chain: u32,
+    pub born_at_ms: i64,
+    pub committed_at_ms: i64,
+    /// How many commits (cuts) the chain has seen.
+    pub cut: u64,
+    /// Per node of the pipeline, a hash of what gives its state meaning.
+    pub semantics: BTreeMap<String, String>,
+    pub layout: Layout,
+    pub inputs: Vec<InputEntry>,
+    pub tracks: Vec<TrackEntry>,
+    pub watermark: EventTime,
+    /// The instant up to which online features were last read.
+    pub online_instant: Option<EventTime>,
+    pub streams: BTreeMap<String, StreamAccount>,
+    /// Books of the whole cell.
+    pub counts: LaneCounts,
+    pub objects: Vec<ObjectEntry>,
+    /// Output files that this manifest adds, with the sink they belong to (`samples.<name>` or `dead_letters`).
+    pub files: Vec<FileEntry>,
+    pub totals: Totals,
+}
+
+/// What block and segment numbers refer to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Layout {
+    pub lanes: usize,
+    pub key_groups: u16,
+    pub streams: Vec<String>,
+    pub samples: Vec<String>,
+    pub groups: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct InputEntry {
+    /// The topic or the file pattern.
+    pub name: String,
+    /// Next position by partition number.
+    pub next: BTreeMap<u32, i64>,
+    /// For file inputs, the files in their order: positions count them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TrackEntry {
+    pub stream: String,
+    pub input: String,
+    pub partition: u32,
+    pub newest: EventTime,
+}
+
+/// A state object. Its blocks are listed in its own footer.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ObjectEntry {
+    pub path: String,
+    pub bytes: u64,
+    pub footer_bytes: u64,
+    pub footer_sha256: String,
+}
+
+/// One block in the footer of a state object.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct BlockEntry {
+    pub class: BlockClass,
+    pub bucket: i64,
+    pub segment: SegmentId,
+    /// How many lanes there were: the block holds key groups of lane `segment.lane` of so many.
+    pub lanes: usize,
+    pub rows: u64,
+    pub offset: u64,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct FileEntry {
+    pub sink: String,
+    #[serde(flatten)]
+    pub file: StagedFile,
+}
+
+/// Sums over the life of the chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Totals {
+    pub files: u64,
+    pub file_rows: u64,
+    pub file_bytes: u64,
+    pub dead_letter_files: u64,
+    pub state_bytes_written: u64,
+}

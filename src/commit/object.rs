@@ -1,0 +1,135 @@
+//! Object: one file of state per commit, a sequence of blocks and a footer that lists them.
+//!
+//!   "CJSTATE1" │ block │ block │ … │ footer (JSON list of blocks)
+//!
+//! Each block is an Arrow IPC stream, lz4 inside, with its own sha256: a restore reads only what it needs, and checks it.
+
+use crate::commit::manifest::{BlockEntry, ObjectEntry};
+use crate::env::{Store, StoreError};
+use crate::event::{BlockRef, StateBlock};
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use arrow::ipc::CompressionType;
+use arrow::ipc::reader::StreamReader;
+use arrow::ipc::writer::{IpcWriteOptions, StreamWriter};
+use sha2::{Digest, Sha256};
+use std::fmt::Write as _;
+use std::io::Write;
+use std::sync::Arc;
+
+const MAGIC: &[u8; 8] = b"CJSTATE1";
+
+/// State that cannot be written or read back.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot encode a state block: {0}")]
+    Encode(ArrowError),
+    #[error("state object {path} is damaged ({found}): restore it from a backup, or start anew with --fresh")]
+    Damaged { path: String, found: String },
+    #[error("state object {path} exists already: another process writes this chain; stop it, then start again")]
+    Taken { path: String },
+}
+
+/// Writes the blocks of one commit; nothing is visible before it returns.
+pub fn write_object(
+    store: &dyn Store,
+    path: &str,
+    blocks: &[StateBlock],
+    lanes: usize,
+) -> Result<(ObjectEntry, Vec<BlockEntry>), ObjectError> {
+    let io = |source| StoreError::from_io("write", store.describe(path), source);
+    let mut writer = store.create_writer(path)?;
+    writer.write_all(MAGIC).map_err(io)?;
+    let mut offset = MAGIC.len() as u64;
+    let mut entries = Vec::with_capacity(blocks.len());
+    let mut buffer = Vec::new();
+    for block in blocks {
+        buffer.clear();
+        encode(&block.rows, &mut buffer).map_err(ObjectError::Encode)?;
+        writer.write_all(&buffer).map_err(io)?;
+        entries.push(BlockEntry {
+            class: block.class,
+            bucket: block.bucket,
+            segment: block.segment,
+            lanes,
+            rows: block.rows.num_rows() as u64,
+            offset,
+            bytes: buffer.len() as u64,
+            sha256: hex(&Sha256::digest(&buffer)),
+        });
+        offset += buffer.len() as u64;
+    }
+    let footer = serde_json::to_vec(&entries).expect("block entries are plain data");
+    writer.write_all(&footer).map_err(io)?;
+    if writer.finish()? == crate::env::Created::AlreadyThere {
+        return Err(ObjectError::Taken { path: store.describe(path) });
+    }
+    let entry = ObjectEntry {
+        path: path.into(),
+        bytes: offset + footer.len() as u64,
+        footer_bytes: footer.len() as u64,
+        footer_sha256: hex(&Sha256::digest(&footer)),
+    };
+    Ok((entry, entries))
+}
+
+fn encode(rows: &RecordBatch, into: &mut Vec<u8>) -> Result<(), ArrowError> {
+    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
+    let mut writer = StreamWriter::try_new_with_options(into, &rows.schema(), options)?;
+    writer.write(rows)?;
+    writer.finish()
+}
+
+/// Step 6 of the protocol: what will be named in a manifest is there, whole.
+pub fn verify_object(store: &dyn Store, object: &ObjectEntry) -> Result<(), ObjectError> {
+    let damaged = |found: String| ObjectError::Damaged { path: store.describe(&object.path), found };
+    match store.size(&object.path)? {
+        Some(bytes) if bytes == object.bytes => read_footer(store, object).map(drop),
+        Some(bytes) => Err(damaged(format!("{bytes} bytes instead of {}", object.bytes))),
+        None => Err(damaged("missing".into())),
+    }
+}
+
+/// Lists the blocks of an object.
+pub fn read_footer(store: &dyn Store, object: &ObjectEntry) -> Result<Vec<BlockEntry>, ObjectError> {
+    let damaged = |found: String| ObjectError::Damaged { path: store.describe(&object.path), found };
+    let start = object.bytes.checked_sub(object.footer_bytes).ok_or_else(|| damaged("impossible footer".into()))?;
+    let footer = store.read_range(&object.path, start, object.footer_bytes)?;
+    if hex(&Sha256::digest(&footer)) != object.footer_sha256 {
+        return Err(damaged("the footer's sha256 does not match the manifest".into()));
+    }
+    serde_json::from_slice(&footer).map_err(|error| damaged(error.to_string()))
+}
+
+/// Where a block lies, for those who keep it on disk.
+pub fn block_ref(object: &Arc<str>, entry: &BlockEntry) -> Option<BlockRef> {
+    let mut sha256 = [0; 32];
+    for (byte, pair) in sha256.iter_mut().zip(entry.sha256.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(BlockRef { object: object.clone(), offset: entry.offset, bytes: entry.bytes, sha256 })
+}
+
+/// Reads a block back and checks it.
+pub fn read_block(store: &dyn Store, block: &BlockRef) -> Result<RecordBatch, ObjectError> {
+    let damaged = |found: String| ObjectError::Damaged { path: store.describe(&block.object), found };
+    let bytes = store.read_range(&block.object, block.offset, block.bytes)?;
+    if Sha256::digest(&bytes).as_slice() != block.sha256 {
+        return Err(damaged(format!("the block at byte {} does not match its sha256", block.offset)));
+    }
+    let decode = || {
+        let mut reader = StreamReader::try_new(bytes.as_slice(), None)?;
+        let schema = reader.schema();
+        reader.next().unwrap_or_else(|| Ok(RecordBatch::new_empty(schema)))
+    };
+    decode().map_err(|error: ArrowError| damaged(error.to_string()))
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
