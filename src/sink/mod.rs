@@ -12,7 +12,9 @@ mod name;
 mod encoding;
 mod staged;
 mod parquet;
+mod dead_letter;
 
+pub use dead_letter::*;
 pub use name::*;
 pub use parquet::*;
 pub use spec::*;

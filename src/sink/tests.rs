@@ -226,7 +226,8 @@ fn damage_is_found_before_the_manifest_names_the_file() {
     let files = sink.finish().unwrap();
     let whole = store.read(&files[0].staged).unwrap();
     verify(store.as_ref(), &files[0]).unwrap();
-    let damage: [(&str, Box<dyn Fn(&mut Vec<u8>)>); 5] = [
+    type Damage = Box<dyn Fn(&mut Vec<u8>)>;
+    let damage: [(&str, Damage); 5] = [
         ("bytes, ", Box::new(|bytes| bytes.truncate(bytes.len() - 1))),
         ("too short", Box::new(|bytes| bytes.truncate(5))),
         ("does not end", Box::new(|bytes| *bytes.last_mut().unwrap() = b'X')),
