@@ -12,7 +12,7 @@
 
 use crate::cell::{CellSpec, StreamUse};
 use crate::event::{
-    BlockClass, CloseReason, EventTime, ExpressionError, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts,
+    BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts,
     RoutedBatch, SampleCounts, StateBlock, Watermark, lane_of, key_group,
 };
 use crate::feature::GroupStore;
@@ -26,7 +26,7 @@ pub type FeatureHistory = Arc<Vec<Vec<RwLock<GroupStore>>>>;
 
 /// Makes an empty history for all lanes of a cell.
 pub fn feature_history(spec: &CellSpec) -> FeatureHistory {
-    let stores = || spec.groups.iter().map(|group| RwLock::new(GroupStore::new(group.clone()))).collect();
+    let stores = || spec.groups.iter().enumerate().map(|(number, group)| RwLock::new(GroupStore::new(number as u16, group.clone()))).collect();
     Arc::new((0..spec.lanes).map(|_| stores()).collect())
 }
 
@@ -81,13 +81,6 @@ pub struct LaneCut {
     pub counts: LaneCounts,
 }
 
-/// A feature expression failed over values that streams brought: the config check cannot rule out overflow.
-#[derive(Debug, thiserror::Error)]
-pub enum LaneError {
-    #[error("a derived feature failed: {0}; guard the expression, for example with nullif() or try_cast()")]
-    Feature(#[from] ExpressionError),
-}
-
 pub struct Lane {
     pub(super) number: usize,
     pub(super) spec: Arc<CellSpec>,
@@ -95,6 +88,8 @@ pub struct Lane {
     pub(super) history: FeatureHistory,
     pub(super) feature_accounts: Vec<Vec<FeatureAccount>>,
     pub(super) frontier: Watermark,
+    /// What other lanes' stores are read for stays below the frontier; restored rows stand at this one.
+    pub(super) restored_frontier: Watermark,
 }
 
 impl Lane {
@@ -109,21 +104,16 @@ impl Lane {
             history,
             spec,
             frontier: Watermark::MIN,
+            restored_frontier: Watermark::MIN,
         }
     }
 
-    pub fn step(&mut self, input: LaneInput, out: &mut LaneOutput) -> Result<(), LaneError> {
+    pub fn step(&mut self, input: LaneInput, out: &mut LaneOutput) {
         match input {
-            LaneInput::Rows(batch) => {
-                self.rows(&batch);
-                Ok(())
-            }
+            LaneInput::Rows(batch) => self.rows(&batch),
             LaneInput::Advance(advance) => self.advance(advance, out),
             LaneInput::Online { instant, entities_max } => self.online(instant, entities_max, out),
-            LaneInput::Cut { number, roll } => {
-                out.cut = Some(self.cut(number, roll));
-                Ok(())
-            }
+            LaneInput::Cut { number, roll } => out.cut = Some(self.cut(number, roll)),
         }
     }
 
@@ -170,10 +160,10 @@ impl Lane {
         *account += store.apply(use_number, &routed.decoded, id_set, &timely);
     }
 
-    fn advance(&mut self, advance: Advance, out: &mut LaneOutput) -> Result<(), LaneError> {
+    fn advance(&mut self, advance: Advance, out: &mut LaneOutput) {
         self.frontier = self.frontier.max(advance.frontier);
         for sample in 0..self.joins.len() {
-            self.evaluate_ready(sample, advance.frontier)?;
+            self.evaluate_ready(sample, advance.frontier);
             let mut closed = Vec::new();
             self.joins[sample].close(advance.frontier, advance.reason, &mut closed);
             out.closed.extend(closed.into_iter().map(|rows| (sample as u16, rows)));
@@ -184,35 +174,32 @@ impl Lane {
         let lag = |sample: usize| self.spec.samples[sample].serving_lag_ms;
         let oldest = (0..self.joins.len()).filter_map(|sample| self.joins[sample].oldest_unevaluated(lag(sample))).min();
         out.applied = Some(Applied { watermark: advance.watermark, oldest_needed: oldest.unwrap_or(i64::MAX) });
-        Ok(())
     }
 
     /// Evaluates the features of every part whose newest instant the frontier has reached.
-    fn evaluate_ready(&mut self, sample: usize, frontier: Watermark) -> Result<(), LaneError> {
+    fn evaluate_ready(&mut self, sample: usize, frontier: Watermark) {
         let spec = self.spec.clone();
         let cell = &spec.samples[sample];
         if cell.groups.is_empty() {
-            return Ok(());
+            return;
         }
         let history = self.history.clone();
         self.joins[sample].evaluate_ready(frontier, cell.serving_lag_ms, |index, entities, instants| {
             evaluate(&history, cell.groups[index], entities, instants)
-        })?;
-        Ok(())
+        });
     }
 
-    fn online(&mut self, instant: EventTime, entities_max: usize, out: &mut LaneOutput) -> Result<(), LaneError> {
+    fn online(&mut self, instant: EventTime, entities_max: usize, out: &mut LaneOutput) {
         for store in &self.history[self.number] {
             let mut left = entities_max;
             while left > 0 {
-                let Some(batch) = write(store).take_due(instant, left)? else { break };
+                let Some(batch) = write(store).take_due(instant, left) else { break };
                 left = left.saturating_sub(batch.entities.len().max(1));
                 if !batch.entities.is_empty() {
                     out.online.push(batch);
                 }
             }
         }
-        Ok(())
     }
 
     /// The books as they stand.
@@ -234,7 +221,7 @@ impl Lane {
                 memory_bytes: store.memory_bytes() as u64,
             }
         });
-        LaneCounts { frontier: self.frontier.0, samples: samples.collect(), groups: groups.collect() }
+        LaneCounts { frontier: self.frontier.max(self.restored_frontier).0, samples: samples.collect(), groups: groups.collect() }
     }
 }
 
@@ -244,7 +231,7 @@ fn evaluate(
     group: usize,
     entities: &[u128],
     instants: &[EventTime],
-) -> Result<RecordBatch, ExpressionError> {
+) -> RecordBatch {
     let lanes = history.len();
     if lanes == 1 {
         return read(&history[0][group]).evaluate(entities, instants);
@@ -262,14 +249,14 @@ fn evaluate(
         }
         let pick = |row: &u32| (entities[*row as usize], instants[*row as usize]);
         let (entities, instants): (Vec<_>, Vec<_>) = rows.iter().map(pick).unzip();
-        batches.push(read(&history[lane][group]).evaluate(&entities, &instants)?);
+        batches.push(read(&history[lane][group]).evaluate(&entities, &instants));
         for row in rows {
             order[*row as usize] = at;
             at += 1;
         }
     }
     let together = concat_batches(&batches[0].schema(), &batches).expect("all lanes evaluate one group alike");
-    Ok(take_record_batch(&together, &UInt32Array::from(order)).expect("every row was evaluated once"))
+    take_record_batch(&together, &UInt32Array::from(order)).expect("every row was evaluated once")
 }
 
 /// A poisoned lock means that a lane panicked: the cell is going down, and its state will not be committed.

@@ -1,6 +1,6 @@
 //! Manifest: one link of a cell's chain; what is not in a manifest never happened.
 
-use crate::event::{BlockClass, EventTime, LaneCounts, SegmentId, StagedFile, StreamAccount};
+use crate::event::{BlockClass, EventTime, LaneCounts, SegmentId, StagedFile, StreamAccount, Totals};
 use std::collections::BTreeMap;
 
 /// Version of the manifest and of the state objects it names.
@@ -107,14 +107,4 @@ pub struct FileEntry {
     pub sink: String,
     #[serde(flatten)]
     pub file: StagedFile,
-}
-
-/// Sums over the life of the chain.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct Totals {
-    pub files: u64,
-    pub file_rows: u64,
-    pub file_bytes: u64,
-    pub dead_letter_files: u64,
-    pub state_bytes_written: u64,
 }

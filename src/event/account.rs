@@ -192,6 +192,17 @@ impl LaneCounts {
     }
 }
 
+/// Sums over the life of the chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Totals {
+    pub files: u64,
+    pub file_rows: u64,
+    pub file_bytes: u64,
+    pub dead_letter_files: u64,
+    pub dead_letter_rows: u64,
+    pub state_bytes_written: u64,
+}
+
 /// Adds two lists of accounts element by element; the shorter one is taken as padded with zeros.
 pub fn add_all<T: AddAssign + Default + Clone>(into: &mut Vec<T>, other: impl Deref<Target = [T]>) {
     if into.len() < other.len() {

@@ -19,6 +19,8 @@ pub enum BlockKind {
     ClosedIds,
     /// Tiles of a feature group.
     Tiles,
+    /// Single values of a feature group (`last`, `last_k`).
+    FeatureEntries,
     /// Recently seen ids of a feature group's inputs.
     FeatureIds,
 }

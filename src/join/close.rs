@@ -6,7 +6,7 @@
 
 use crate::event::{CloseReason, EventTime, Fingerprint, Payload};
 use crate::join::Take;
-use crate::join::bucket::{Bucket, Part};
+use crate::join::bucket::Part;
 use crate::join::index::RowRef;
 use crate::join::label::{LabelState, Labels};
 use crate::join::state::{ClosedBucket, JoinState};
@@ -174,9 +174,4 @@ impl Labels {
             _ => rows.iter().copied().min_by_key(|row| self.order(*row)),
         }
     }
-}
-
-/// Bytes of the payloads that are in memory.
-pub(super) fn payload_bytes(bucket: &Bucket) -> usize {
-    bucket.parts.iter().filter(|part| matches!(part.payload, Payload::Memory(_))).map(|part| part.payload_bytes).sum()
 }

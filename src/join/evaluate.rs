@@ -1,6 +1,6 @@
 //! Evaluate: reads the features of pending impressions as soon as they are complete, and keeps them as columns.
 
-use crate::event::{DurationMs, EventTime, ExpressionError, Fingerprint, Watermark};
+use crate::event::{DurationMs, EventTime, Fingerprint, Watermark};
 use crate::join::bucket::Part;
 use crate::join::state::JoinState;
 use arrow::array::RecordBatch;
@@ -11,8 +11,8 @@ impl JoinState {
         &mut self,
         frontier: Watermark,
         serving_lag_ms: DurationMs,
-        mut evaluate: impl FnMut(usize, &[Fingerprint], &[EventTime]) -> Result<RecordBatch, ExpressionError>,
-    ) -> Result<(), ExpressionError> {
+        mut evaluate: impl FnMut(usize, &[Fingerprint], &[EventTime]) -> RecordBatch,
+    ) {
         for bucket in self.buckets.values_mut() {
             for index in 0..bucket.parts.len() {
                 let part = &bucket.parts[index];
@@ -22,15 +22,13 @@ impl JoinState {
                 let instants: Vec<EventTime> =
                     bucket.event_time[part.range()].iter().map(|ts| ts - serving_lag_ms).collect();
                 let features = part.entities.iter().enumerate();
-                let features: Result<Vec<RecordBatch>, _> =
-                    features.map(|(group, entities)| evaluate(group, entities, &instants)).collect();
+                let features = features.map(|(group, entities)| evaluate(group, entities, &instants)).collect();
                 let part: &mut Part = &mut bucket.parts[index];
-                part.features = Some(features?);
+                part.features = Some(features);
                 // From here on the values stand for the entities, on disk too.
                 part.entities.iter_mut().for_each(|entities| *entities = Vec::new());
             }
         }
-        Ok(())
     }
 
     /// The oldest instant at which features are still to be read.

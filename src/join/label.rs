@@ -6,7 +6,7 @@
 //! A label is resolved when its impression closes, not when it arrives: so the answer does not depend on which of the
 //! two came first, an early label needs no place of its own, and a label never moves.
 
-use crate::event::{DecodedBatch, EventTime, Fingerprint, LabelAccount, SegmentId};
+use crate::event::{DecodedBatch, EventTime, Fingerprint, LabelAccount};
 use crate::join::LabelSpec;
 use crate::join::index::{Index, RowRef};
 use arrow::array::{RecordBatch, UInt32Array};
@@ -48,7 +48,6 @@ pub struct LabelBucket {
 pub struct LabelPart {
     pub start: u32,
     pub columns: RecordBatch,
-    pub segment: Option<SegmentId>,
 }
 
 impl LabelBucket {
@@ -198,6 +197,12 @@ impl Labels {
             .unwrap_or(RowRef::NONE)
     }
 
+    /// Labels that are held and not decided.
+    pub fn waiting(&self) -> usize {
+        let undecided = |state: &&LabelState| matches!(state, LabelState::Waiting | LabelState::PassedOver);
+        self.buckets.values().map(|bucket| bucket.state.iter().filter(undecided).count()).sum()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.ids.len() == 0
     }
@@ -211,14 +216,14 @@ impl Labels {
             } else {
                 take_record_batch(&selected, &UInt32Array::from(rows.clone())).expect("row numbers are in range")
             };
-            self.add_part(*bucket_number, columns, None);
+            self.add_part(*bucket_number, columns);
         }
     }
 
-    pub fn add_part(&mut self, bucket_number: u32, columns: RecordBatch, segment: Option<SegmentId>) {
+    pub fn add_part(&mut self, bucket_number: u32, columns: RecordBatch) {
         let bucket = self.buckets.get_mut(&bucket_number).expect("rows were pushed before their columns");
         let start = (bucket.rows() - columns.num_rows()) as u32;
-        bucket.parts.push(LabelPart { start, columns, segment });
+        bucket.parts.push(LabelPart { start, columns });
     }
 
     /// Forgets the labels of all buckets below `until`: no impression that is open or may still come can claim them.

@@ -5,14 +5,13 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock, Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock, Watermark,
 };
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
 use crate::join::index::RowRef;
-use crate::join::label::{LabelBucket, NewLabel};
+use crate::join::label::{Admission, LabelBucket, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState};
-use crate::invariant;
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt64Type};
@@ -194,18 +193,15 @@ impl JoinState {
         &mut self,
         label: usize,
         bucket: u32,
-        segment: Option<SegmentId>,
+        stored: bool,
         rows: &RecordBatch,
         groups: &Range<u16>,
     ) -> Result<(), RestoreError> {
         let labels = &mut self.labels[label];
         let keys = KeyColumns::read(rows, 0)?;
         let came_at = column::<Int64Type>(rows, "came_at")?;
-        let mask = keys.mask(groups);
+        let mut mine = Vec::with_capacity(rows.num_rows());
         for at in 0..rows.num_rows() {
-            if !groups.contains(&(keys.key_group[at] as u16)) {
-                continue;
-            }
             let new = NewLabel {
                 event_time: keys.event_time[at],
                 id: keys.id[at],
@@ -215,21 +211,21 @@ impl JoinState {
                 came_at: came_at[at],
             };
             // Of two records in conflict both were written when the better one came later.
-            let _ = labels.admit(&new);
-            labels.push(bucket, new);
+            let admitted = groups.contains(&(new.key_group as u16))
+                && matches!(labels.admit(&new), Admission::New | Admission::ConflictWon);
+            if admitted {
+                labels.push(bucket, new);
+            }
+            mine.push(admitted);
         }
-        let first = LABEL_KEY_COLUMNS;
-        let columns: Vec<usize> = (first..rows.num_columns()).collect();
+        let whole = mine.iter().all(|mine| *mine);
         let failed = |error: arrow::error::ArrowError| RestoreError { what: "labels", reason: error.to_string() };
+        let columns: Vec<usize> = (LABEL_KEY_COLUMNS..rows.num_columns()).collect();
         let columns = rows.project(&columns).map_err(failed)?;
-        let columns = match &mask {
-            Some(mask) => filter_record_batch(&columns, mask).map_err(failed)?,
-            None => columns,
-        };
+        let columns = if whole { columns } else { filter_record_batch(&columns, &mine.into()).map_err(failed)? };
         if columns.num_rows() > 0 {
-            let whole = mask.is_none();
-            labels.add_part(bucket, columns, segment.filter(|_| whole));
-            if whole && segment.is_some() {
+            labels.add_part(bucket, columns);
+            if whole && stored {
                 let bucket = labels.buckets.get_mut(&bucket).expect("rows were just pushed");
                 bucket.stored_rows = bucket.rows();
             }
@@ -237,26 +233,26 @@ impl JoinState {
         Ok(())
     }
 
-    /// Ends a restore: closes again, without counting, what was closed but in no file, and takes the accounts over.
+    /// Ends a restore: closes again, without counting, what was closed but in no file. The books then start at what is
+    /// held: the caller adds them to those of the manifest.
     pub fn finish_restore(
         &mut self,
         frontier: Watermark,
-        account: crate::event::AnchorAccount,
-        labels: &[LabelAccount],
-        through: (Option<u32>, Option<u32>),
+        closed_through: Option<u32>,
+        filed_through: Option<u32>,
         out: &mut Vec<ClosedRows>,
     ) {
         self.counting = false;
-        self.filed_through = through.1;
+        self.filed_through = filed_through;
         self.close(frontier, CloseReason::Watermark, out);
-        self.closed_through = self.closed_through.max(through.0);
+        self.closed_through = self.closed_through.max(closed_through);
         self.counting = true;
-        self.account = account;
-        self.account.pending = self.pending_rows() as u64;
-        for (mine, theirs) in self.labels.iter_mut().zip(labels) {
-            mine.account = *theirs;
+        let pending = self.pending_rows() as u64;
+        self.account = AnchorAccount { applied: pending, pending, ..AnchorAccount::default() };
+        for labels in &mut self.labels {
+            let waiting = labels.waiting() as u64;
+            labels.account = LabelAccount { applied: waiting, waiting, ..LabelAccount::default() };
         }
-        invariant!(F15, self.account.pending == account.pending, "{} rows are pending after a restore, the manifest says {}", self.account.pending, account.pending);
     }
 
     pub fn closed_through(&self) -> Option<u32> {

@@ -1,0 +1,49 @@
+//! Board: what a running pipeline shows to people: one snapshot that is replaced, never read half.
+
+use crate::event::{EventTime, LaneCounts, StreamAccount, Totals};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The state of a run as its threads last told it.
+#[derive(Clone, Debug, Default)]
+pub struct RunView {
+    /// Monotonic ms at which the run began, and now.
+    pub started_ms: u64,
+    pub now_ms: u64,
+    /// Books of the chain: per stream name, and of the whole cell as of the last commit.
+    pub streams: Vec<(String, StreamAccount)>,
+    /// Records that this run has read.
+    pub records_this_run: u64,
+    pub counts: LaneCounts,
+    pub totals: Totals,
+    pub watermark: Option<EventTime>,
+    pub newest: Option<EventTime>,
+    pub online_instant: Option<EventTime>,
+    /// Rows handed to the Parquet writers since the start, committed or not.
+    pub rows_written: u64,
+    pub commit_number: u64,
+    pub commits_this_run: u64,
+    pub commit_ms: u64,
+    pub commit_bytes: u64,
+    /// Names of streams that hold the watermark back although they are quiet.
+    pub holding: Vec<String>,
+    pub connection_problem: Option<String>,
+    /// Pending rows that the start brought back, and how long that took.
+    pub restored_rows: u64,
+    pub restored_ms: u64,
+    pub dead_letters: u64,
+    pub failed_values: u64,
+    pub running: bool,
+}
+
+#[derive(Clone, Default)]
+pub struct Board(Arc<Mutex<RunView>>);
+
+impl Board {
+    pub fn view(&self) -> RunView {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn update(&self, change: impl FnOnce(&mut RunView)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

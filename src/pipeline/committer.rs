@@ -1,0 +1,344 @@
+//! Committer: puts the parts of a cut together, writes what they need, and commits them in one manifest.
+//!
+//!   lanes, sinks, conductor ─ parts of cut n ─> state object, dead letters ─> verify ─> manifest ─> publish, forget
+//!
+//! Holds: nothing is published before the manifest that names it is there; nothing is deleted that the last manifests name.
+
+use crate::commit::{
+    Chain, ChainError, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object, write_object,
+};
+use crate::env::{Clock, Store};
+use crate::event::{BlockClass, LaneCounts, StateBlock};
+use crate::invariant;
+use crate::pipeline::RunError;
+use crate::pipeline::board::Board;
+use crate::pipeline::conductor::ConductorCut;
+use crate::pipeline::lanes::CutPart;
+use crate::pipeline::restore::Objects;
+use crate::pipeline::sinks::SinkCut;
+use crate::sink::{DeadLetterSink, publish, verify};
+use crate::telemetry::{CommitDone, ParquetProgress, Telemetry};
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Manifests and their objects that stay for a look back.
+const MANIFESTS_KEPT: u64 = 20;
+
+/// Name of the dead letters among the sinks of a manifest.
+pub const DEAD_LETTERS: &str = "dead_letters";
+
+/// What became of a cut, for the conductor.
+#[derive(Clone, Copy, Debug)]
+pub struct Committed {
+    pub cut: u64,
+}
+
+pub struct Committer {
+    pub chain: Chain,
+    pub state: Arc<dyn Store>,
+    pub objects: Objects,
+    pub layout: Layout,
+    /// Per sample its name and the store of its files.
+    pub samples: Vec<(String, Option<Arc<dyn Store>>)>,
+    pub dead_letters: DeadLetterSink,
+    pub dead_letter_store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub telemetry: Arc<Telemetry>,
+    pub board: Board,
+    pub done: Sender<Committed>,
+    pub writer: String,
+}
+
+/// Parts of the cut at hand.
+struct Parts {
+    lanes: Vec<Option<crate::cell::LaneCut>>,
+    sinks: Vec<Option<SinkCut>>,
+    conductor: Option<ConductorCut>,
+}
+
+impl Parts {
+    fn new(lanes: usize) -> Self {
+        Parts { lanes: (0..lanes).map(|_| None).collect(), sinks: (0..lanes).map(|_| None).collect(), conductor: None }
+    }
+
+    fn complete(&self) -> bool {
+        self.conductor.is_some() && self.lanes.iter().all(Option::is_some) && self.sinks.iter().all(Option::is_some)
+    }
+}
+
+/// What the books of the chain stood at when this process took over; lanes and sinks count from there.
+struct Base {
+    counts: LaneCounts,
+}
+
+impl Base {
+    /// Rows that are held are counted by the lane that holds them now.
+    fn of(counts: &LaneCounts) -> Base {
+        let mut counts = counts.clone();
+        for sample in &mut counts.samples {
+            sample.anchor.applied -= sample.anchor.pending;
+            sample.anchor.pending = 0;
+            for label in &mut sample.labels {
+                label.applied -= label.waiting;
+                label.waiting = 0;
+            }
+            sample.memory_bytes = 0;
+        }
+        for group in &mut counts.groups {
+            (group.entities, group.tiles, group.due, group.memory_bytes) = (0, 0, 0, 0);
+        }
+        Base { counts }
+    }
+}
+
+impl Committer {
+    pub fn run(mut self, input: Receiver<CutPart>) -> Result<(), RunError> {
+        let lanes = self.layout.lanes;
+        let base = Base::of(&self.chain.head().counts);
+        let mut parts = Parts::new(lanes);
+        let mut dropped: VecDeque<(u64, String)> = VecDeque::new();
+        for part in input {
+            match part {
+                CutPart::Rejected(rejected) => {
+                    self.dead_letters.push(&rejected, self.clock.now_ms())?;
+                    continue;
+                }
+                CutPart::Lane(lane, cut) => parts.lanes[lane] = Some(cut),
+                CutPart::Sink(lane, cut) => parts.sinks[lane] = Some(cut),
+                CutPart::Conductor(cut) => parts.conductor = Some(*cut),
+            }
+            if parts.complete() {
+                let parts = std::mem::replace(&mut parts, Parts::new(lanes));
+                let cut = self.commit(parts, &base, &mut dropped)?;
+                if self.done.send(Committed { cut }).is_err() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, parts: Parts, base: &Base, dropped: &mut VecDeque<(u64, String)>) -> Result<u64, RunError> {
+        let started = self.clock.monotonic_ms();
+        let conductor = parts.conductor.expect("the parts are complete");
+        let number = conductor.number;
+        let (mut blocks, mut needed_from) = (Vec::new(), BTreeMap::<BlockClass, i64>::new());
+        let mut counts = base.counts.clone();
+        for cut in parts.lanes.into_iter().flatten() {
+            debug_assert_eq!(cut.number, number);
+            counts.add(&cut.counts);
+            blocks.extend(cut.blocks);
+            for (class, bucket) in cut.needed_from {
+                needed_from.entry(class).and_modify(|first| *first = (*first).min(bucket)).or_insert(bucket);
+            }
+        }
+        let sinks: Vec<SinkCut> = parts.sinks.into_iter().flatten().collect();
+        let failed_values = sinks.iter().flat_map(|sink| &sink.failed_values).sum();
+        for sink in &sinks {
+            for (sample, left_out) in sink.sampled_out.iter().enumerate() {
+                let anchor = &mut counts.samples[sample].anchor;
+                anchor.emitted -= left_out;
+                anchor.sampled_out += left_out;
+            }
+        }
+        let state_bytes = self.write_state(number, &blocks, &needed_from, dropped)?;
+        let files = self.collect_files(sinks)?;
+        let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
+        let head = self.chain.head();
+        let mut totals = head.totals;
+        for entry in &files {
+            if entry.sink == DEAD_LETTERS {
+                totals.dead_letter_files += 1;
+                totals.dead_letter_rows += entry.file.rows;
+            } else {
+                totals.files += 1;
+                totals.file_bytes += entry.file.bytes;
+            }
+        }
+        totals.file_rows += rows;
+        totals.state_bytes_written += state_bytes;
+        self.check_books(&counts, &conductor, totals.dead_letter_rows);
+        let next = Manifest {
+            cut: number,
+            committed_at_ms: self.clock.now_ms(),
+            layout: self.layout.clone(),
+            inputs: conductor.inputs,
+            tracks: conductor.tracks,
+            watermark: conductor.watermark,
+            online_instant: conductor.online_instant.or(head.online_instant),
+            streams: conductor.streams.iter().cloned().collect(),
+            counts,
+            objects: self.objects.iter().map(|(object, _)| object.clone()).collect(),
+            files,
+            totals,
+            ..head.clone()
+        };
+        let manifest = self.chain.commit(next)?.clone();
+        let published = self.publish(&manifest)?;
+        self.forget(manifest.number, dropped)?;
+        self.tell(&manifest, state_bytes, self.clock.monotonic_ms() - started, published, failed_values);
+        Ok(number)
+    }
+
+    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed.
+    fn write_state(
+        &mut self,
+        number: u64,
+        blocks: &[StateBlock],
+        needed_from: &BTreeMap<BlockClass, i64>,
+        dropped: &mut VecDeque<(u64, String)>,
+    ) -> Result<u64, ObjectError> {
+        let mut bytes = 0;
+        if !blocks.is_empty() {
+            let path = format!("state/{number:012}-{}-{}.state", self.chain.head().epoch, self.writer);
+            let (object, entries) = write_object(self.state.as_ref(), &path, blocks, self.layout.lanes)?;
+            verify_object(self.state.as_ref(), &object)?;
+            bytes = object.bytes;
+            self.objects.push((object, entries));
+        }
+        let needed = |entry: &crate::commit::BlockEntry| {
+            needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
+        };
+        let next = self.chain.head().number + 1;
+        self.objects.retain(|(object, entries)| {
+            let keep = entries.iter().any(needed);
+            if !keep {
+                dropped.push_back((next, object.path.clone()));
+            }
+            keep
+        });
+        Ok(bytes)
+    }
+
+    /// All output files of the cut, verified.
+    fn collect_files(&mut self, sinks: Vec<SinkCut>) -> Result<Vec<FileEntry>, RunError> {
+        let mut files = Vec::new();
+        for (sample, file) in sinks.into_iter().flat_map(|sink| sink.files) {
+            let (name, store) = &self.samples[sample];
+            verify(store.as_ref().expect("a sample that has files has a store").as_ref(), &file)?;
+            files.push(FileEntry { sink: format!("samples.{name}"), file });
+        }
+        for file in self.dead_letters.finish()? {
+            verify(self.dead_letter_store.as_ref(), &file)?;
+            files.push(FileEntry { sink: DEAD_LETTERS.into(), file });
+        }
+        Ok(files)
+    }
+
+    /// F1 over the whole cell: what streams accepted is what their uses account for.
+    fn check_books(&self, counts: &LaneCounts, conductor: &ConductorCut, dead_letter_rows: u64) {
+        for (sample, counts) in counts.samples.iter().enumerate() {
+            invariant!(F1, counts.anchor.balances(), "sample {sample}: {:?}", counts.anchor);
+            invariant!(F1, counts.labels.iter().all(|label| label.balances()), "sample {sample}: {:?}", counts.labels);
+            let accepted = conductor.anchor_accepted[sample];
+            invariant!(F1, counts.anchor.accepted() == accepted, "sample {sample}: {:?} of {accepted} rows", counts.anchor);
+            for (label, accepted) in counts.labels.iter().zip(&conductor.label_accepted[sample]) {
+                invariant!(F1, label.accepted() == *accepted, "sample {sample}: {label:?} of {accepted} rows");
+            }
+        }
+        let dead: u64 = conductor.streams.iter().map(|(_, account)| account.dead_lettered).sum();
+        invariant!(F14, dead == dead_letter_rows, "{dead} rows were rejected, {dead_letter_rows} are in dead letters");
+    }
+
+    fn store_of(&self, sink: &str) -> Option<&Arc<dyn Store>> {
+        if sink == DEAD_LETTERS {
+            return Some(&self.dead_letter_store);
+        }
+        let name = sink.strip_prefix("samples.")?;
+        self.samples.iter().find(|(other, _)| other == name)?.1.as_ref()
+    }
+
+    /// Gives the manifest's files their public names; done again at start, so it may be repeated.
+    pub fn publish(&self, manifest: &Manifest) -> Result<usize, RunError> {
+        let mut published = 0;
+        let mut by_sink: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+        for entry in &manifest.files {
+            by_sink.entry(&entry.sink).or_default().push(entry.file.clone());
+        }
+        for (sink, files) in by_sink {
+            if let Some(store) = self.store_of(sink) {
+                published += publish(store.as_ref(), &files)?;
+            }
+        }
+        Ok(published)
+    }
+
+    fn forget(&self, number: u64, dropped: &mut VecDeque<(u64, String)>) -> Result<(), ChainError> {
+        while dropped.front().is_some_and(|(since, _)| since + MANIFESTS_KEPT < number) {
+            let (_, path) = dropped.pop_front().expect("checked just now");
+            self.state.delete(&path)?;
+        }
+        if number.is_multiple_of(MANIFESTS_KEPT) {
+            self.chain.forget_below(number.saturating_sub(MANIFESTS_KEPT))?;
+        }
+        Ok(())
+    }
+
+    fn tell(&self, manifest: &Manifest, state_bytes: u64, took_ms: u64, published: usize, failed_values: u64) {
+        tracing::debug!(
+            manifest = manifest.number,
+            cut = manifest.cut,
+            state_bytes,
+            took_ms,
+            files = published,
+            "committed"
+        );
+        self.telemetry.commit(&CommitDone {
+            sequence: manifest.number,
+            epoch: manifest.epoch,
+            at_ms: manifest.committed_at_ms,
+            duration_seconds: took_ms as f64 / 1e3,
+            state_bytes_written: state_bytes,
+            state_bytes_on_disk: self.objects.iter().map(|(object, _)| object.bytes).sum(),
+        });
+        for (sample, (name, _)) in self.samples.iter().enumerate() {
+            let counts = &manifest.counts.samples[sample];
+            self.telemetry.anchor(name, &counts.anchor);
+            let _ = sample;
+        }
+        let totals = &manifest.totals;
+        if let [(name, _)] = self.samples.as_slice() {
+            let progress = ParquetProgress { files: totals.files, rows: totals.file_rows, bytes: totals.file_bytes, ..Default::default() };
+            self.telemetry.parquet(name, &progress);
+        }
+        self.board.update(|view| {
+            view.counts = manifest.counts.clone();
+            view.totals = manifest.totals;
+            view.commit_number = manifest.number;
+            view.commits_this_run += 1;
+            view.commit_ms = took_ms;
+            view.commit_bytes = state_bytes;
+            view.failed_values = failed_values;
+        });
+    }
+}
+
+/// Positions as a manifest holds them.
+pub fn input_entries(
+    names: &[String],
+    files: &BTreeMap<u16, Vec<String>>,
+    positions: &crate::event::Positions,
+) -> Vec<InputEntry> {
+    let entries = names.iter().enumerate().map(|(input, name)| InputEntry {
+        name: name.clone(),
+        next: positions
+            .iter()
+            .filter(|(partition, _)| partition.input as usize == input)
+            .map(|(partition, next)| (partition.partition, next))
+            .collect(),
+        files: files.get(&(input as u16)).cloned().unwrap_or_default(),
+    });
+    entries.collect()
+}
+
+/// Tracks as a manifest holds them.
+pub fn track_entries(streams: &[String], inputs: &[String], tracks: &[crate::event::Track]) -> Vec<TrackEntry> {
+    let entries = tracks.iter().map(|track| TrackEntry {
+        stream: streams[track.stream as usize].clone(),
+        input: inputs[track.partition.input as usize].clone(),
+        partition: track.partition.partition,
+        newest: track.newest,
+    });
+    entries.collect()
+}

@@ -1,0 +1,151 @@
+//! Intake: reads and decodes in parallel, and hands everything on in the order in which it was read.
+//!
+//!   source thread ─┐ ticket k ┌─> decode worker 0 ─┐
+//!   source thread ─┴──────────┴─> decode worker 1 ─┴─> taken in ticket order by the conductor
+//!
+//! A ticket fixes the order when a record batch is read; worker `k mod D` decodes it. All queues are bounded: a slow lane
+//! slows the reading down, nothing else.
+
+use crate::decode::Decoder;
+use crate::event::{DecodedBatch, PartitionId, RawBatch};
+use crate::pipeline::{Failure, RunError, StopSignal};
+use crate::source::{Source, SourceEvent};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Raw batches that wait for one decode worker, and decoded ones that wait for the conductor.
+const QUEUE_BATCHES_MAX: usize = 4;
+/// How long a source waits for data before it looks at the pause list again.
+const POLL_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// What comes out, in order.
+pub enum Arrival {
+    /// A batch, decoded by each stream of its input.
+    Batch { raw_delta: crate::event::PositionDelta, decoded: Vec<DecodedBatch> },
+    CaughtUp(PartitionId),
+    Ended(PartitionId),
+    Connection { ready: bool, message: String },
+}
+
+enum Ticketed {
+    Raw(RawBatch),
+    Event(Arrival),
+}
+
+/// Partitions that must not be read on, as the router last said.
+pub type PauseList = Arc<Mutex<BTreeSet<PartitionId>>>;
+
+struct Tickets {
+    next: usize,
+    workers: Vec<Sender<Ticketed>>,
+}
+
+/// The receiving end, and the threads behind it.
+pub struct Intake {
+    workers: Vec<Receiver<Arrival>>,
+    next: usize,
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+impl Intake {
+    /// `decoders` makes, for one worker, the decoders of each input's streams.
+    pub fn start(
+        sources: Vec<Box<dyn Source>>,
+        decode_workers: usize,
+        decoders: impl Fn() -> Vec<Vec<Decoder>>,
+        paused: PauseList,
+        stop: StopSignal,
+        failure: Failure,
+    ) -> Intake {
+        let (mut inputs, mut outputs, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        for worker in 0..decode_workers {
+            let (raw_out, raw_in) = bounded(QUEUE_BATCHES_MAX);
+            let (decoded_out, decoded_in) = bounded(QUEUE_BATCHES_MAX);
+            let decoders = decoders();
+            threads.push(failure.spawn(&format!("decode-{worker}"), move || decode(raw_in, decoded_out, decoders)));
+            inputs.push(raw_out);
+            outputs.push(decoded_in);
+        }
+        let tickets = Arc::new(Mutex::new(Tickets { next: 0, workers: inputs }));
+        for (number, source) in sources.into_iter().enumerate() {
+            let (tickets, paused, stop) = (tickets.clone(), paused.clone(), stop.clone());
+            threads.push(failure.spawn(&format!("source-{number}"), move || read(source, tickets, paused, stop)));
+        }
+        Intake { workers: outputs, next: 0, threads }
+    }
+
+    /// The next arrival in order; `None` when nothing came in time.
+    pub fn next(&mut self, timeout: Duration) -> Result<Option<Arrival>, Disconnected> {
+        match self.workers[self.next].recv_timeout(timeout) {
+            Ok(arrival) => {
+                self.next = (self.next + 1) % self.workers.len();
+                Ok(Some(arrival))
+            }
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(Disconnected),
+        }
+    }
+
+    pub fn depth(&self) -> (usize, usize) {
+        (self.workers.iter().map(Receiver::len).sum(), QUEUE_BATCHES_MAX * self.workers.len())
+    }
+}
+
+/// All sources have ended or failed.
+pub struct Disconnected;
+
+fn read(
+    mut source: Box<dyn Source>,
+    tickets: Arc<Mutex<Tickets>>,
+    paused: PauseList,
+    stop: StopSignal,
+) -> Result<(), RunError> {
+    let partitions: BTreeSet<PartitionId> = source.partitions().into_iter().collect();
+    let mut open = partitions.clone();
+    let mut held: BTreeSet<PartitionId> = BTreeSet::new();
+    while !stop.requested() && !open.is_empty() {
+        let wanted: BTreeSet<PartitionId> =
+            paused.lock().unwrap_or_else(PoisonError::into_inner).intersection(&partitions).copied().collect();
+        wanted.difference(&held).for_each(|partition| source.pause(*partition));
+        held.difference(&wanted).for_each(|partition| source.resume(*partition));
+        held = wanted;
+        let item = match source.poll(POLL_TIMEOUT)? {
+            SourceEvent::Nothing => continue,
+            SourceEvent::Batch(batch) => Ticketed::Raw(batch),
+            SourceEvent::CaughtUp(partition) => Ticketed::Event(Arrival::CaughtUp(partition)),
+            SourceEvent::Ended(partition) => {
+                open.remove(&partition);
+                Ticketed::Event(Arrival::Ended(partition))
+            }
+            SourceEvent::Connection { ready, message } => Ticketed::Event(Arrival::Connection { ready, message }),
+        };
+        let mut tickets = tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let worker = tickets.next;
+        tickets.next = (worker + 1) % tickets.workers.len();
+        // Sent under the lock: the order of tickets is the order of the queues.
+        if tickets.workers[worker].send(item).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn decode(input: Receiver<Ticketed>, output: Sender<Arrival>, mut decoders: Vec<Vec<Decoder>>) -> Result<(), RunError> {
+    for item in input {
+        let arrival = match item {
+            Ticketed::Event(event) => event,
+            Ticketed::Raw(raw) => {
+                let decoders = &mut decoders[raw.delta.partition.input as usize];
+                let decoded = decoders.iter_mut().map(|decoder| decoder.decode(&raw)).collect();
+                Arrival::Batch { raw_delta: raw.delta, decoded }
+            }
+        };
+        if output.send(arrival).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! Lanes: one thread per lane around the pure step, and what the lanes say about how far they are.
+
+use crate::cell::{Applied, Lane, LaneCut, LaneInput, LaneOutput};
+use crate::event::{EventTime, FeatureBatch, Watermark};
+use crate::join::ClosedRows;
+use crate::pipeline::RunError;
+use crate::pipeline::sinks::SinkInput;
+use crossbeam_channel::{Receiver, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Inputs that wait for one lane.
+pub const LANE_QUEUE_MAX: usize = 16;
+
+/// How far the lanes are: the minimum over them is the frontier below which all features are complete.
+pub struct Frontier {
+    applied: Mutex<Vec<Applied>>,
+    changed: Condvar,
+}
+
+impl Frontier {
+    pub fn new(lanes: usize) -> Arc<Frontier> {
+        let nothing = Applied { watermark: Watermark::MIN, oldest_needed: i64::MIN };
+        Arc::new(Frontier { applied: Mutex::new(vec![nothing; lanes]), changed: Condvar::new() })
+    }
+
+    fn set(&self, lane: usize, applied: Applied) {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)[lane] = applied;
+        self.changed.notify_all();
+    }
+
+    /// The watermark that every lane has applied, and the oldest instant at which any lane will still read features:
+    /// rows on their way to a lane are no older than the watermark it has applied.
+    pub fn get(&self, serving_lag_ms: i64) -> (Watermark, EventTime) {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let watermark = applied.iter().map(|lane| lane.watermark).min().unwrap_or(Watermark::MIN);
+        let oldest = applied.iter().map(|lane| lane.oldest_needed.min(lane.watermark.0.saturating_sub(serving_lag_ms)));
+        (watermark, oldest.min().unwrap_or(i64::MIN))
+    }
+
+    /// Waits until every lane has applied `watermark`, or the timeout.
+    pub fn wait_for(&self, watermark: Watermark, timeout: Duration) -> bool {
+        let applied = self.applied.lock().unwrap_or_else(PoisonError::into_inner);
+        let behind = |applied: &mut Vec<Applied>| applied.iter().any(|lane| lane.watermark < watermark);
+        let (_applied, waited) =
+            self.changed.wait_timeout_while(applied, timeout, behind).unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
+    }
+}
+
+/// Where a lane's output goes.
+pub struct LaneOutlets {
+    pub sink: Sender<SinkInput>,
+    pub cuts: Sender<CutPart>,
+    /// Takes feature values without blocking; gives them back when the online store cannot keep up.
+    pub online: Box<dyn Fn(FeatureBatch) + Send>,
+    pub frontier: Arc<Frontier>,
+}
+
+/// One part of a commit; the committer waits for all of them.
+pub enum CutPart {
+    Lane(usize, LaneCut),
+    Sink(usize, crate::pipeline::sinks::SinkCut),
+    Conductor(Box<crate::pipeline::conductor::ConductorCut>),
+    Rejected(Vec<crate::event::Rejected>),
+}
+
+pub fn run(number: usize, mut lane: Lane, input: Receiver<LaneInput>, outlets: LaneOutlets) -> Result<(), RunError> {
+    let mut out = LaneOutput::default();
+    for message in input {
+        let roll = matches!(message, LaneInput::Cut { roll: true, .. });
+        lane.step(message, &mut out);
+        if !deliver(number, &mut out, roll, &outlets) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Hands over closed rows that a restore brought back, before anything new.
+pub fn deliver_restored(closed: Vec<(u16, ClosedRows)>, sink: &Sender<SinkInput>) -> bool {
+    closed.into_iter().all(|(sample, rows)| sink.send(SinkInput::Closed { sample, rows, recount: false }).is_ok())
+}
+
+/// Returns false when the other side is gone: the cell is going down.
+fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &LaneOutlets) -> bool {
+    for (sample, rows) in out.closed.drain(..) {
+        if outlets.sink.send(SinkInput::Closed { sample, rows, recount: true }).is_err() {
+            return false;
+        }
+    }
+    out.online.drain(..).for_each(|batch| (outlets.online)(batch));
+    if let Some(cut) = out.cut.take() {
+        let marker = SinkInput::Cut { number: cut.number, roll };
+        if outlets.sink.send(marker).is_err() || outlets.cuts.send(CutPart::Lane(number, cut)).is_err() {
+            return false;
+        }
+    }
+    if let Some(applied) = out.applied.take() {
+        outlets.frontier.set(number, applied);
+    }
+    true
+}

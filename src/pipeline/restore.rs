@@ -1,0 +1,144 @@
+//! Restore: reads the blocks that the last manifest names and gives each lane its own.
+
+use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
+use crate::commit::{BlockEntry, Manifest, ObjectError, ObjectEntry, block_ref, read_block, read_footer};
+use crate::env::Store;
+use crate::event::{BlockKind, Payload, SegmentId};
+use crate::join::{ClosedRows, Segment};
+use arrow::array::RecordBatch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Lane(#[from] LaneRestoreError),
+    #[error("state object {path} names a block that cannot be: {reason}; start anew with --fresh")]
+    Block { path: String, reason: String },
+}
+
+/// The state objects of a manifest with their blocks.
+pub type Objects = Vec<(ObjectEntry, Vec<BlockEntry>)>;
+
+/// Lists the blocks of every object that the manifest names.
+pub fn list(store: &dyn Store, head: &Manifest) -> Result<Objects, RestoreError> {
+    let listed = head.objects.iter().map(|object| Ok((object.clone(), read_footer(store, object)?)));
+    listed.collect()
+}
+
+/// One block and where to read it.
+struct Found<'a> {
+    object: Arc<str>,
+    entry: &'a BlockEntry,
+}
+
+/// Everything of one segment of impressions.
+#[derive(Default)]
+struct SegmentBlocks<'a> {
+    keys: Option<Found<'a>>,
+    rows: Option<Found<'a>>,
+    features: Option<Found<'a>>,
+}
+
+/// Brings one lane back to the manifest. Returns the rows that had closed but lie in no file.
+pub fn restore_lane(
+    lane: &mut Lane,
+    number: usize,
+    lanes: usize,
+    store: &dyn Store,
+    objects: &Objects,
+    head: &Manifest,
+) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
+    let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
+    let mut others: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+    for (object, entries) in objects {
+        let path: Arc<str> = object.path.as_str().into();
+        // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
+        let mine = |entry: &&BlockEntry| entry.lanes != lanes || entry.segment.lane as usize == number;
+        for entry in entries.iter().filter(mine) {
+            let found = Found { object: path.clone(), entry };
+            let segment = segments.entry((entry.class.node, entry.segment, entry.lanes));
+            match entry.class.kind {
+                BlockKind::ImpressionKeys => segment.or_default().keys = Some(found),
+                BlockKind::ImpressionRows => segment.or_default().rows = Some(found),
+                BlockKind::ImpressionFeatures => segment.or_default().features = Some(found),
+                _ => {
+                    others.insert((entry.segment, entry.lanes, entry.offset), found);
+                }
+            }
+        }
+    }
+    let reader = Reader { store, lanes, head };
+    for ((sample, id, _), blocks) in segments {
+        if let Some(block) = reader.segment(sample as usize, id, blocks)? {
+            lane.restore(block)?;
+        }
+    }
+    for found in others.into_values() {
+        lane.restore(reader.other(found)?)?;
+    }
+    let through: Vec<_> =
+        head.counts.samples.iter().map(|sample| (sample.closed_through, sample.filed_through)).collect();
+    Ok(lane.finish_restore(head.counts.frontier, &through))
+}
+
+struct Reader<'a> {
+    store: &'a dyn Store,
+    lanes: usize,
+    head: &'a Manifest,
+}
+
+impl Reader<'_> {
+    fn reference(&self, found: &Found<'_>) -> Result<crate::event::BlockRef, RestoreError> {
+        block_ref(&found.object, found.entry).ok_or_else(|| RestoreError::Block {
+            path: self.store.describe(&found.object),
+            reason: format!("sha256 {}", found.entry.sha256),
+        })
+    }
+
+    fn read(&self, found: &Found<'_>) -> Result<RecordBatch, RestoreError> {
+        Ok(read_block(self.store, &self.reference(found)?)?)
+    }
+
+    fn segment(&self, sample: usize, id: SegmentId, blocks: SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
+        let Some(keys) = blocks.keys else { return Ok(None) };
+        let bucket = keys.entry.bucket as u32;
+        let whole = keys.entry.lanes == self.lanes;
+        let filed = self.head.counts.samples.get(sample).and_then(|sample| sample.filed_through);
+        if filed.is_some_and(|through| bucket <= through) {
+            let rows = self.read(&keys)?;
+            return Ok(Some(RestoredBlock::ClosedIds { sample, bucket, rows, stored: whole }));
+        }
+        let rows = blocks.rows.ok_or_else(|| RestoreError::Block {
+            path: self.store.describe(&keys.object),
+            reason: format!("segment {id:?} has no rows"),
+        })?;
+        let segment = Segment {
+            bucket,
+            id: whole.then_some(id),
+            payload: match whole {
+                true => Payload::Stored(self.reference(&rows)?),
+                false => Payload::Memory(self.read(&rows)?),
+            },
+            features: blocks.features.as_ref().map(|found| self.read(found)).transpose()?,
+            keys: self.read(&keys)?,
+        };
+        Ok(Some(RestoredBlock::Impressions { sample, segment }))
+    }
+
+    fn other(&self, found: Found<'_>) -> Result<RestoredBlock, RestoreError> {
+        let rows = self.read(&found)?;
+        let (class, bucket) = (found.entry.class, found.entry.bucket);
+        let stored = found.entry.lanes == self.lanes;
+        let node = class.node as usize;
+        Ok(match class.kind {
+            BlockKind::ClosedIds => RestoredBlock::ClosedIds { sample: node, bucket: bucket as u32, rows, stored },
+            BlockKind::Labels => {
+                RestoredBlock::Labels { sample: node, label: class.part as usize, bucket: bucket as u32, rows, stored }
+            }
+            _ => RestoredBlock::Features { group: node, rows },
+        })
+    }
+}
