@@ -17,7 +17,7 @@ use crate::pipeline::lanes::CutPart;
 use crate::pipeline::restore::Objects;
 use crate::pipeline::sinks::SinkCut;
 use crate::sink::{DeadLetterSink, publish, verify};
-use crate::telemetry::{CommitDone, ParquetProgress, Telemetry};
+use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -48,6 +48,9 @@ pub struct Committer {
     pub board: Board,
     pub done: Sender<Committed>,
     pub writer: String,
+    pub names: BookNames,
+    /// Published since this process started, per sample.
+    pub files: BTreeMap<String, ParquetProgress>,
 }
 
 /// Parts of the cut at hand.
@@ -154,6 +157,10 @@ impl Committer {
             } else {
                 totals.files += 1;
                 totals.file_bytes += entry.file.bytes;
+                let progress = self.files.entry(entry.file.sample.clone()).or_default();
+                progress.files += 1;
+                progress.rows += entry.file.rows;
+                progress.bytes += entry.file.bytes;
             }
         }
         totals.file_rows += rows;
@@ -287,21 +294,16 @@ impl Committer {
         self.telemetry.commit(&CommitDone {
             sequence: manifest.number,
             epoch: manifest.epoch,
+            duration_ms: took_ms,
+            bytes: state_bytes,
+            state_bytes: self.objects.iter().map(|(object, _)| object.bytes).sum(),
+            files: published,
             at_ms: manifest.committed_at_ms,
-            duration_seconds: took_ms as f64 / 1e3,
-            state_bytes_written: state_bytes,
-            state_bytes_on_disk: self.objects.iter().map(|(object, _)| object.bytes).sum(),
         });
-        for (sample, (name, _)) in self.samples.iter().enumerate() {
-            let counts = &manifest.counts.samples[sample];
-            self.telemetry.anchor(name, &counts.anchor);
-            let _ = sample;
-        }
-        let totals = &manifest.totals;
-        if let [(name, _)] = self.samples.as_slice() {
-            let progress = ParquetProgress { files: totals.files, rows: totals.file_rows, bytes: totals.file_bytes, ..Default::default() };
-            self.telemetry.parquet(name, &progress);
-        }
+        let memory = manifest.counts.samples.iter().map(|sample| sample.memory_bytes);
+        let memory = memory.chain(manifest.counts.groups.iter().map(|group| group.memory_bytes));
+        self.telemetry.state_in_memory(memory.sum());
+        self.tell_books(manifest);
         self.board.update(|view| {
             view.counts = manifest.counts.clone();
             view.totals = manifest.totals;
@@ -312,6 +314,52 @@ impl Committer {
             view.failed_values = failed_values;
         });
     }
+}
+
+impl Committer {
+    fn tell_books(&self, manifest: &Manifest) {
+        for (counts, names) in manifest.counts.samples.iter().zip(&self.names.samples) {
+            self.telemetry.anchor(&names.name, &counts.anchor);
+            for (join, account) in names.joins.iter().zip(&counts.labels) {
+                self.telemetry.label(&names.name, join, account);
+            }
+        }
+        for (counts, names) in manifest.counts.groups.iter().zip(&self.names.groups) {
+            for (stream, account) in names.streams.iter().zip(&counts.uses) {
+                self.telemetry.feature(&names.name, stream, account);
+            }
+            let progress = FeatureProgress {
+                entities: counts.entities,
+                tiles: counts.tiles,
+                bytes: counts.memory_bytes,
+                sweep_lag_ms: 0,
+            };
+            self.telemetry.feature_progress(&names.name, &progress);
+        }
+        for (name, totals) in &self.files {
+            self.telemetry.parquet(name, totals);
+        }
+    }
+}
+
+/// What the numbers of samples and groups are called.
+#[derive(Clone, Default)]
+pub struct BookNames {
+    pub samples: Vec<SampleNames>,
+    pub groups: Vec<GroupNames>,
+}
+
+#[derive(Clone)]
+pub struct SampleNames {
+    pub name: String,
+    pub joins: Vec<String>,
+}
+
+#[derive(Clone)]
+pub struct GroupNames {
+    pub name: String,
+    /// Of each use, in order.
+    pub streams: Vec<String>,
 }
 
 /// Positions as a manifest holds them.

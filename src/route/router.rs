@@ -122,14 +122,15 @@ impl Router {
     }
 
     /// Judges lateness row by row, in log order, and deals the rows out to lanes.
-    pub fn route(&mut self, decoded: DecodedBatch) -> RoutedBatch {
+    /// `rejected` is the number of rows that went to dead letters.
+    pub fn route(&mut self, decoded: DecodedBatch, rejected: u64) -> RoutedBatch {
         let stream = &self.streams[decoded.stream as usize];
         let account = &mut self.accounts[decoded.stream as usize];
         *account += StreamAccount {
             records: decoded.records,
             consumed: decoded.consumed,
             filtered: decoded.filtered,
-            dead_lettered: decoded.rejected.len() as u64,
+            dead_lettered: rejected,
             accepted: decoded.num_rows() as u64,
         };
         invariant!(F1, account.balances(), "stream {}: {account:?}", decoded.stream);
@@ -171,7 +172,7 @@ impl Router {
             low = Some(low.map_or(watermark, |low| low.min(watermark)));
         }
         if self.all_ended() {
-            self.watermark = i64::MAX;
+            // Not kept: files may grow, and then their own times go on judging.
             return (Watermark::MAX, false);
         }
         match low {

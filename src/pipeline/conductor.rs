@@ -1,0 +1,334 @@
+//! Conductor: the one thread that orders everything: it routes what arrives, moves time on, and says when to cut.
+//!
+//!   arrival ─> position, lateness, lanes ─> rows to every lane
+//!   tick    ─> watermark and frontier ─> Advance │ flush interval ─> Online │ commit interval ─> Cut
+//!
+//! Holds: every lane gets the same markers in the same order; one cut is under way at a time.
+//! Does not: decode, join, or write; decide what a row means.
+
+use crate::cell::{Advance, CellSpec, LaneInput};
+use crate::commit::{InputEntry, TrackEntry};
+use crate::env::Clock;
+use crate::event::{CloseReason, EventTime, PartitionId, RejectKind, StreamAccount, Watermark};
+use crate::pipeline::board::Board;
+use crate::pipeline::committer::{Committed, input_entries, track_entries};
+use crate::pipeline::intake::{Arrival, Intake, PauseList};
+use crate::pipeline::lanes::{CutPart, Frontier};
+use crate::pipeline::sinks::SinkGauge;
+use crate::pipeline::{Failure, RunError, StopSignal};
+use crate::route::Router;
+use crate::telemetry::Telemetry;
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How long the conductor waits for an arrival before it looks at its timers.
+const TICK: Duration = Duration::from_millis(10);
+/// Entities that one lane publishes per flush: bounds how long it is away from its rows.
+const ONLINE_ENTITIES_MAX: usize = 8_192;
+/// How often the board is brought up to date.
+const BOARD_EVERY_MS: u64 = 200;
+
+/// What the conductor adds to a commit.
+#[derive(Debug)]
+pub struct ConductorCut {
+    pub number: u64,
+    pub inputs: Vec<InputEntry>,
+    pub tracks: Vec<TrackEntry>,
+    pub watermark: EventTime,
+    pub online_instant: Option<EventTime>,
+    pub streams: Vec<(String, StreamAccount)>,
+    /// Accepted rows of each sample's anchor and label streams.
+    pub anchor_accepted: Vec<u64>,
+    pub label_accepted: Vec<Vec<u64>>,
+}
+
+/// Names and numbers that the conductor needs to speak to people and manifests.
+pub struct Names {
+    pub streams: Vec<String>,
+    pub inputs: Vec<String>,
+    /// Files of file inputs, in the order that positions count.
+    pub files: BTreeMap<u16, Vec<String>>,
+}
+
+/// How a run ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Stop when every input has ended, and close what is pending.
+    Close,
+    /// Stop when every input has ended, and keep what is pending.
+    KeepPending,
+}
+
+pub struct Conductor {
+    pub router: Router,
+    pub cell: Arc<CellSpec>,
+    pub intake: Intake,
+    pub lanes: Vec<Sender<LaneInput>>,
+    pub frontier: Arc<Frontier>,
+    pub cuts: Sender<CutPart>,
+    pub committed: Receiver<Committed>,
+    pub gauges: Vec<Arc<SinkGauge>>,
+    pub paused: PauseList,
+    pub names: Names,
+    pub clock: Arc<dyn Clock>,
+    pub telemetry: Arc<Telemetry>,
+    pub board: Board,
+    pub stop: StopSignal,
+    pub failure: Failure,
+    pub commit_every_ms: u64,
+    pub flush_ms: u64,
+    pub ending: Ending,
+    /// Whether anything reads the online store.
+    pub online: bool,
+    /// The last cut of the chain.
+    pub last_cut: u64,
+}
+
+/// Timers and what was said last.
+struct Beat {
+    last_cut_ms: u64,
+    last_online_ms: u64,
+    last_board_ms: u64,
+    in_flight: bool,
+    /// Something moved since the last cut.
+    moved: bool,
+    told: Option<Advance>,
+    records: u64,
+    dead: BTreeMap<(u16, RejectKind), u64>,
+    /// The watermark before the end of the inputs made it infinite: what a manifest keeps.
+    watermark: EventTime,
+}
+
+impl Conductor {
+    pub fn run(mut self) -> Result<(), RunError> {
+        let now = self.clock.monotonic_ms();
+        let mut beat = Beat {
+            last_cut_ms: now,
+            last_online_ms: now,
+            last_board_ms: 0,
+            in_flight: false,
+            moved: false,
+            told: None,
+            records: 0,
+            dead: BTreeMap::new(),
+            watermark: i64::MIN,
+        };
+        while !self.stop.requested() && !self.router.all_ended() {
+            match self.intake.next(TICK) {
+                Ok(Some(arrival)) => self.arrival(arrival, &mut beat)?,
+                Ok(None) => {}
+                // Sources and decoders are gone without having ended: one of them has failed and said so.
+                Err(_) => break,
+            }
+            if !self.tick(&mut beat) {
+                return Ok(());
+            }
+        }
+        self.finish(&mut beat);
+        Ok(())
+    }
+
+    fn arrival(&mut self, arrival: Arrival, beat: &mut Beat) -> Result<(), RunError> {
+        let now = self.clock.monotonic_ms();
+        match arrival {
+            Arrival::CaughtUp(partition) => self.router.caught_up(partition),
+            Arrival::Ended(partition) => self.router.ended(partition),
+            Arrival::Connection { ready, message } => {
+                if ready {
+                    tracing::info!("{message}");
+                } else {
+                    tracing::warn!("{message}");
+                }
+                self.board.update(|view| view.connection_problem = (!ready).then_some(message));
+            }
+            Arrival::Batch { raw_delta, decoded } => {
+                self.router.step(raw_delta, now)?;
+                beat.moved = true;
+                for mut batch in decoded {
+                    beat.records += batch.records;
+                    let rejected = std::mem::take(&mut batch.rejected);
+                    let routed = self.router.route(batch, rejected.len() as u64);
+                    for reject in &rejected {
+                        *beat.dead.entry((reject.stream, reject.kind)).or_default() += 1;
+                    }
+                    if !rejected.is_empty() && self.cuts.send(CutPart::Rejected(rejected)).is_err() {
+                        return Ok(());
+                    }
+                    if routed.decoded.num_rows() > 0 && !self.tell(LaneInput::Rows(Arc::new(routed))) {
+                        return Ok(());
+                    }
+                }
+                self.pause();
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends one input to every lane; false when a lane is gone, which it has explained elsewhere.
+    fn tell(&self, input: LaneInput) -> bool {
+        self.lanes.iter().all(|lane| lane.send(input.clone()).is_ok())
+    }
+
+    fn pause(&self) {
+        let ahead: BTreeSet<PartitionId> = self.router.too_far_ahead();
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        if *paused != ahead {
+            *paused = ahead;
+        }
+    }
+
+    fn tick(&mut self, beat: &mut Beat) -> bool {
+        let now = self.clock.monotonic_ms();
+        while let Ok(committed) = self.committed.try_recv() {
+            debug_assert_eq!(committed.cut, self.last_cut);
+            beat.in_flight = false;
+        }
+        let alive = self.advance(now, beat);
+        if now >= beat.last_online_ms + self.flush_ms && self.online {
+            beat.last_online_ms = now;
+            if let Some(instant) = self.router.online_instant(self.cell.head_max_ms())
+                && !self.tell(LaneInput::Online { instant, entities_max: ONLINE_ENTITIES_MAX })
+            {
+                return false;
+            }
+        }
+        if now >= beat.last_cut_ms + self.commit_every_ms && !beat.in_flight && beat.moved {
+            let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
+            self.cut(now, roll, beat);
+        }
+        if now >= beat.last_board_ms + BOARD_EVERY_MS {
+            beat.last_board_ms = now;
+            self.show(now, beat);
+        }
+        alive && !self.failure.failed()
+    }
+
+    /// Moves time on: the watermark as the inputs have it, the frontier as the lanes have it.
+    fn advance(&mut self, now: u64, beat: &mut Beat) -> bool {
+        let (watermark, idle) = self.router.advance(now);
+        let (applied, oldest) = self.frontier.get(self.cell.serving_lag_max_ms());
+        let frontier = if self.cell.groups.is_empty() { watermark } else { applied };
+        // The online instant may be older than the frontier at the end of the inputs; it is read from the same tiles.
+        let newest = self.router.online_instant(0).unwrap_or(i64::MIN);
+        let advance = Advance {
+            watermark,
+            frontier,
+            oldest_needed: oldest.min(newest),
+            reason: if idle { CloseReason::Idle } else { CloseReason::Watermark },
+        };
+        if watermark < Watermark::MAX {
+            beat.watermark = watermark.0;
+        }
+        let unchanged = beat.told.is_some_and(|told| (told.watermark, told.frontier) == (watermark, frontier));
+        if unchanged || watermark == Watermark::MIN {
+            return true;
+        }
+        beat.told = Some(advance);
+        beat.moved = true;
+        self.tell(LaneInput::Advance(advance))
+    }
+
+    fn cut(&mut self, now: u64, roll: bool, beat: &mut Beat) -> bool {
+        self.last_cut += 1;
+        beat.last_cut_ms = now;
+        beat.in_flight = true;
+        beat.moved = false;
+        let accounts = self.router.accounts();
+        let accepted = |stream: u16| accounts[stream as usize].accepted;
+        let samples = self.cell.samples.iter();
+        let cut = ConductorCut {
+            number: self.last_cut,
+            inputs: input_entries(&self.names.inputs, &self.names.files, self.router.positions()),
+            tracks: track_entries(&self.names.streams, &self.names.inputs, &self.router.tracks()),
+            watermark: beat.watermark,
+            online_instant: self.router.online_instant(self.cell.head_max_ms()),
+            streams: self.names.streams.iter().cloned().zip(accounts.iter().copied()).collect(),
+            anchor_accepted: samples.clone().map(|sample| accepted(sample.join.anchor)).collect(),
+            label_accepted: samples
+                .map(|sample| sample.join.labels.iter().map(|label| accepted(label.stream)).collect())
+                .collect(),
+        };
+        self.cuts.send(CutPart::Conductor(Box::new(cut))).is_ok()
+            && self.tell(LaneInput::Cut { number: self.last_cut, roll })
+    }
+
+    /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.
+    fn finish(&mut self, beat: &mut Beat) {
+        let now = self.clock.monotonic_ms();
+        if self.failure.failed() {
+            return;
+        }
+        let close = self.router.all_ended() && self.ending == Ending::Close;
+        if close {
+            self.close_all(now, beat);
+        }
+        if self.online
+            && let Some(instant) = self.router.online_instant(self.cell.head_max_ms())
+        {
+            self.tell(LaneInput::Online { instant, entities_max: usize::MAX });
+        }
+        if beat.in_flight && !self.wait_for_commit() {
+            return;
+        }
+        if self.cut(now, true, beat) {
+            self.wait_for_commit();
+        }
+        self.show(self.clock.monotonic_ms(), beat);
+    }
+
+    /// No input has anything more: every window closes, once all lanes have taken in everything.
+    fn close_all(&mut self, now: u64, beat: &mut Beat) {
+        if !self.advance(now, beat) {
+            return;
+        }
+        while !self.frontier.wait_for(Watermark::MAX, Duration::from_millis(100)) {
+            if self.failure.failed() {
+                return;
+            }
+        }
+        let oldest_needed = self.router.online_instant(0).unwrap_or(i64::MIN);
+        let end = Advance { watermark: Watermark::MAX, frontier: Watermark::MAX, oldest_needed, reason: CloseReason::End };
+        self.tell(LaneInput::Advance(end));
+    }
+
+    fn wait_for_commit(&self) -> bool {
+        loop {
+            match self.committed.recv_timeout(Duration::from_millis(100)) {
+                Ok(_) => return true,
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) if !self.failure.failed() => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn show(&self, now: u64, beat: &Beat) {
+        for (name, account) in self.names.streams.iter().zip(self.router.accounts()) {
+            self.telemetry.stream(name, account);
+        }
+        for ((stream, kind), rows) in &beat.dead {
+            self.telemetry.dead_letters(&self.names.streams[*stream as usize], *kind, *rows);
+        }
+        self.telemetry.cell_watermark(Watermark(beat.watermark));
+        let (depth, capacity) = self.intake.depth();
+        self.telemetry.queue("decode", depth, capacity);
+        let holding = self.router.holding(now).into_iter().map(|stream| self.names.streams[stream as usize].clone());
+        let holding: Vec<String> = holding.collect();
+        let accounts = self.names.streams.iter().cloned().zip(self.router.accounts().iter().copied()).collect();
+        let instant = self.router.online_instant(self.cell.head_max_ms());
+        self.board.update(|view| {
+            view.now_ms = now;
+            view.streams = accounts;
+            view.records_this_run = beat.records;
+            view.watermark = (beat.watermark > i64::MIN).then_some(beat.watermark);
+            view.newest = self.router.online_instant(0);
+            view.online_instant = instant;
+            view.rows_written = self.gauges.iter().map(|gauge| gauge.rows.load(Ordering::Relaxed)).sum();
+            view.holding = holding;
+            view.dead_letters = beat.dead.values().sum();
+        });
+    }
+}
