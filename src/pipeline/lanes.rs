@@ -3,6 +3,7 @@
 use crate::cell::{Applied, Lane, LaneCut, LaneInput, LaneOutput};
 use crate::event::{EventTime, FeatureBatch, Watermark};
 use crate::join::ClosedRows;
+use crate::online::{OnlineSender, Version};
 use crate::pipeline::RunError;
 use crate::pipeline::sinks::SinkInput;
 use crossbeam_channel::{Receiver, Sender};
@@ -52,9 +53,34 @@ impl Frontier {
 pub struct LaneOutlets {
     pub sink: Sender<SinkInput>,
     pub cuts: Sender<CutPart>,
-    /// Takes feature values without blocking; gives them back when the online store cannot keep up.
-    pub online: Box<dyn Fn(FeatureBatch) + Send>,
+    pub online: OnlineOutlet,
     pub frontier: Arc<Frontier>,
+}
+
+/// Hands feature values to the online writer with versions that rise: an entity belongs to one lane, and a later process
+/// has a higher epoch.
+pub struct OnlineOutlet {
+    sender: OnlineSender,
+    birth_ms: u64,
+    epoch: u32,
+    cut: u64,
+    step: u32,
+}
+
+impl OnlineOutlet {
+    pub fn new(sender: OnlineSender, born_at_ms: i64, epoch: u64, cut: u64) -> Self {
+        OnlineOutlet { sender, birth_ms: born_at_ms.max(0) as u64, epoch: epoch as u32, cut, step: 0 }
+    }
+
+    fn at_cut(&mut self, cut: u64) {
+        (self.cut, self.step) = (cut, 0);
+    }
+
+    /// False when the writer is gone.
+    fn send(&mut self, batch: FeatureBatch) -> bool {
+        self.step += 1;
+        self.sender.send(batch, Version::new(self.birth_ms, self.epoch, self.cut, self.step)).is_ok()
+    }
 }
 
 /// One part of a commit; the committer waits for all of them.
@@ -65,12 +91,12 @@ pub enum CutPart {
     Rejected(Vec<crate::event::Rejected>),
 }
 
-pub fn run(number: usize, mut lane: Lane, input: Receiver<LaneInput>, outlets: LaneOutlets) -> Result<(), RunError> {
+pub fn run(number: usize, mut lane: Lane, input: Receiver<LaneInput>, mut outlets: LaneOutlets) -> Result<(), RunError> {
     let mut out = LaneOutput::default();
     for message in input {
         let roll = matches!(message, LaneInput::Cut { roll: true, .. });
         lane.step(message, &mut out);
-        if !deliver(number, &mut out, roll, &outlets) {
+        if !deliver(number, &mut out, roll, &mut outlets) {
             break;
         }
     }
@@ -83,14 +109,17 @@ pub fn deliver_restored(closed: Vec<(u16, ClosedRows)>, sink: &Sender<SinkInput>
 }
 
 /// Returns false when the other side is gone: the cell is going down.
-fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &LaneOutlets) -> bool {
+fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &mut LaneOutlets) -> bool {
     for (sample, rows) in out.closed.drain(..) {
         if outlets.sink.send(SinkInput::Closed { sample, rows, recount: true }).is_err() {
             return false;
         }
     }
-    out.online.drain(..).for_each(|batch| (outlets.online)(batch));
+    if !out.online.drain(..).all(|batch| outlets.online.send(batch)) {
+        return false;
+    }
     if let Some(cut) = out.cut.take() {
+        outlets.online.at_cut(cut.number);
         let marker = SinkInput::Cut { number: cut.number, roll };
         if outlets.sink.send(marker).is_err() || outlets.cuts.send(CutPart::Lane(number, cut)).is_err() {
             return false;

@@ -1,1 +1,62 @@
-//! Pipeline.
+//! Pipeline: wires a plan into running threads, keeps an eye on them, and brings them down together.
+//!
+//!   sources ─> decode workers ─> conductor ─> lanes ─> sinks ─┐
+//!                                    └── cut markers ──────────┴─> committer ─> manifest
+//!
+//! In: a checked plan. Out: samples in Parquet, features in the online store, a manifest chain.
+//! Holds: every queue is bounded and has a name; the first failure stops everything, and nothing is committed after it.
+//! Does not: decide anything about content.
+
+mod board;
+mod build;
+mod committer;
+mod conductor;
+mod intake;
+mod lanes;
+mod restore;
+mod sinks;
+mod sources;
+mod start;
+mod stop;
+
+pub use board::{Board, RunView};
+pub use build::{cell_spec, routed_streams};
+pub use restore::RestoreError;
+pub use start::{RunOptions, RunSummary, World, run};
+pub use stop::{Failure, StopSignal};
+
+use crate::commit::{ChainError, ObjectError};
+use crate::env::StoreError;
+use crate::event::PositionGap;
+use crate::sample::BuildError;
+use crate::sink::SinkError;
+use crate::source::SourceError;
+
+/// Why a run ended before its time.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("records are missing: {0}; restore the log, or start anew with --fresh")]
+    Gap(#[from] PositionGap),
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error("online store: {0}")]
+    Online(String),
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("cannot start thread {name}: {source}")]
+    Spawn { name: String, source: std::io::Error },
+    #[error("thread {name} panicked: {message}; this is a bug in conjoin, and nothing was committed after it")]
+    Panic { name: String, message: String },
+}

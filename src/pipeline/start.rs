@@ -1,0 +1,385 @@
+//! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
+
+use crate::cell::{Lane, feature_history};
+use crate::commit::{Chain, Identity, Layout, Manifest};
+use crate::config::{Plan, StreamPlan};
+use crate::decode::Decoder;
+use crate::env::{Clock, Entropy, LocalStore, Store};
+use crate::event::{KEY_GROUPS, PartitionId, Positions, Track};
+use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
+use crate::pipeline::build::{cell_spec, routed_streams};
+use crate::pipeline::committer::{BookNames, Committer, DEAD_LETTERS, GroupNames, SampleNames};
+use crate::pipeline::conductor::{Conductor, Ending, Names};
+use crate::pipeline::intake::{Intake, PauseList};
+use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
+use crate::pipeline::restore::{self, Objects};
+use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
+use crate::pipeline::{Board, Failure, RunError, StopSignal, lanes, sources};
+use crate::route::Router;
+use crate::sink::{DeadLetterSink, FileNaming, ParquetSink, sweep_orphans};
+use crate::telemetry::Telemetry;
+use crossbeam_channel::bounded;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Cut parts and rejects that wait for the committer.
+const CUT_QUEUE_MAX: usize = 64;
+/// How long the end of a run waits for the online store to take what is left.
+const ONLINE_FLUSH_MAX: Duration = Duration::from_secs(30);
+
+/// How a pipeline is to run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunOptions {
+    /// Stop at the end that each Kafka partition has now.
+    pub until_end: bool,
+    /// With `until_end`, close what is pending. File inputs always close by themselves.
+    pub close: bool,
+    /// Forget all state first.
+    pub fresh: bool,
+}
+
+/// Everything of the outside that a run touches, apart from its inputs.
+pub struct World {
+    pub clock: Arc<dyn Clock>,
+    pub entropy: Arc<dyn Entropy>,
+    pub online: Arc<dyn OnlineStore>,
+    pub telemetry: Arc<Telemetry>,
+    pub board: Board,
+    pub stop: StopSignal,
+}
+
+/// How a run went.
+#[derive(Clone, Debug)]
+pub struct RunSummary {
+    pub view: crate::pipeline::RunView,
+    /// The manifest that the run ended with.
+    pub head: u64,
+    /// Feature rows that the online store did not take in time; they are written again at the next start.
+    pub online_left: u64,
+}
+
+/// Runs the plan until its inputs end, a stop is requested, or something fails.
+pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSummary, RunError> {
+    let state: Arc<dyn Store> = Arc::new(LocalStore::open(&plan.state.path)?);
+    if options.fresh {
+        for object in state.list("")? {
+            state.delete(&object.path)?;
+        }
+    }
+    let started_ms = world.clock.monotonic_ms();
+    world.board.update(|view| {
+        view.started_ms = started_ms;
+        view.now_ms = started_ms;
+        view.running = true;
+    });
+    let result = Start { plan, options, world: &world, state, started_ms }.run();
+    world.board.update(|view| view.running = false);
+    result
+}
+
+struct Start<'a> {
+    plan: Arc<Plan>,
+    options: RunOptions,
+    world: &'a World,
+    state: Arc<dyn Store>,
+    started_ms: u64,
+}
+
+impl Start<'_> {
+    fn run(self) -> Result<RunSummary, RunError> {
+        let writer = format!("{:08x}", self.world.entropy.next_u64() as u32);
+        let chain = Chain::claim(self.state.clone(), &self.identity(writer.clone()))?;
+        let head = chain.head().clone();
+        let positions = self.positions(&head)?;
+        let until_end = self.options.until_end;
+        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)? else {
+            return Ok(self.summary(head.number, 0));
+        };
+        let partitions: Vec<PartitionId> = opened.sources.iter().flat_map(|source| source.partitions()).collect();
+        let cell = Arc::new(cell_spec(&self.plan));
+        let router = self.router(&cell, &partitions, positions, &head);
+
+        let failure = Failure::new(self.world.stop.clone());
+        let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
+        let (done_in, done_out) = bounded(2);
+        let objects = restore::list(self.state.as_ref(), &head)?;
+        let sample_stores = self.sample_stores()?;
+        let names = self.names(&opened.files);
+        let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, writer)?;
+        committer.publish(&head)?;
+        self.sweep(&head, &sample_stores, &committer)?;
+
+        let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.next_u64())
+            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        let frontier = Frontier::new(cell.lanes);
+        let history = feature_history(&cell);
+        let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+        let restored = self.restore(&cell, &history, &objects, &head)?;
+        for (number, (lane, closed)) in restored.into_iter().enumerate() {
+            let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
+            let (sink_in, sink_out) = bounded(SINK_QUEUE_MAX);
+            let gauge = Arc::new(SinkGauge::default());
+            let sink = SinkThread {
+                lane: number,
+                samples: self.plan.samples.clone(),
+                sinks: self.parquet_sinks(number, &head, &sample_stores),
+                state: self.state.clone(),
+                clock: self.world.clock.clone(),
+                gauge: gauge.clone(),
+                cuts: cuts_in.clone(),
+            };
+            threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
+            let outlets = LaneOutlets {
+                sink: sink_in.clone(),
+                cuts: cuts_in.clone(),
+                online: OnlineOutlet::new(online.sender(), head.born_at_ms, head.epoch, head.cut),
+                frontier: frontier.clone(),
+            };
+            let body = move || match deliver_restored(closed, &sink_in) {
+                true => lanes::run(number, lane, lane_out, outlets),
+                false => Ok(()),
+            };
+            threads.push(failure.spawn(&format!("lane-{number}"), body));
+            lane_inputs.push(lane_in);
+            gauges.push(gauge);
+        }
+        threads.push(failure.spawn("committer", move || committer.run(cuts_out)));
+        let paused = PauseList::default();
+        let decoders = || self.decoders();
+        let workers = self.plan.state.lanes.max(1);
+        let mut intake =
+            Intake::start(opened.sources, workers, decoders, paused.clone(), self.world.stop.clone(), failure.clone());
+        threads.append(&mut intake.threads);
+        let conductor = Conductor {
+            router,
+            cell,
+            intake,
+            lanes: lane_inputs,
+            frontier,
+            cuts: cuts_in,
+            committed: done_out,
+            gauges,
+            paused,
+            names,
+            clock: self.world.clock.clone(),
+            telemetry: self.world.telemetry.clone(),
+            board: self.world.board.clone(),
+            stop: self.world.stop.clone(),
+            failure: failure.clone(),
+            commit_every_ms: self.plan.state.commit_every_ms as u64,
+            flush_ms: self.plan.online.flush_ms as u64,
+            ending: if self.options.until_end && !self.options.close { Ending::KeepPending } else { Ending::Close },
+            online: !self.plan.groups.is_empty(),
+            last_cut: head.cut,
+        };
+        threads.push(failure.spawn("conductor", move || conductor.run()));
+        for thread in threads {
+            // A thread's panic is the failure already.
+            let _ = thread.join();
+        }
+        let online_left = online.stop(ONLINE_FLUSH_MAX).map_or_else(|left| left.0.backlog_entities, |_| 0);
+        match failure.take() {
+            Some(error) => Err(error),
+            None => Ok(self.summary(self.world.board.view().commit_number.max(head.number), online_left)),
+        }
+    }
+
+    fn identity(&self, writer: String) -> Identity<'_> {
+        Identity {
+            pipeline: &self.plan.pipeline,
+            semantics: &self.plan.semantics,
+            writer,
+            chain: self.world.entropy.next_u64() as u32,
+            now_ms: self.world.clock.now_ms(),
+        }
+    }
+
+    fn summary(&self, head: u64, online_left: u64) -> RunSummary {
+        RunSummary { view: self.world.board.view(), head, online_left }
+    }
+
+    fn input_number(&self, name: &str) -> Option<u16> {
+        self.plan.inputs.iter().position(|input| input.name == name).map(|number| number as u16)
+    }
+
+    fn positions(&self, head: &Manifest) -> Result<Positions, RunError> {
+        let mut positions = Positions::default();
+        for entry in &head.inputs {
+            let Some(input) = self.input_number(&entry.name) else { continue };
+            for (partition, next) in &entry.next {
+                positions.set(PartitionId { input, partition: *partition }, *next);
+            }
+        }
+        Ok(positions)
+    }
+
+    fn router(
+        &self,
+        cell: &crate::cell::CellSpec,
+        partitions: &[PartitionId],
+        positions: Positions,
+        head: &Manifest,
+    ) -> Router {
+        let streams = routed_streams(&self.plan, cell, partitions);
+        let mut router = Router::new(streams, cell.lanes, self.world.clock.monotonic_ms());
+        let stream_number = |name: &str| self.plan.streams.iter().position(|stream| stream.name == name);
+        let tracks: Vec<Track> = head
+            .tracks
+            .iter()
+            .filter_map(|track| {
+                let partition = PartitionId { input: self.input_number(&track.input)?, partition: track.partition };
+                Some(Track { stream: stream_number(&track.stream)? as u16, partition, newest: track.newest })
+            })
+            .collect();
+        let accounts: Vec<_> =
+            self.plan.streams.iter().map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default()).collect();
+        router.restore(positions, &tracks, head.watermark, &accounts);
+        router
+    }
+
+    fn names(&self, files: &BTreeMap<u16, Vec<String>>) -> Names {
+        Names {
+            streams: self.plan.streams.iter().map(|stream| stream.name.clone()).collect(),
+            inputs: self.plan.inputs.iter().map(|input| input.name.clone()).collect(),
+            files: files.clone(),
+        }
+    }
+
+    fn sample_stores(&self) -> Result<Vec<Option<Arc<dyn Store>>>, RunError> {
+        let open = |path: &Path| Ok(Arc::new(LocalStore::open(path)?) as Arc<dyn Store>);
+        self.plan.samples.iter().map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose()).collect()
+    }
+
+    fn naming(&self, sample: &str, lane: usize, head: &Manifest) -> FileNaming {
+        FileNaming {
+            pipeline: self.plan.pipeline.clone(),
+            sample: sample.into(),
+            chain: head.chain,
+            lane: lane as u16,
+            epoch: head.epoch,
+        }
+    }
+
+    fn parquet_sinks(&self, lane: usize, head: &Manifest, stores: &[Option<Arc<dyn Store>>]) -> Vec<Option<ParquetSink>> {
+        let sinks = self.plan.samples.iter().zip(stores).map(|(sample, store)| {
+            let (spec, store) = (sample.parquet.as_ref()?, store.as_ref()?);
+            let naming = self.naming(&sample.sample.name, lane, head);
+            Some(ParquetSink::new(spec, sample.sample.schema.clone(), naming, store.clone()))
+        });
+        sinks.collect()
+    }
+
+    fn committer(
+        &self,
+        chain: Chain,
+        objects: Objects,
+        stores: &[Option<Arc<dyn Store>>],
+        done: crossbeam_channel::Sender<crate::pipeline::committer::Committed>,
+        writer: String,
+    ) -> Result<Committer, RunError> {
+        let plan = &self.plan;
+        let head = chain.head();
+        let naming = self.naming(DEAD_LETTERS, 0, head);
+        let dead_letter_store: Arc<dyn Store> = Arc::new(LocalStore::open(plan.state.path.join("dead-letters"))?);
+        let streams: Vec<String> = plan.streams.iter().map(|stream| stream.name.clone()).collect();
+        let inputs: Vec<String> = plan.inputs.iter().map(|input| input.name.clone()).collect();
+        let sample_name = |sample: &crate::config::SamplePlan| sample.sample.name.clone();
+        let samples = plan.samples.iter().map(|sample| SampleNames {
+            name: sample_name(sample),
+            joins: sample.join.labels.iter().map(|label| label.name.clone()).collect(),
+        });
+        let groups = plan.groups.iter().map(|group| GroupNames {
+            name: group.name.clone(),
+            streams: group.uses.iter().map(|feature| streams[feature.stream as usize].clone()).collect(),
+        });
+        let names = BookNames { samples: samples.collect(), groups: groups.collect() };
+        Ok(Committer {
+            dead_letters: DeadLetterSink::new(&streams, &inputs, naming, dead_letter_store.clone()),
+            dead_letter_store,
+            layout: Layout {
+                lanes: plan.state.lanes,
+                key_groups: KEY_GROUPS,
+                samples: plan.samples.iter().map(sample_name).collect(),
+                groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
+                streams,
+            },
+            samples: plan.samples.iter().map(sample_name).zip(stores.iter().cloned()).collect(),
+            chain,
+            state: self.state.clone(),
+            objects,
+            clock: self.world.clock.clone(),
+            telemetry: self.world.telemetry.clone(),
+            board: self.world.board.clone(),
+            done,
+            writer,
+            names,
+            files: BTreeMap::new(),
+        })
+    }
+
+    /// Deletes staged files and state objects of earlier epochs that the manifest does not name: their writers are
+    /// fenced, so nothing can ever name them.
+    fn sweep(&self, head: &Manifest, stores: &[Option<Arc<dyn Store>>], committer: &Committer) -> Result<(), RunError> {
+        let keep: BTreeSet<String> = head.files.iter().map(|entry| entry.file.staged.clone()).collect();
+        for (sample, store) in self.plan.samples.iter().zip(stores) {
+            if let Some(store) = store {
+                sweep_orphans(store.as_ref(), &self.naming(&sample.sample.name, 0, head), &keep)?;
+            }
+        }
+        sweep_orphans(committer.dead_letter_store.as_ref(), &self.naming(DEAD_LETTERS, 0, head), &keep)?;
+        let named: BTreeSet<&str> = head.objects.iter().map(|object| object.path.as_str()).collect();
+        for object in self.state.list("state/")? {
+            if !named.contains(object.path.as_str()) {
+                self.state.delete(&object.path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings every lane back to the manifest, each in a thread of its own.
+    #[expect(clippy::type_complexity, reason = "a lane and what it closed again")]
+    fn restore(
+        &self,
+        cell: &Arc<crate::cell::CellSpec>,
+        history: &crate::cell::FeatureHistory,
+        objects: &Objects,
+        head: &Manifest,
+    ) -> Result<Vec<(Lane, Vec<(u16, crate::join::ClosedRows)>)>, RunError> {
+        let restore_one = |number: usize| {
+            let mut lane = Lane::new(number, cell.clone(), history.clone());
+            let closed =
+                restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head)?;
+            Ok::<_, RunError>((lane, closed))
+        };
+        let lanes: Result<Vec<_>, RunError> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..cell.lanes).map(|number| scope.spawn(move || restore_one(number))).collect();
+            let joined = threads.into_iter().map(|thread| {
+                thread.join().unwrap_or_else(|_| {
+                    Err(RunError::Panic { name: "restore".into(), message: "see the log".into() })
+                })
+            });
+            joined.collect()
+        });
+        let lanes = lanes?;
+        let restored_rows: u64 = lanes.iter().flat_map(|(lane, _)| lane.counts().samples).map(|sample| sample.anchor.pending).sum();
+        let expected: u64 = head.counts.samples.iter().map(|sample| sample.anchor.pending).sum();
+        crate::invariant!(F15, restored_rows == expected, "{restored_rows} rows are pending after a restore, the manifest says {expected}");
+        let took = self.world.clock.monotonic_ms() - self.started_ms;
+        self.world.board.update(|view| {
+            view.restored_rows = restored_rows;
+            view.restored_ms = took;
+            view.counts = head.counts.clone();
+            view.totals = head.totals;
+            view.commit_number = head.number;
+        });
+        Ok(lanes)
+    }
+
+    fn decoders(&self) -> Vec<Vec<Decoder>> {
+        let decoder = |stream: &StreamPlan| Decoder::new(stream.decode.clone());
+        let inputs = self.plan.inputs.iter();
+        inputs.map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect()).collect()
+    }
+}
