@@ -2,6 +2,7 @@
 
 use crate::commit::StateSpec;
 use crate::decode::DecodeSpec;
+use crate::event::DurationMs;
 use crate::feature::GroupSpec;
 use crate::join::JoinSpec;
 use crate::model::ModelSpec;
@@ -40,6 +41,8 @@ pub struct SamplePlan {
     pub join: JoinSpec,
     pub sample: SampleSpec,
     pub parquet: Option<ParquetSpec>,
+    /// A label stream that lags by more is reported as cut off; closing waits for it in any case.
+    pub guard_max_lag_ms: DurationMs,
 }
 
 #[derive(Clone, Debug)]

@@ -1,0 +1,206 @@
+//! Joins of a sample: which labels belong to an impression.
+
+use super::streams::{self, StreamDraft};
+use super::{Checker, defaults, duration_or};
+use crate::config::raw::{Entries, Join, Sample, TakeLabels};
+use crate::config::tree::Path;
+use crate::event::{ColumnType, DurationMs};
+use crate::join::{JoinSpec, LabelSpec, Take};
+
+/// Time buckets per longest window, and the bounds of their width.
+const BUCKETS_PER_WINDOW: DurationMs = 64;
+const BUCKET_MS_MIN: DurationMs = 1_000;
+const BUCKET_MS_MAX: DurationMs = 60_000;
+
+pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[StreamDraft], path: &Path) -> JoinSpec {
+    let Entries(joins) = &raw.join;
+    let mut labels = Vec::with_capacity(joins.len());
+    for (name, join) in joins {
+        let at = path.key("join").key(name);
+        match label(c, name, join, anchor, streams, &at) {
+            Some(spec) => labels.push(spec),
+            None => c.cut(at),
+        }
+    }
+    let anchor = &streams[anchor].plan;
+    let mut spec = JoinSpec {
+        anchor: anchor.decode.stream,
+        labels,
+        bucket_ms: 0,
+        dedup_horizon_ms: anchor.time.lateness_ms + duration_or(&raw.dedup_horizon, defaults::DEDUP_HORIZON),
+    };
+    let rounded = (spec.longest_ms() / BUCKETS_PER_WINDOW + 500) / 1_000 * 1_000;
+    spec.bucket_ms = rounded.clamp(BUCKET_MS_MIN, BUCKET_MS_MAX);
+    spec
+}
+
+fn label(
+    c: &mut Checker<'_>,
+    name: &str,
+    raw: &Join,
+    anchor: usize,
+    streams: &[StreamDraft],
+    path: &Path,
+) -> Option<LabelSpec> {
+    let stream = streams::find(c, streams, &raw.stream, &path.key("stream"))?;
+    if stream == anchor {
+        c.error(&path.key("stream"), format!("`{}`, the impression stream itself", raw.stream))
+            .expected("a stream of labels");
+        return None;
+    }
+    let draft = &streams[stream];
+    meets(c, &streams[anchor], draft, path);
+    let take = take(c, raw, draft, path);
+    let select = select(c, raw, draft, path);
+    let filter = match &raw.filter {
+        None => None,
+        Some(sql) => Some(c.condition(&path.key("where"), sql, &draft.scope(), &[draft.path.key("columns")])?),
+    };
+    Some(LabelSpec {
+        name: name.into(),
+        stream: draft.plan.decode.stream,
+        within_ms: raw.within.ms,
+        before_ms: duration_or(&raw.before, defaults::BEFORE),
+        take: take?,
+        select: select?,
+        filter,
+    })
+}
+
+/// Impressions and labels must have keys of one shape, and land in the same lane.
+fn meets(c: &mut Checker<'_>, anchor: &StreamDraft, label: &StreamDraft, path: &Path) {
+    let set = |draft: &StreamDraft, set: usize| draft.plan.decode.key_sets[set].clone();
+    let (anchor_key, label_key) = (set(anchor, anchor.plan.decode.key), set(label, label.plan.decode.key));
+    let (anchor_route, label_route) = (set(anchor, anchor.plan.decode.route), set(label, label.plan.decode.route));
+    let at = path.key("stream");
+    if !same_shape(c, "key", (anchor, &anchor_key), (label, &label_key), &at)
+        || !same_shape(c, "partition_by", (anchor, &anchor_route), (label, &label_route), &at)
+    {
+        return;
+    }
+    let in_key = |key: &[usize], route: &[usize]| -> Option<Vec<usize>> {
+        route.iter().map(|column| key.iter().position(|known| known == column)).collect()
+    };
+    match (in_key(&anchor_key, &anchor_route), in_key(&label_key, &label_route)) {
+        (Some(a), Some(b)) if a != b => {
+            c.error(
+                &at,
+                format!(
+                    "`{}` partitioned by {} and `{}` by {}",
+                    anchor.name(),
+                    anchor.shown(&anchor_route),
+                    label.name(),
+                    label.shown(&label_route)
+                ),
+            )
+            .expected("the same part of the key in both")
+            .help("otherwise an impression and its labels land in different lanes and never meet");
+        }
+        (Some(_), Some(_)) => {}
+        _ => {
+            c.warn(
+                &at,
+                format!(
+                    "`{}` is partitioned by {}, `{}` by {}, which are not made of key columns",
+                    anchor.name(),
+                    anchor.shown(&anchor_route),
+                    label.name(),
+                    label.shown(&label_route)
+                ),
+            )
+            .help(
+                "labels whose value differs from their impression's (a user who logs in in between) never match; \
+                 partition by key columns to be sure",
+            );
+        }
+    }
+}
+
+fn same_shape(
+    c: &mut Checker<'_>,
+    what: &str,
+    (anchor, anchor_columns): (&StreamDraft, &[usize]),
+    (label, label_columns): (&StreamDraft, &[usize]),
+    at: &Path,
+) -> bool {
+    let shown = |draft: &StreamDraft, columns: &[usize]| format!("[{}]", draft.shown(columns));
+    if anchor_columns.len() != label_columns.len() {
+        c.error(at, format!("the `{what}` {} of `{}`", shown(label, label_columns), label.name()))
+            .expected(format!(
+                "{} columns, as {} of `{}`",
+                anchor_columns.len(),
+                shown(anchor, anchor_columns),
+                anchor.name()
+            ))
+            .help(format!("the `{what}` of an impression and of its labels is matched by position (default: key)"));
+        return false;
+    }
+    let types = anchor.types(anchor_columns).into_iter().zip(label.types(label_columns));
+    for (index, (anchor_type, label_type)) in types.enumerate() {
+        if !super::features::same_key_type(anchor_type, label_type) {
+            let column = |draft: &StreamDraft, columns: &[usize]| draft.columns()[columns[index]].name.clone();
+            c.error(
+                at,
+                format!(
+                    "`{}` of type {} in the `{what}` of `{}`",
+                    column(label, label_columns),
+                    label_type.name(),
+                    label.name()
+                ),
+            )
+            .expected(format!("{}, as `{}` of `{}`", anchor_type.name(), column(anchor, anchor_columns), anchor.name()))
+            .help("keys match by position, and values of different types are never equal");
+            return false;
+        }
+    }
+    true
+}
+
+fn take(c: &mut Checker<'_>, raw: &Join, draft: &StreamDraft, path: &Path) -> Option<Take> {
+    let at = path.key("take");
+    let (key, column) = match &raw.take {
+        None if c.is_cut(&at) => return None,
+        None | Some(TakeLabels::First) => return Some(Take::First),
+        Some(TakeLabels::Last) => return Some(Take::Last),
+        Some(TakeLabels::Any) => return Some(Take::Any),
+        Some(TakeLabels::Count) => return Some(Take::Count),
+        Some(TakeLabels::All(_)) => return None,
+        Some(TakeLabels::Sum(column)) => ("sum", column),
+        Some(TakeLabels::Min(column)) => ("min", column),
+        Some(TakeLabels::Max(column)) => ("max", column),
+    };
+    let at = at.key(key);
+    let index = draft.column(c, column, &at)?;
+    let column_type = draft.columns()[index].column_type;
+    use ColumnType::{Float32, Float64, Int32, Int64, Timestamp};
+    let fits = matches!(column_type, Int32 | Int64 | Float32 | Float64) || (column_type == Timestamp && key != "sum");
+    if !fits {
+        let expected = if key == "sum" { "a number" } else { "a number or a timestamp" };
+        c.error(&at, format!("`{column}` of type {}", column_type.name())).expected(expected);
+        return None;
+    }
+    Some(match key {
+        "sum" => Take::Sum(index),
+        "min" => Take::Min(index),
+        _ => Take::Max(index),
+    })
+}
+
+fn select(c: &mut Checker<'_>, raw: &Join, draft: &StreamDraft, path: &Path) -> Option<Vec<usize>> {
+    let at = path.key("select");
+    let whole = matches!(raw.take, None | Some(TakeLabels::First | TakeLabels::Last));
+    let Some(names) = &raw.select else {
+        if c.is_cut(&at) {
+            return None;
+        }
+        return Some(if whole { vec![draft.plan.decode.time] } else { Vec::new() });
+    };
+    if !whole {
+        c.error(&at, "`select` beside this `take`")
+            .expected("`take: first` or `take: last`")
+            .help("any, count, sum, min and max give one column of their own");
+        return None;
+    }
+    let names = crate::config::raw::Names { names: names.clone(), list: true };
+    draft.all_columns(c, &names, &at)
+}

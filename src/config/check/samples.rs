@@ -1,0 +1,283 @@
+//! Samples: anchor, joins, features, computed columns and what is written of them.
+
+use super::features::{GroupDraft, same_key_type};
+use super::streams::{self, StreamDraft};
+use super::wide::Wide;
+use super::{Checker, defaults, duration_or, joins, name_path, size_or};
+use crate::config::diagnostic::suggestion;
+use crate::config::plan::SamplePlan;
+use crate::config::raw::{Codec, Folder, GroupUse, Names, Parquet, Pipeline, Sample};
+use crate::config::tree::Path;
+use crate::event::DurationMs;
+use crate::sample::{ComputedColumn, NegativesSpec, SampleGroup, SampleSpec};
+use crate::sink::{Compression, ParquetSpec, TimeFolder};
+use arrow::datatypes::{DataType, Field, Schema};
+use std::sync::Arc;
+
+/// The column that negative sampling adds behind the selected ones.
+pub const SAMPLE_WEIGHT: &str = "sample_weight";
+
+pub struct SampleDraft {
+    pub plan: SamplePlan,
+}
+
+pub fn check(
+    c: &mut Checker<'_>,
+    raw: &Pipeline,
+    streams: &mut [StreamDraft],
+    groups: &[GroupDraft],
+    flush_ms: DurationMs,
+) -> Vec<SampleDraft> {
+    let mut drafts = Vec::new();
+    for (name, sample) in raw.samples.iter() {
+        let path = Path::of(&["samples", name]);
+        match one(c, name, sample, streams, groups, flush_ms, &path) {
+            Some(plan) => drafts.push(SampleDraft { plan }),
+            None => c.cut(path),
+        }
+    }
+    drafts
+}
+
+fn one(
+    c: &mut Checker<'_>,
+    name: &str,
+    raw: &Sample,
+    streams: &mut [StreamDraft],
+    groups: &[GroupDraft],
+    flush_ms: DurationMs,
+    path: &Path,
+) -> Option<SamplePlan> {
+    let parquet =
+        raw.write.parquet.as_ref().and_then(|parquet| parquet_of(c, parquet, &path.key("write").key("parquet")));
+    if raw.write.parquet.is_none() && !c.is_cut(&path.key("write")) {
+        c.warn(path, "the rows are written nowhere").help("add `write: { parquet: { path: out/samples } }`");
+    }
+    let anchor = streams::find(c, streams, &raw.from, &path.key("from"))?;
+    let join = joins::check(c, raw, anchor, streams, path);
+    let mut wide = Wide::default();
+    wide.anchor(c, &streams[anchor], &path.key("from"));
+    wide.joins(c, &join, streams, path);
+    let sample_groups = stitched(c, raw, anchor, streams, groups, &mut wide, path);
+
+    let sources = [
+        streams[anchor].path.key("columns"),
+        path.key("join"),
+        path.key("features"),
+        path.key("columns"),
+        Path::of(&["features"]),
+    ];
+    let mut columns = Vec::new();
+    for (column, sql) in raw.columns.iter() {
+        let at = path.key("columns").key(column);
+        if let Some(expression) = c.compile(&at, sql, wide.scope(), &sources) {
+            wide.computed(c, column, expression.data_type.clone(), expression.nullable, &at);
+            columns.push(ComputedColumn { name: column.to_string(), expression });
+        }
+    }
+    let negatives = negatives(c, raw, &wide, &sources, path);
+    let (select, schema) = written(c, raw, &wide, path)?;
+    let sample = SampleSpec {
+        name: name.into(),
+        serving_lag_ms: raw.serving_lag.as_ref().map_or(flush_ms, |lag| lag.ms),
+        groups: sample_groups,
+        columns,
+        select,
+        negatives,
+        wide: wide.schema(),
+        schema: Arc::new(schema),
+    };
+    let guard_max_lag_ms = duration_or(&raw.guard.max_lag, defaults::MAX_LAG);
+    Some(SamplePlan { join, sample, parquet, guard_max_lag_ms })
+}
+
+/// The feature groups of a sample, and where its impressions hold their entities.
+fn stitched(
+    c: &mut Checker<'_>,
+    raw: &Sample,
+    anchor: usize,
+    streams: &mut [StreamDraft],
+    groups: &[GroupDraft],
+    wide: &mut Wide,
+    path: &Path,
+) -> Vec<SampleGroup> {
+    let mut found: Vec<SampleGroup> = Vec::new();
+    for (index, used) in raw.features.iter().enumerate() {
+        let at = path.key("features").index(index);
+        let (name, by) = match used {
+            GroupUse::Name(name) => (name, None),
+            GroupUse::By(used) => (&used.group, Some(&used.by)),
+        };
+        let Some(number) = groups.iter().position(|group| group.spec.name == *name) else {
+            let known: Vec<&str> = groups.iter().map(|group| group.spec.name.as_str()).collect();
+            c.unknown(&at, "feature group", name, known, &Path::of(&["features", name]));
+            c.cut(at);
+            continue;
+        };
+        if found.iter().any(|known| known.group == number) {
+            c.error(&at, format!("the group `{name}` twice")).expected("each group once");
+            continue;
+        }
+        match entity_columns(c, &groups[number], by, &streams[anchor], &at) {
+            Some(columns) => {
+                wide.group(c, &groups[number], &at);
+                found.push(SampleGroup { group: number, key_set: streams[anchor].key_set(columns) });
+            }
+            None => c.cut(at),
+        }
+    }
+    found
+}
+
+fn entity_columns(
+    c: &mut Checker<'_>,
+    group: &GroupDraft,
+    by: Option<&Names>,
+    anchor: &StreamDraft,
+    at: &Path,
+) -> Option<Vec<usize>> {
+    let entity = &group.spec.entity;
+    let columns = match by {
+        Some(by) if by.names.len() != entity.len() => {
+            c.error(&at.key("by"), format!("{} column(s)", by.names.len()))
+                .expected(format!("{}, one for each of the entity's", entity.len()));
+            return None;
+        }
+        Some(by) => anchor.all_columns(c, by, &at.key("by"))?,
+        None => {
+            let mut columns = Vec::with_capacity(entity.len());
+            for (name, _) in entity {
+                let found = anchor.columns().iter().position(|column| column.name == *name);
+                if found.is_none() && !c.is_cut(&anchor.path.key("columns")) {
+                    c.error(at, format!("the impression stream `{}` has no column `{name}`", anchor.name())).help(
+                        format!(
+                            "say where it holds the entity: `{{ group: {}, by: <column of {}> }}`",
+                            group.spec.name,
+                            anchor.name()
+                        ),
+                    );
+                }
+                columns.push(found?);
+            }
+            columns
+        }
+    };
+    for (index, (&column, (name, expected))) in columns.iter().zip(entity).enumerate() {
+        let column = &anchor.columns()[column];
+        if !same_key_type(column.column_type, *expected) {
+            let at = by.map(|by| name_path(&at.key("by"), by, index)).unwrap_or_else(|| at.clone());
+            c.error(&at, format!("`{}` of type {}", column.name, column.column_type.name())).expected(format!(
+                "{}, as the entity `{name}` of `{}`",
+                expected.name(),
+                group.path
+            ));
+            return None;
+        }
+    }
+    Some(columns)
+}
+
+fn negatives(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, sources: &[Path], path: &Path) -> Option<NegativesSpec> {
+    let negatives = raw.negatives.as_ref()?;
+    let at = path.key("negatives");
+    if !(negatives.keep > 0.0 && negatives.keep <= 1.0) {
+        c.error(&at.key("keep"), format!("`{}`", negatives.keep))
+            .expected("a share above 0 and up to 1")
+            .help("0.1 keeps every tenth; to drop rows entirely filter the stream with `where`");
+    }
+    if let Some(field) = wide.fields().iter().find(|field| field.name() == SAMPLE_WEIGHT) {
+        c.error(&at, format!("a column `{}` in the rows already", field.name()))
+            .expected("no other column of that name")
+            .help("negative sampling writes `sample_weight`: rename the other");
+    }
+    let filter = c.condition(&at.key("where"), &negatives.filter, wide.scope(), sources)?;
+    Some(NegativesSpec { filter, keep: negatives.keep })
+}
+
+/// What is written: indices into the wide layout and the schema of the rows.
+fn written(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, path: &Path) -> Option<(Vec<usize>, Schema)> {
+    let at = path.key("select");
+    let fields = wide.fields();
+    let complete = !["join", "features", "columns"].iter().any(|key| c.is_cut(&path.key(key)));
+    let mut sound = true;
+    let mut numbers = |c: &mut Checker<'_>, key: &str, names: &[String]| -> Vec<usize> {
+        let mut found = Vec::with_capacity(names.len());
+        for (index, name) in names.iter().enumerate() {
+            match fields.iter().position(|field| field.name() == name) {
+                Some(number) if found.contains(&number) => {
+                    c.error(&at.key(key).index(index), format!("the column `{name}` twice"))
+                        .expected("each column once");
+                }
+                Some(number) => found.push(number),
+                None => {
+                    sound = false;
+                    if complete {
+                        let known = fields.iter().map(|field| field.name().as_str());
+                        let help = suggestion(name, known).unwrap_or_default();
+                        c.error(&at.key(key).index(index), format!("unknown column `{name}`")).help(help);
+                    }
+                }
+            }
+        }
+        found
+    };
+    let select: Vec<usize> = match (&raw.select.include, &raw.select.exclude) {
+        (Some(_), Some(_)) => {
+            c.error(&at, "both `include` and `exclude`").expected("one of them");
+            return None;
+        }
+        (Some(include), None) => numbers(c, "include", include),
+        (None, Some(exclude)) => {
+            let excluded = numbers(c, "exclude", exclude);
+            (0..fields.len()).filter(|index| !excluded.contains(index)).collect()
+        }
+        (None, None) => (0..fields.len()).collect(),
+    };
+    if select.is_empty() && sound && complete {
+        c.error(&at, "no column is left").expected("at least one column");
+    }
+    let mut schema: Vec<Field> = select.iter().map(|&index| fields[index].clone()).collect();
+    if raw.negatives.is_some() {
+        schema.push(Field::new(SAMPLE_WEIGHT, DataType::Float64, false));
+    }
+    sound.then(|| (select, Schema::new(schema)))
+}
+
+fn parquet_of(c: &mut Checker<'_>, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {
+    let at = path.key("path");
+    if raw.path.contains("://") {
+        c.error(&at, format!("`{}`: object stores are not supported yet", raw.path)).help("give a local folder");
+        return None;
+    }
+    if raw.path.is_empty() {
+        c.error(&at, "an empty path").expected("a folder");
+    }
+    let folders = match raw.partition_by.as_slice() {
+        [] => Vec::new(),
+        [Folder::Date] => vec![TimeFolder::Date],
+        [Folder::Date, Folder::Hour] => vec![TimeFolder::Date, TimeFolder::Hour],
+        _ => {
+            c.error(&path.key("partition_by"), "these folders").expected("`[date]` or `[date, hour]`");
+            Vec::new()
+        }
+    };
+    let compression = match raw.compression.unwrap_or(Codec::Zstd) {
+        Codec::Zstd => Compression::Zstd { level: raw.level.unwrap_or(defaults::ZSTD_LEVEL) },
+        Codec::Snappy => Compression::Snappy,
+        Codec::None => Compression::None,
+    };
+    if raw.level.is_some() && !matches!(compression, Compression::Zstd { .. }) {
+        c.error(&path.key("level"), "a level without zstd").expected("`compression: zstd`");
+    }
+    let roll_bytes = size_or(&raw.roll.size, defaults::ROLL_SIZE);
+    if roll_bytes == 0 {
+        c.error(&path.key("roll").key("size"), "`0`").expected("a size above 0, such as 128MB");
+    }
+    Some(ParquetSpec {
+        path: raw.path.as_str().into(),
+        folders,
+        roll_bytes,
+        roll_age_ms: duration_or(&raw.roll.age, defaults::ROLL_AGE),
+        compression,
+    })
+}

@@ -1,0 +1,110 @@
+//! Wide: the layout over which a sample's expressions are computed, and the names its columns have there and in the rows.
+
+use super::Checker;
+use super::features::GroupDraft;
+use super::streams::StreamDraft;
+use crate::config::sql::Scope;
+use crate::config::tree::Path;
+use crate::join::{JoinSpec, LabelSpec, Take};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use std::sync::Arc;
+
+/// Grows column by column in the order of [`SampleSpec`](crate::sample::SampleSpec)'s wide layout.
+#[derive(Default)]
+pub struct Wide {
+    fields: Vec<Field>,
+    scope: Scope,
+}
+
+impl Wide {
+    /// Adds a column by its name in the rows and its name in expressions.
+    fn push(
+        &mut self,
+        c: &mut Checker<'_>,
+        at: &Path,
+        output: String,
+        name: String,
+        data_type: DataType,
+        nullable: bool,
+    ) {
+        if self.fields.iter().any(|field| *field.name() == output) {
+            c.error(at, format!("a second column `{output}` in the rows"))
+                .expected("names that are unique in a sample")
+                .help("join columns are written as `<join>_<column>`, feature outputs as `<aggregate>_<window>`: rename one");
+            // Placeholder under a name nobody can write, so that later columns keep their place.
+            self.fields.push(Field::new(format!("{output} #{}", self.fields.len()), data_type.clone(), nullable));
+            self.scope.push(format!("{name} #{}", self.fields.len()), data_type, nullable);
+            return;
+        }
+        self.fields.push(Field::new(output, data_type.clone(), nullable));
+        self.scope.push(name, data_type, nullable);
+    }
+
+    pub fn anchor(&mut self, c: &mut Checker<'_>, anchor: &StreamDraft, at: &Path) {
+        for field in anchor.plan.decode.schema.fields() {
+            self.push(
+                c,
+                at,
+                field.name().clone(),
+                field.name().clone(),
+                field.data_type().clone(),
+                field.is_nullable(),
+            );
+        }
+    }
+
+    pub fn joins(&mut self, c: &mut Checker<'_>, join: &JoinSpec, streams: &[StreamDraft], path: &Path) {
+        for label in &join.labels {
+            let at = path.key("join").key(&label.name);
+            let schema = &streams[label.stream as usize].plan.decode.schema;
+            for (suffix, data_type, nullable) in label_columns(label, schema) {
+                let output = match label.take {
+                    Take::Any => label.name.clone(),
+                    _ => format!("{}_{suffix}", label.name),
+                };
+                self.push(c, &at, output, format!("{}.{suffix}", label.name), data_type, nullable);
+            }
+        }
+    }
+
+    pub fn group(&mut self, c: &mut Checker<'_>, group: &GroupDraft, at: &Path) {
+        for field in group.spec.outputs.fields() {
+            self.push(c, at, field.name().clone(), field.name().clone(), field.data_type().clone(), true);
+        }
+    }
+
+    pub fn computed(&mut self, c: &mut Checker<'_>, name: &str, data_type: DataType, nullable: bool, at: &Path) {
+        self.push(c, at, name.into(), name.into(), data_type, nullable);
+    }
+
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub fn fields(&self) -> &[Field] {
+        &self.fields
+    }
+
+    pub fn schema(&self) -> SchemaRef {
+        Arc::new(Schema::new(self.fields.clone()))
+    }
+}
+
+/// What one join adds: the part of the name behind the join's, type, whether it may be null.
+fn label_columns(label: &LabelSpec, schema: &SchemaRef) -> Vec<(String, DataType, bool)> {
+    let column = |index: usize| {
+        let field = schema.field(index);
+        (field.name().clone(), field.data_type().clone(), true)
+    };
+    match label.take {
+        Take::First | Take::Last => label.select.iter().map(|&index| column(index)).collect(),
+        Take::Any => vec![("any".into(), DataType::Boolean, false)],
+        Take::Count => vec![("count".into(), DataType::Int64, false)],
+        Take::Min(index) | Take::Max(index) => vec![column(index)],
+        Take::Sum(index) => {
+            let (name, data_type, nullable) = column(index);
+            let integer = matches!(data_type, DataType::Int32 | DataType::Int64);
+            vec![(name, if integer { DataType::Int64 } else { DataType::Float64 }, nullable)]
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Defaults: what a key means when it is absent, as it would be written; the reference shows the same text.
+
+pub const LATENESS: &str = "5s";
+pub const IDLE_AFTER: &str = "30s";
+pub const MAX_DRIFT: &str = "5m";
+pub const MAX_FUTURE: &str = "1h";
+pub const MIN_TIME: &str = "2000-01-01T00:00:00Z";
+pub const EXPLODE_MAX: u32 = 500;
+pub const HEAD: &str = "1s";
+pub const BEFORE: &str = "0s";
+pub const DEDUP_HORIZON: &str = "0s";
+pub const MAX_LAG: &str = "5m";
+pub const ROLL_SIZE: &str = "128MB";
+pub const ROLL_AGE: &str = "5m";
+pub const ZSTD_LEVEL: i32 = 3;
+pub const FLUSH: &str = "200ms";
+pub const PIPELINE_COMMANDS_MAX: u32 = 500;
+pub const COMMIT_EVERY: &str = "10s";
+pub const MEMORY: &str = "1GB";
+pub const LISTEN: &str = "127.0.0.1:8080";

@@ -1,0 +1,18 @@
+//! Raw: a pipeline file as serde types, one field per key; the doc comments are the reference for users.
+//!
+//! docs/CONFIG.md and schemas/pipeline.schema.json are generated from here, and the shape check holds files against the
+//! same schema, so that a file is read only after it fits. `x-later` marks what is known and not supported yet: the
+//! shape check refuses it by name.
+//!
+//! Holds: mappings keep the order of the file.
+//! Does not: resolve names or defaults; `check` does.
+
+mod pipeline;
+mod read;
+mod scalar;
+mod stream;
+
+pub use pipeline::*;
+pub use read::from_tree;
+pub use scalar::*;
+pub use stream::*;

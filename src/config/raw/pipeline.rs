@@ -1,0 +1,467 @@
+//! Raw keys of the whole file, of features, samples, models and where things go.
+
+use super::{Connection, Duration, Entries, Later, Names, Size, Sql, Stream};
+use crate::config::defaults;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// A Conjoin pipeline.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Conjoin pipeline")]
+pub struct Pipeline {
+    /// Version of the file format: 1.
+    #[schemars(required, range(min = 1, max = 1))]
+    pub version: Option<i64>,
+    /// Name of the pipeline: part of keys in Redis and of metrics.
+    #[schemars(required)]
+    pub pipeline: Option<String>,
+    /// Time zone of date and hour folders; only UTC is supported.
+    #[schemars(extend("default" = "UTC"))]
+    pub timezone: Option<String>,
+    /// Kafka clusters and Redis servers, by name.
+    #[serde(default)]
+    pub connections: Entries<Connection>,
+    /// The streams of events, by name.
+    #[schemars(required)]
+    pub streams: Option<Entries<Stream>>,
+    /// Tables that rows are enriched from.
+    #[schemars(extend("x-later" = "dimensions are not supported yet"))]
+    pub dimensions: Option<Later>,
+    /// Feature groups: aggregates of one entity, by name.
+    #[serde(default)]
+    pub features: Entries<Group>,
+    /// Training samples: impressions joined with what followed, by name.
+    #[serde(default)]
+    pub samples: Entries<Sample>,
+    /// Models that score, by name.
+    #[serde(default)]
+    pub models: Entries<Model>,
+    /// Where features are kept for look-ups.
+    pub online: Option<Online>,
+    /// Where state lies, and how often it is committed.
+    #[schemars(required)]
+    pub state: Option<State>,
+    /// The HTTP server; without it none is started.
+    pub serve: Option<Serve>,
+}
+
+/// A feature group: aggregates of one entity over event-time windows.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// The columns that are the entity, by the names that samples and look-ups use.
+    pub entity: Names,
+    /// The aggregates, by name. Each window is one output, such as `user_clicks_10m`.
+    pub aggregates: Entries<Aggregate>,
+    /// Columns computed from the outputs and from earlier derived columns.
+    #[serde(default)]
+    pub derived: Entries<Sql>,
+    /// Freshness: the newest end of every window moves in steps of it.
+    #[schemars(extend("default" = defaults::HEAD))]
+    pub head: Option<Duration>,
+    /// The oldest end of every window moves in steps of it. Default: the smallest divisor of the window that is a
+    /// multiple of `head` and at least a sixtieth of the window.
+    pub tail: Option<Duration>,
+}
+
+/// One aggregate: a stream, one of the functions, windows.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Aggregate {
+    /// The stream that feeds it.
+    pub from: String,
+    /// Where that stream holds the entity. Default: columns named like the entity.
+    pub by: Option<Names>,
+    /// Number of rows (`"*"`), or of rows where the expression is not null. Nothing: 0.
+    pub count: Option<Sql>,
+    /// Sum of a number. Nothing: 0.
+    pub sum: Option<Sql>,
+    /// Mean of a number, float64. Nothing: null.
+    pub mean: Option<Sql>,
+    /// Smallest number or time. Nothing: null.
+    pub min: Option<Sql>,
+    /// Largest number or time. Nothing: null.
+    pub max: Option<Sql>,
+    /// Value of the newest event. Nothing: null.
+    pub last: Option<Sql>,
+    /// The newest `k` values, newest first. Nothing: an empty list.
+    pub last_k: Option<Sql>,
+    /// How many values `last_k` keeps.
+    #[schemars(range(min = 1, max = 1000))]
+    pub k: Option<u32>,
+    /// Only rows for which it is true count. Sees the stream's columns.
+    #[serde(rename = "where")]
+    pub filter: Option<Sql>,
+    /// Lengths of the windows.
+    pub windows: Option<Vec<Duration>>,
+    /// As the group's `tail`, for this aggregate.
+    pub tail: Option<Duration>,
+    /// How long an aggregate without windows is kept.
+    #[schemars(extend("x-later" = "aggregates without windows are not supported yet: give `windows`"))]
+    pub retain: Option<Later>,
+    /// Value of the oldest event.
+    #[schemars(extend("x-later" = "the aggregate `first` is not supported yet"))]
+    pub first: Option<Later>,
+    /// Variance.
+    #[schemars(extend("x-later" = "the aggregate `variance` is not supported yet"))]
+    pub variance: Option<Later>,
+    /// Standard deviation.
+    #[schemars(extend("x-later" = "the aggregate `stddev` is not supported yet"))]
+    pub stddev: Option<Later>,
+    /// Number of distinct values, approximately.
+    #[schemars(extend("x-later" = "the aggregate `approx_distinct` is not supported yet"))]
+    pub approx_distinct: Option<Later>,
+    /// Number of distinct values.
+    #[schemars(extend("x-later" = "the aggregate `count_distinct` is not supported yet"))]
+    pub count_distinct: Option<Later>,
+    /// Percentiles, approximately.
+    #[schemars(extend("x-later" = "the aggregate `approx_percentile` is not supported yet"))]
+    pub approx_percentile: Option<Later>,
+    /// Most frequent values.
+    #[schemars(extend("x-later" = "the aggregate `top_k` is not supported yet"))]
+    pub top_k: Option<Later>,
+    /// Values with their counts.
+    #[schemars(extend("x-later" = "the aggregate `histogram` is not supported yet"))]
+    pub histogram: Option<Later>,
+}
+
+/// Training samples: one row per impression, with what followed and the features as they were.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// The stream of impressions.
+    pub from: String,
+    /// The age of what serving would have seen: features are read at the impression's time minus this.
+    /// Default: `online.flush`.
+    pub serving_lag: Option<Duration>,
+    /// The label streams, by name.
+    #[serde(default)]
+    pub join: Entries<Join>,
+    /// Feature groups to stitch on.
+    #[serde(default)]
+    pub features: Vec<GroupUse>,
+    /// Columns computed over everything joined: impression columns and feature outputs by name, label columns as
+    /// `<join>.<column>`, earlier computed columns by name.
+    #[serde(default)]
+    pub columns: Entries<Sql>,
+    /// Which columns are written. Default: all: impression columns, `<join>_<column>`, feature outputs, computed columns.
+    #[serde(default)]
+    pub select: Select,
+    /// When rows are emitted.
+    #[serde(default)]
+    pub emit: Emit,
+    /// What happens when a label stream is cut off or lags.
+    #[serde(default)]
+    pub guard: Guard,
+    /// Keeps a share of the rows, by the hash of their id, and writes `sample_weight`.
+    pub negatives: Option<Negatives>,
+    /// How long beyond the longest window plus lateness a closed impression's identity is remembered.
+    #[schemars(extend("default" = defaults::DEDUP_HORIZON))]
+    pub dedup_horizon: Option<Duration>,
+    /// How long after the close a label still yields a correction.
+    #[schemars(extend("x-later" = "corrections are not supported yet"))]
+    pub correct_for: Option<Later>,
+    /// Where the rows go.
+    #[serde(default)]
+    pub write: Write,
+}
+
+/// A label stream: a label matches when `-before <= label.time - impression.time <= within`, both ends included.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// The label stream; its `key` is matched with the impression's by position.
+    pub stream: String,
+    /// How long after the impression a label may come.
+    pub within: Duration,
+    /// How long before its impression a label may come.
+    #[schemars(extend("default" = defaults::BEFORE))]
+    pub before: Option<Duration>,
+    /// Which of several labels count.
+    #[schemars(extend("default" = "first"))]
+    pub take: Option<TakeLabels>,
+    /// Columns of the label for `first` and `last`: `<join>.<column>` in expressions, `<join>_<column>` in the rows.
+    /// Default: its time column.
+    pub select: Option<Vec<String>>,
+    /// Only labels for which it is true match. Sees the label stream's columns.
+    #[serde(rename = "where")]
+    pub filter: Option<Sql>,
+}
+
+/// Which of an impression's labels count.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TakeLabels {
+    /// The earliest.
+    First,
+    /// The latest.
+    Last,
+    /// Whether there is one: a boolean `<join>.any`, written as `<join>`.
+    Any,
+    /// How many: `<join>.count`, written as `<join>_count`.
+    Count,
+    /// Sum of a column: `<join>.<column>`, written as `<join>_<column>`.
+    Sum(String),
+    /// Smallest value of a column.
+    Min(String),
+    /// Largest value of a column.
+    Max(String),
+    /// The first so many labels as lists.
+    #[schemars(extend("x-later" = "`take: {all: …}` is not supported yet"))]
+    All(u32),
+}
+
+/// A group by name, or with where the impression holds the entity.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum GroupUse {
+    /// The impression's columns are named like the entity.
+    Name(String),
+    /// They have other names.
+    By(GroupBy),
+}
+
+/// A feature group and where the impression holds its entity.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupBy {
+    /// A name under `features`.
+    pub group: String,
+    /// Columns of the impression stream, in the order of the group's `entity`.
+    pub by: Names,
+}
+
+/// Which columns are written: at most one of the keys.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    /// All but these.
+    pub exclude: Option<Vec<String>>,
+    /// Only these, in this order.
+    pub include: Option<Vec<String>>,
+}
+
+/// When rows are emitted.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Emit {
+    /// The mode.
+    #[schemars(extend("default" = "wait"))]
+    pub mode: Option<EmitMode>,
+}
+
+/// When rows are emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EmitMode {
+    /// Once, when the longest window has passed.
+    Wait,
+    /// At once, with a duplicate positive on each label.
+    #[schemars(extend("x-later" = "the emission mode `immediate` is not supported yet"))]
+    Immediate,
+    /// After a wait drawn from the key's hash.
+    #[schemars(extend("x-later" = "the emission mode `elapsed` is not supported yet"))]
+    Elapsed,
+    /// As `elapsed`, with real negatives after the attribution window.
+    #[schemars(extend("x-later" = "the emission mode `defer` is not supported yet"))]
+    Defer,
+}
+
+/// What happens when a label stream is cut off or lags.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// A label stream that lags by more is reported as cut off.
+    #[schemars(extend("default" = defaults::MAX_LAG))]
+    pub max_lag: Option<Duration>,
+    /// What happens then.
+    #[schemars(extend("default" = "hold"))]
+    pub then: Option<GuardThen>,
+}
+
+/// What happens when a label stream is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardThen {
+    /// Closing waits until the labels are back.
+    Hold,
+    /// Rows close with a mark.
+    #[schemars(extend("x-later" = "`guard.then: tag` is not supported yet"))]
+    Tag,
+}
+
+/// Sampling of negatives.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Negatives {
+    /// Which rows are sampled; all others are kept. Sees what `columns` sees, and the computed columns.
+    #[serde(rename = "where")]
+    pub filter: Sql,
+    /// The share that is kept, above 0 and up to 1; those rows have `sample_weight` = 1 / keep.
+    pub keep: f64,
+}
+
+/// Where the rows of a sample go.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Write {
+    /// Parquet files.
+    pub parquet: Option<Parquet>,
+    /// A Kafka topic.
+    #[schemars(extend("x-later" = "samples to Kafka are not supported yet: use `parquet`"))]
+    pub kafka: Option<Later>,
+}
+
+/// Parquet files, complete once they are visible.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parquet {
+    /// The folder; relative to the working folder.
+    pub path: String,
+    /// Folders such as `date=2026-01-31/hour=07`: none, `[date]` or `[date, hour]`.
+    #[serde(default)]
+    pub partition_by: Vec<Folder>,
+    /// The time that decides the folder.
+    #[schemars(extend("default" = "impression_ts"))]
+    pub of: Option<FolderTime>,
+    /// When a file is finished.
+    #[serde(default)]
+    pub roll: Roll,
+    /// How pages are compressed.
+    #[schemars(extend("default" = "zstd"))]
+    pub compression: Option<Codec>,
+    /// Level of zstd.
+    #[schemars(range(min = 1, max = 22), extend("default" = defaults::ZSTD_LEVEL))]
+    pub level: Option<i32>,
+}
+
+/// A part of the folder path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Folder {
+    Date,
+    Hour,
+}
+
+/// The time that decides the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FolderTime {
+    /// The impression's event time.
+    ImpressionTs,
+    /// The time of emission.
+    #[schemars(extend("x-later" = "folders by `emit_ts` are not supported yet"))]
+    EmitTs,
+}
+
+/// When a file is finished: at this size or this age, whichever comes first.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Roll {
+    /// Size in bytes.
+    #[schemars(extend("default" = defaults::ROLL_SIZE))]
+    pub size: Option<Size>,
+    /// Age of its oldest row.
+    #[schemars(extend("default" = defaults::ROLL_AGE))]
+    pub age: Option<Duration>,
+}
+
+/// How Parquet pages are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    Zstd,
+    Snappy,
+    None,
+}
+
+/// A model and what it is fed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// A folder with one numbered folder per version: `<path>/<version>/model.onnx`.
+    pub path: String,
+    /// The inputs in order: feature outputs of any group, or columns that a request gives in its `context`.
+    pub features: Vec<ModelInput>,
+    /// Names that requests give in `context` and that are no column of an impression stream.
+    #[serde(default)]
+    pub context: Vec<String>,
+    /// The model's output that is the score. Default: its only one.
+    pub output: Option<String>,
+}
+
+/// An input by name, or with what stands in for a missing value.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ModelInput {
+    /// A missing value is NaN.
+    Name(String),
+    /// With a default.
+    WithDefault(NamedInput),
+}
+
+/// A model input with what stands in for a missing value.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NamedInput {
+    /// The feature output or context column.
+    pub name: String,
+    /// Stands in for a value that is missing or null.
+    pub default: Option<f64>,
+}
+
+/// The online store.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Online {
+    /// `memory`, or the name of a Redis connection.
+    #[schemars(extend("default" = "memory"))]
+    pub store: Option<String>,
+    /// Changes of an entity are gathered for so long before they are written.
+    #[schemars(extend("default" = defaults::FLUSH))]
+    pub flush: Option<Duration>,
+    /// Commands per pipelined request to the store.
+    #[schemars(range(min = 1, max = 10_000), extend("default" = defaults::PIPELINE_COMMANDS_MAX))]
+    pub pipeline_commands_max: Option<u32>,
+    /// How keys and values are laid out in the store.
+    #[schemars(extend("default" = "plain"))]
+    pub layout: Option<Layout>,
+}
+
+/// How the online store is laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Layout {
+    /// Readable hashes: `{pipeline}:{group}:{entity}`.
+    Plain,
+    /// As Feast's Redis online store.
+    #[schemars(extend("x-later" = "the layout `feast` is not supported yet"))]
+    Feast,
+}
+
+/// Where state lies, and how often it is committed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// A folder; relative to the working folder.
+    pub path: String,
+    /// Time between commits.
+    #[schemars(extend("default" = defaults::COMMIT_EVERY))]
+    pub commit_every: Option<Duration>,
+    /// Past this, payload leaves memory and is read back at close.
+    #[schemars(extend("default" = defaults::MEMORY))]
+    pub memory: Option<Size>,
+    /// Threads that join. Default: the number of cores.
+    #[schemars(range(min = 1, max = 128))]
+    pub lanes: Option<u32>,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Serve {
+    /// Address and port to listen on.
+    #[schemars(extend("default" = defaults::LISTEN))]
+    pub listen: Option<String>,
+}

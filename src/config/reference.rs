@@ -1,0 +1,6 @@
+pub fn schema_json() -> String {
+    String::new()
+}
+pub fn reference_markdown() -> String {
+    String::new()
+}
