@@ -1,4 +1,86 @@
 //! Decode: turns the records of a raw batch into columns of one stream, or into rejects.
+//!
+//! ```text
+//!   bytes ─ parse ─> tape ─ walk ─> columns + faults ─ settle ─> DecodedBatch { rows, keys, …, rejected }
+//! ```
+//!
+//! In: a [`RawBatch`]. Out: a [`DecodedBatch`] that is a function of the raw batch and the [`DecodeSpec`] alone.
+//! Holds: consumed = accepted + filtered + rejected, in rows (F1); nothing a record contains makes it panic, recurse
+//! without bound or take memory beyond the limits; a row that `where` turns away is no reject, whatever else it lacks.
+//! Does not: know time, duplicates or other streams.
 
+mod column;
+mod expressions;
+mod fault;
+mod json;
+mod rows;
+mod settle;
 mod spec;
+mod timestamp;
+mod trie;
 pub use spec::*;
+
+use crate::event::{DecodedBatch, RawBatch, RejectKind};
+use expressions::FeatureInputs;
+use json::JsonParser;
+use rows::Rows;
+use settle::{Refusal, Settle};
+
+/// Decodes one stream. Each worker has its own, for the sake of the buffers it keeps.
+pub struct Decoder {
+    spec: DecodeSpec,
+    features: FeatureInputs,
+    parser: JsonParser,
+    rows: Rows,
+}
+
+impl Decoder {
+    /// Panics when `spec` contradicts itself, which the config check rules out.
+    pub fn new(spec: DecodeSpec) -> Self {
+        assert_eq!(spec.columns.len(), spec.schema.fields().len(), "{}: one field per column", spec.name);
+        for (column, field) in spec.columns.iter().zip(spec.schema.fields()) {
+            assert_eq!(&column.column_type.arrow(), field.data_type(), "{}.{}", spec.name, column.name);
+            let never_null = !column.nullable || column.default.is_some();
+            assert!(field.is_nullable() || never_null, "{}.{}: the field must be nullable", spec.name, column.name);
+            let of_item = matches!(column.from, ColumnFrom::Item(_) | ColumnFrom::ItemIndex);
+            assert!(!of_item || spec.explode.is_some(), "{}.{}: there is no item", spec.name, column.name);
+        }
+        let features = FeatureInputs::new(&spec.feature_inputs);
+        let parser = JsonParser::new(spec.limits.depth_max);
+        let rows = Rows::new(&spec);
+        Decoder { spec, features, parser, rows }
+    }
+
+    pub fn spec(&self) -> &DecodeSpec {
+        &self.spec
+    }
+
+    pub fn decode(&mut self, raw: &RawBatch) -> DecodedBatch {
+        self.rows.start(raw.records.len());
+        let mut refusals = Vec::new();
+        for record in 0..raw.records.len() {
+            if let Err((kind, message)) = self.decode_record(record, raw) {
+                refusals.push(Refusal { record, item: None, kind, message });
+            }
+        }
+        let (spec, features, rows) = (&self.spec, &self.features, &mut self.rows);
+        Settle { spec, features, rows, raw, refusals }.run()
+    }
+
+    fn decode_record(&mut self, index: usize, raw: &RawBatch) -> Result<(), (RejectKind, String)> {
+        let payload = match &raw.records[index].payload {
+            Some(payload) if !payload.is_empty() => raw.slice(payload),
+            Some(_) => return Err((RejectKind::EmptyPayload, "the record is empty".to_string())),
+            None => return Err((RejectKind::EmptyPayload, "the record has no payload (a tombstone)".to_string())),
+        };
+        let bytes_max = self.spec.limits.record_bytes_max;
+        if payload.len() > bytes_max {
+            return Err((RejectKind::TooLarge, format!("the record has more than {bytes_max} bytes")));
+        }
+        let (spec, rows) = (&self.spec, &mut self.rows);
+        self.parser.parse(payload, |document| rows.add(index, &document, spec, raw))
+    }
+}
+
+#[cfg(test)]
+mod tests;
