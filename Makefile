@@ -17,8 +17,9 @@ preflight:
 build: preflight ## the release binary: target/release/conjoin
 	$(CARGO) build --release --locked
 
-test: preflight ## all tests, with a Kafka and a Redis of their own; TESTS=kafka chooses by name
+test: preflight ## format, clippy and all tests, with a Kafka and a Redis of their own; TESTS=kafka chooses by name
 	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
 	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
 	export ORT_DYLIB_PATH
 	scripts/with-services $(CARGO) test --locked --tests $(TESTS)

@@ -15,6 +15,7 @@
 //! say which topic they mean.
 
 mod observe;
+mod partition;
 mod reader;
 mod settings;
 mod start;

@@ -1,22 +1,19 @@
-//! Reader: one topic through one client: takes records off its queue and makes a chained batch per partition.
+//! Reader: one topic through one client: takes records off its queue, hands them to their partitions, and judges its errors.
 //!
 //! In: records of all partitions, interleaved. Out: per drain one batch per partition that had records, then the news.
-//! Holds: a record below the expected offset is dropped and counted; one above it is a gap and stops the source, unless
-//! the spec allows gaps (then the step spans it).
-//! Does not: look at what a record says.
+//! Holds: an error of the client either stops the source or is one that the client itself recovers from.
 
 use super::observe::Observer;
+use super::partition::Partition;
 use super::start::{Client, Inquiry, Range, lost};
 use super::{KafkaOptions, settings};
-use crate::event::{PartitionId, PositionDelta, Positions, RawBatch, RawRecord};
+use crate::event::{PartitionId, Positions};
 use crate::source::{KafkaConnection, KafkaTopicSpec, SourceError, SourceEvent};
 use crossbeam_channel::Sender;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::{BorrowedMessage, Headers};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 pub struct TopicReader {
@@ -30,19 +27,6 @@ pub struct TopicReader {
     partitions: Vec<Partition>,
     /// Why no broker answers, while none does.
     down: Option<String>,
-}
-
-struct Partition {
-    id: PartitionId,
-    /// The next offset.
-    expected: i64,
-    /// Where a bounded read ends.
-    end: Option<i64>,
-    ended: bool,
-    paused: bool,
-    repeated: u64,
-    /// The batch being filled; empty between drains.
-    batch: RawBatch,
 }
 
 impl TopicReader {
@@ -71,15 +55,7 @@ impl TopicReader {
         });
         let partition = |(number, range): (usize, &Range)| {
             let id = PartitionId { input, partition: number as u32 };
-            Partition {
-                id,
-                expected: range.from,
-                end: options.until_end.then_some(range.end),
-                ended: false,
-                paused: false,
-                repeated: 0,
-                batch: empty_batch(id, range.from),
-            }
+            Partition::new(id, range.from, options.until_end.then_some(range.end))
         };
         Ok(TopicReader {
             input,
@@ -314,111 +290,6 @@ impl TopicReader {
         {
             tracing::warn!(topic = self.topic, %error, "positions were not shown to monitoring; nothing depends on it");
         }
-    }
-}
-
-impl Partition {
-    /// Appends a record to the batch; its size.
-    fn accept(
-        &mut self,
-        message: &BorrowedMessage<'_>,
-        headers: bool,
-        allow_gaps: bool,
-        topic: &str,
-    ) -> Result<usize, SourceError> {
-        let offset = message.offset();
-        if self.ended || self.end.is_some_and(|end| self.expected >= end) {
-            return Ok(0);
-        }
-        if offset < self.expected {
-            self.repeated += 1;
-            return Ok(0);
-        }
-        if offset > self.expected && !allow_gaps {
-            return Err(gap(topic, self.id.partition, self.expected, offset));
-        }
-        if let Some(end) = self.end.filter(|&end| offset >= end) {
-            // Only over an allowed gap: what lay before the end of a bounded read will not come any more.
-            self.expected = end;
-            self.batch.delta.to = end;
-            return Ok(0);
-        }
-        let before = self.batch.bytes.len();
-        let key = message.key().map(|key| append(&mut self.batch.bytes, key));
-        let payload = message.payload().map(|payload| append(&mut self.batch.bytes, payload));
-        let headers = if headers { copy_headers(message, &mut self.batch.bytes) } else { Vec::new() };
-        let broker_time = message.timestamp().to_millis();
-        self.batch.records.push(RawRecord { payload, position: offset, broker_time, key, headers });
-        self.expected = offset + 1;
-        self.batch.delta.to = self.expected;
-        Ok(self.batch.bytes.len() - before)
-    }
-
-    fn flush(&mut self, out: &mut VecDeque<SourceEvent>) {
-        if self.batch.delta.from < self.batch.delta.to {
-            let batch = std::mem::replace(&mut self.batch, empty_batch(self.id, self.expected));
-            out.push_back(SourceEvent::Batch(batch));
-        }
-    }
-
-    /// The client has read to the end of the log, also when transaction markers that we never see are the last of it.
-    fn caught_up(&mut self, until_end: bool, out: &mut VecDeque<SourceEvent>) {
-        self.flush(out);
-        if !until_end {
-            out.push_back(SourceEvent::CaughtUp(self.id));
-        } else if !self.ended {
-            self.ended = true;
-            out.push_back(SourceEvent::Ended(self.id));
-        }
-    }
-
-    fn end_if_reached(&mut self, out: &mut VecDeque<SourceEvent>) {
-        if !self.ended && self.end.is_some_and(|end| self.expected >= end) {
-            self.ended = true;
-            out.push_back(SourceEvent::Ended(self.id));
-        }
-    }
-}
-
-fn empty_batch(partition: PartitionId, from: i64) -> RawBatch {
-    RawBatch { delta: PositionDelta { partition, from, to: from }, bytes: Vec::new(), records: Vec::new() }
-}
-
-fn append(bytes: &mut Vec<u8>, part: &[u8]) -> std::ops::Range<u32> {
-    let place = |at: usize| {
-        u32::try_from(at).expect("a batch stops at its byte limit, and the client's largest record is 1 GB")
-    };
-    let from = place(bytes.len());
-    bytes.extend_from_slice(part);
-    from..place(bytes.len())
-}
-
-type HeaderRanges = Vec<(std::ops::Range<u32>, std::ops::Range<u32>)>;
-
-/// Copies names and values; a header without a value is copied as an empty one.
-fn copy_headers(message: &BorrowedMessage<'_>, bytes: &mut Vec<u8>) -> HeaderRanges {
-    let Some(headers) = message.headers() else {
-        return Vec::new();
-    };
-    let mut ranges = Vec::with_capacity(headers.count());
-    for index in 0..headers.count() {
-        // The binding panics at a name that is not UTF-8. Such a header cannot be the one a stream declares.
-        if let Ok(header) = catch_unwind(AssertUnwindSafe(|| headers.get(index))) {
-            let name = append(bytes, header.key.as_bytes());
-            ranges.push((name, append(bytes, header.value.unwrap_or_default())));
-        }
-    }
-    ranges
-}
-
-fn gap(topic: &str, number: u32, expected: i64, offset: i64) -> SourceError {
-    SourceError::Input {
-        input: topic.to_string(),
-        message: format!(
-            "partition {number} has a gap: the offsets {expected} to {last} are missing. Nothing was skipped. If the topic \
-             is compacted or written in transactions, such gaps are normal: say `allow_gaps: true` beside `topics`",
-            last = offset - 1,
-        ),
     }
 }
 
