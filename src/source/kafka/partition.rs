@@ -70,8 +70,11 @@ impl Partition {
 
     pub fn flush(&mut self, out: &mut VecDeque<SourceEvent>) {
         if self.batch.delta.from < self.batch.delta.to {
-            let batch = std::mem::replace(&mut self.batch, empty_batch(self.id, self.expected));
-            out.push_back(SourceEvent::Batch(batch));
+            let mut next = empty_batch(self.id, self.expected);
+            // The next batch of a busy partition is most likely as large as this one.
+            next.records.reserve(self.batch.records.len());
+            next.bytes.reserve(self.batch.bytes.len());
+            out.push_back(SourceEvent::Batch(std::mem::replace(&mut self.batch, next)));
         }
     }
 

@@ -20,10 +20,12 @@ const FIXED: [(&str, &str, &str); 7] = [
 
 /// Starting points that a user may change.
 const DEFAULTS: [(&str, &str); 8] = [
-    // Memory: what the client prefetches is bounded per client, the fetches in flight per partition.
-    ("queued.min.messages", "10000"),
+    // Memory: what the client prefetches is bounded in bytes per client; the fetches in flight per partition come on top.
+    // A full queue is looked at again after the backoff. With 100 ms and 10,000 messages the backoff, not the broker,
+    // set the pace: small records came four times slower.
     ("queued.max.messages.kbytes", "16384"),
-    ("fetch.queue.backoff.ms", "100"),
+    ("queued.min.messages", "100000"),
+    ("fetch.queue.backoff.ms", "10"),
     ("fetch.max.bytes", "16777216"),
     ("max.partition.fetch.bytes", "1048576"),
     ("receive.message.max.bytes", "33554432"),
