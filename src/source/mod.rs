@@ -14,6 +14,7 @@
 
 pub mod file;
 pub mod memory;
+pub mod kafka;
 mod spec;
 pub use spec::*;
 

@@ -31,6 +31,9 @@ pub struct KafkaTopicSpec {
     pub topic: String,
     pub start: KafkaStart,
     pub connection: KafkaConnection,
+    /// Whether offsets may be missing in the log: transaction markers, aborted transactions and compaction leave such
+    /// gaps, and the client cannot tell them from lost records. Otherwise a gap stops the source.
+    pub allow_gaps: bool,
 }
 
 /// Where to begin in a partition that no manifest knows.

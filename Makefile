@@ -1,0 +1,55 @@
+# One line per target: `make help`.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: help preflight build test demo bench services docs fmt lint clean
+
+help: ## shows this
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+preflight:
+	@scripts/preflight.sh
+
+build: preflight ## the release binary: target/release/conjoin
+	$(CARGO) build --release --locked
+
+test: preflight ## format, clippy and all tests, with a Kafka and a Redis of their own; TESTS=kafka chooses by name
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
+	export ORT_DYLIB_PATH
+	scripts/with-services $(CARGO) test --locked --tests $(TESTS)
+
+demo: preflight ## made-up traffic through the whole of Conjoin in a minute; SERVE=1 keeps serving the result
+	$(CARGO) build --release --locked
+	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
+	export ORT_DYLIB_PATH
+	$(TARGET)/release/conjoin demo $(if $(SERVE),--serve)
+
+bench: preflight ## end-to-end benchmark against DuckDB in one run
+	$(CARGO) build --release --locked
+	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
+	export ORT_DYLIB_PATH
+	python=$$(scripts/venv.sh bench numpy duckdb)
+	$$python benches/e2e/run.py
+
+services: ## a Kafka and a Redis to play with, until Ctrl-C
+	@scripts/services.py serve
+
+docs: preflight ## the API documentation: target/doc/conjoin
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+
+fmt: ## formats the code
+	$(CARGO) fmt
+
+lint: preflight ## formatting, clippy and rustdoc without a warning
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+
+clean: ## removes what was built; downloads stay in the cache folder
+	$(CARGO) clean

@@ -1,0 +1,425 @@
+#!/usr/bin/env python3
+"""Services: a one-node Kafka (KRaft, from its jars) and a Redis on free loopback ports, for tests, benches and play.
+
+    services.py run CMD…   start both, run CMD with KAFKA_BOOTSTRAP and REDIS_URL, stop both whatever happens
+    services.py serve      start both, print the addresses, stop both at Ctrl-C
+    services.py start      start both and leave them running; prints lines for `eval`
+    services.py stop       stop what `start` left running
+    services.py install    only fetch what is needed
+
+In:    KAFKA_BOOTSTRAP and REDIS_URL: a service whose variable is set already is used as it is and never touched.
+       CONJOIN_CACHE: where downloads are kept (default: $XDG_CACHE_HOME/conjoin or ~/.cache/conjoin).
+Out:   exit code of CMD; the data of both services lies in a temporary folder and goes with them.
+Holds: a service counts as started when it answered a request, not when its port is open; every wait has a deadline.
+       `run` and `serve` take both down even when killed themselves: the kernel is asked to.
+Does not: keep data, secure anything, or listen beyond loopback.
+"""
+
+import base64
+import ctypes
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+KAFKA_VERSION = os.environ.get("CONJOIN_KAFKA_VERSION", "4.3.0")
+LOG4J_VERSION = "2.25.4"  # the one this Kafka asks for
+START_DEADLINE_S = 90
+START_TRIES = 3
+
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>conjoin</groupId><artifactId>kafka-for-tests</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{kafka}</version></dependency>
+    <dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId><version>{log4j}</version></dependency>
+  </dependencies>
+</project>
+"""
+
+# Files next to the jars and not on the class path would be ignored: this one is named on the command line.
+LOG4J = """status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d %p %c: %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+"""
+
+SERVER = """process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={data}
+auto.create.topics.enable=false
+num.partitions=1
+log.retention.ms=-1
+num.network.threads=2
+num.io.threads=2
+offsets.topic.num.partitions=1
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+"""
+
+JAVA = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+
+
+class Failure(Exception):
+    """Something a person has to fix; its text says how."""
+
+
+def say(text):
+    print(f"services: {text}", file=sys.stderr, flush=True)
+
+
+def cache_folder():
+    if folder := os.environ.get("CONJOIN_CACHE"):
+        path = Path(folder)
+    elif folder := os.environ.get("XDG_CACHE_HOME"):
+        path = Path(folder) / "conjoin"
+    else:
+        path = Path(os.environ.get("HOME") or tempfile.gettempdir()) / ".cache" / "conjoin"
+    path = path.absolute()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def locked(name):
+    """One process at a time installs; the others wait and then find it done."""
+    with open(cache_folder() / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# ---- what must be on the machine ------------------------------------------------------------------------------------
+
+
+def need(program, package):
+    """Makes sure `program` is in PATH: by apt-get where we may, else by telling what to install."""
+    if shutil.which(program):
+        return
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    may = not sudo or (shutil.which("sudo") and subprocess.run([*sudo, "true"], capture_output=True).returncode == 0)
+    if not shutil.which("apt-get") or not may:
+        raise Failure(f"`{program}` is missing: install it (Debian and Ubuntu: apt-get install {package})")
+    say(f"installing {package}")
+    env = dict(os.environ, DEBIAN_FRONTEND="noninteractive")
+    install = [*sudo, "apt-get", "install", "-y", "--no-install-recommends", package]
+    with locked("apt"):
+        for command in ([*sudo, "apt-get", "update"], install):
+            done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0 or not shutil.which(program):
+        raise Failure(f"`apt-get install {package}` failed; install `{program}` by hand:\n{done.stdout[-2000:]}")
+
+
+def kafka_jars():
+    """The folder with Kafka's jars, downloaded once."""
+    folder = cache_folder() / f"kafka-{KAFKA_VERSION}"
+    with locked("kafka"):
+        if (folder / "libs").is_dir():
+            return folder
+        need("mvn", "maven")
+        say(f"downloading Kafka {KAFKA_VERSION} (45 MB, once)")
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="kafka-download-") as work:
+            work = Path(work)
+            (work / "pom.xml").write_text(POM.format(kafka=KAFKA_VERSION, log4j=LOG4J_VERSION))
+            command = ["mvn", "-B", "-q", "dependency:copy-dependencies", "-DincludeScope=runtime"]
+            command.append(f"-DoutputDirectory={work / 'libs'}")
+            done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode != 0 or not (work / "libs").is_dir():
+                raise Failure(f"Maven could not fetch Kafka {KAFKA_VERSION}:\n{done.stdout[-2000:]}")
+            folder.mkdir(exist_ok=True)
+            (work / "libs").rename(folder / "libs")
+    return folder
+
+
+def install():
+    if not os.environ.get("REDIS_URL"):
+        need("redis-server", "redis-server")
+    if not os.environ.get("KAFKA_BOOTSTRAP"):
+        need("java", "default-jre-headless")
+        kafka_jars()
+
+
+# ---- processes ------------------------------------------------------------------------------------------------------
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
+
+
+LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+
+def die_with_parent():
+    """Runs in the new process: asks the kernel to kill it when the one that started it is gone."""
+    if LIBC:
+        LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def spawn(command, folder, name, detached):
+    """A process in a session of its own, so that Ctrl-C reaches only us and we can end all of it."""
+    with open(folder / f"{name}.log", "ab") as log:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True,
+            preexec_fn=None if detached else die_with_parent,
+        )
+
+
+def receive(connection, count):
+    data = b""
+    while len(data) < count:
+        part = connection.recv(count - len(data))
+        if not part:
+            raise OSError("closed")
+        data += part
+    return data
+
+
+def kafka_answers(port):
+    """True when a Metadata request names a broker: then topics can be created and written."""
+    request = struct.pack(">hhih", 3, 4, 1, 8) + b"services" + struct.pack(">ib", -1, 0)
+    with socket.create_connection(("127.0.0.1", port), 2) as connection:
+        connection.settimeout(5)
+        connection.sendall(struct.pack(">i", len(request)) + request)
+        response = receive(connection, struct.unpack(">i", receive(connection, 4))[0])
+    return struct.unpack(">i", response[8:12])[0] > 0  # after the correlation id and the throttle time
+
+
+def redis_answers(port):
+    with socket.create_connection(("127.0.0.1", port), 2) as connection:
+        connection.settimeout(5)
+        connection.sendall(b"PING\r\n")
+        return receive(connection, 5) == b"+PONG"
+
+
+def wait_until(answers, port, process, what, log):
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise OSError(f"{what} ended with code {process.returncode}:\n{log.read_text(errors='replace')[-3000:]}")
+        try:
+            if answers(port):
+                return
+        except OSError:
+            pass
+        time.sleep(0.05)
+    raise OSError(f"{what} did not answer in {START_DEADLINE_S} s:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+class Services:
+    def __init__(self, detached=False):
+        self.detached = detached
+        self.processes = []
+        self.environment = {}
+        owner = "started" if detached else os.getpid()
+        self.folder = Path(tempfile.mkdtemp(prefix=f"conjoin-services-{owner}-"))
+
+    def start(self):
+        install()
+        kafka = redis = None
+        began = time.monotonic()
+        if not os.environ.get("KAFKA_BOOTSTRAP"):
+            kafka = self.begin_kafka()
+        if not os.environ.get("REDIS_URL"):
+            redis = self.begin_redis()
+        for begin, started in ((self.begin_redis, redis), (self.begin_kafka, kafka)):
+            for left in reversed(range(START_TRIES if started else 0)):
+                name, process, port, answers, address = started
+                try:
+                    wait_until(answers, port, process, name, self.folder / f"{name}.log")
+                except OSError as error:
+                    self.end(process)
+                    if not left:
+                        raise Failure(str(error)) from None
+                    started = begin()  # another program may have taken the port in between: try others
+                else:
+                    self.environment.update(address)
+                    break
+        if self.environment:
+            say(f"ready in {time.monotonic() - began:.1f} s: {' '.join(f'{k}={v}' for k, v in self.environment.items())}")
+
+    def keep(self, process):
+        self.processes.append(process)
+        return process
+
+    def begin_redis(self):
+        (port,) = free_ports(1)
+        command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        process = self.keep(spawn(command, self.folder, "redis", self.detached))
+        return "redis", process, port, redis_answers, {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+
+    def begin_kafka(self):
+        port, controller = free_ports(2)
+        data = self.folder / f"kafka-{port}"
+        data.mkdir()
+        (data / "server.properties").write_text(SERVER.format(port=port, controller=controller, data=data / "log"))
+        (data / "log4j2.properties").write_text(LOG4J)
+        java = [*JAVA, f"-Dlog4j2.configurationFile={data / 'log4j2.properties'}", "-cp", f"{kafka_jars()}/libs/*"]
+        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "a")
+        form = [*java, "kafka.tools.StorageTool", "format", "-t", identity, "-c", str(data / "server.properties")]
+        done = subprocess.run(form, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            raise Failure(f"Kafka could not format its storage:\n{done.stdout[-3000:]}")
+        process = self.keep(spawn([*java, "kafka.Kafka", str(data / "server.properties")], self.folder, "kafka", self.detached))
+        return "kafka", process, port, kafka_answers, {"KAFKA_BOOTSTRAP": f"127.0.0.1:{port}"}
+
+    def end(self, process):
+        """Kills at once: what a service still holds is thrown away anyway."""
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        process.wait()
+
+    def stop(self):
+        for process in self.processes:
+            self.end(process)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+class Stopped(BaseException):
+    """INT, TERM or HUP came."""
+
+    def __init__(self, number):
+        self.number = number
+
+
+def on_signal(number, _frame):
+    raise Stopped(number)
+
+
+def sweep():
+    """Removes folders of runs that were killed before they could; where no /proc tells who lives, none."""
+    for folder in Path(tempfile.gettempdir()).glob("conjoin-services-*"):
+        owner = folder.name.split("-")[2]
+        if owner.isdigit() and Path("/proc/self").exists() and not Path(f"/proc/{owner}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def state_file():
+    return cache_folder() / "services.json"
+
+
+def run(command):
+    services = Services()
+    child = None
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    try:
+        services.start()
+        child = subprocess.Popen(command, env={**os.environ, **services.environment})
+        code = child.wait()
+        return code if code >= 0 else 128 - code
+    except Stopped as stopped:
+        if child and child.poll() is None:
+            child.send_signal(stopped.number)
+            try:
+                child.wait(30)
+            except subprocess.TimeoutExpired:
+                child.kill()
+        return 128 + stopped.number
+    except FileNotFoundError as error:
+        raise Failure(f"cannot run {command[0]}: {error.strerror}") from None
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        services.stop()
+
+
+def serve():
+    """Runs nothing: prints the addresses and waits for a signal."""
+    show = 'echo; echo "export KAFKA_BOOTSTRAP=$KAFKA_BOOTSTRAP"; echo "export REDIS_URL=$REDIS_URL"; echo; ' \
+           'echo "Ctrl-C stops them."; exec sleep 2147483647'
+    return run(["sh", "-c", show])
+
+
+def start():
+    if state_file().exists():
+        stop()
+    services = Services(detached=True)
+    try:
+        services.start()
+    except BaseException:
+        services.stop()
+        raise
+    pids = [process.pid for process in services.processes if process.poll() is None]
+    state_file().write_text(json.dumps({"folder": str(services.folder), "pids": pids}))
+    for name, value in services.environment.items():
+        print(f"export {name}={value}")
+    return 0
+
+
+def stop():
+    try:
+        state = json.loads(state_file().read_text())
+    except (OSError, ValueError):
+        say("nothing was started")
+        return 0
+    for pid in state["pids"]:
+        try:
+            # A number may have been given to another process since: ours still works in our folder.
+            if os.readlink(f"/proc/{pid}/cwd") == state["folder"]:
+                os.killpg(pid, signal.SIGKILL)
+        except OSError:
+            pass
+    shutil.rmtree(state["folder"], ignore_errors=True)
+    state_file().unlink(missing_ok=True)
+    return 0
+
+
+def main(arguments):
+    sweep()
+    match arguments:
+        case ["run", *command] if command:
+            return run(command)
+        case ["serve"]:
+            return serve()
+        case ["start"]:
+            return start()
+        case ["stop"]:
+            return stop()
+        case ["install"]:
+            install()
+            return 0
+    print(__doc__, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except Failure as failure:
+        say(str(failure))
+        sys.exit(1)

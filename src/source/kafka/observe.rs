@@ -1,0 +1,92 @@
+//! Observe: what a client tells beside its records: log lines, errors with their reason, statistics.
+//!
+//! In: librdkafka's callbacks, on the thread that polls. Out: [`Observed`], read by the reader after each poll.
+//! Does not: decide anything.
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::{Statistics, TopicPartitionList};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard};
+
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// The text that came with the last error.
+    pub reason: String,
+    /// Statistics came that show a broker answering, since this was last reset.
+    pub broker_up: bool,
+    /// Partitions the topic has by the client's latest metadata; 0 until they are known.
+    pub partition_count: u32,
+    /// The last end of each partition's log, as far as committed transactions go.
+    pub log_ends: BTreeMap<u32, i64>,
+}
+
+#[derive(Default)]
+pub struct Observer {
+    topic: String,
+    observed: Mutex<Observed>,
+}
+
+impl Observer {
+    pub fn new(topic: &str) -> Self {
+        Observer { topic: topic.to_string(), observed: Mutex::default() }
+    }
+
+    pub fn observed(&self) -> MutexGuard<'_, Observed> {
+        self.observed.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl ClientContext for Observer {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => tracing::warn!(topic = self.topic, facility, "kafka client: {message}"),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::debug!(topic = self.topic, facility, "kafka client: {message}")
+            }
+        }
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let mut observed = self.observed();
+        observed.broker_up |= statistics.brokers.values().any(|broker| broker.state == "UP");
+        if let Some(topic) = statistics.topics.get(&self.topic) {
+            // The client keeps an internal partition -1.
+            let partitions = || topic.partitions.iter().filter(|&(&number, _)| number >= 0);
+            observed.partition_count = partitions().filter(|(_, partition)| !partition.unknown).count() as u32;
+            for (&number, partition) in partitions() {
+                let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
+                if end >= 0 {
+                    observed.log_ends.insert(number as u32, end);
+                }
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // Every error that matters also comes out of the poll, without this text. The end of a partition is no error.
+        if reason.contains("reached end of partition") {
+            return;
+        }
+        tracing::debug!(topic = self.topic, %error, "kafka client: {reason}");
+        // That all brokers are down follows from what was said before about the last one, and says less.
+        let mut observed = self.observed();
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || observed.reason.is_empty() {
+            observed.reason = reason.to_string();
+        }
+    }
+}
+
+impl ConsumerContext for Observer {
+    fn commit_callback(&self, result: KafkaResult<()>, _positions: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::warn!(topic = self.topic, %error, "positions were not shown to monitoring; nothing depends on it");
+        }
+    }
+}

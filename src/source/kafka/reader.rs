@@ -1,0 +1,316 @@
+//! Reader: one topic through one client: takes records off its queue, hands them to their partitions, and judges its errors.
+//!
+//! In: records of all partitions, interleaved. Out: per drain one batch per partition that had records, then the news.
+//! Holds: an error of the client either stops the source or is one that the client itself recovers from.
+
+use super::observe::Observer;
+use super::partition::Partition;
+use super::start::{Client, Inquiry, Range, lost};
+use super::{KafkaOptions, settings};
+use crate::event::{PartitionId, Positions};
+use crate::source::{KafkaConnection, KafkaTopicSpec, SourceError, SourceEvent};
+use crossbeam_channel::Sender;
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{Message, Offset, TopicPartitionList};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+pub struct TopicReader {
+    input: u16,
+    topic: String,
+    allow_gaps: bool,
+    headers: bool,
+    until_end: bool,
+    timeout: Duration,
+    client: Client,
+    partitions: Vec<Partition>,
+    /// Why no broker answers, while none does.
+    down: Option<String>,
+}
+
+impl TopicReader {
+    pub fn connect(
+        connection: &KafkaConnection,
+        input: u16,
+        spec: &KafkaTopicSpec,
+        headers: bool,
+        positions: &Positions,
+        options: &KafkaOptions,
+        wake: &Sender<()>,
+    ) -> Result<Self, SourceError> {
+        let config = settings::client_config(connection, options)?;
+        let mut client: Client = config
+            .create_with_context(Observer::new(&spec.topic))
+            .map_err(|error| misconfigured(connection, &error))?;
+        let inquiry = Inquiry { client: &client, connection, spec, timeout: options.connect_timeout };
+        let count = inquiry.partition_count()?;
+        let ranges = inquiry.ranges(input, count, positions)?;
+        assign(&client, &spec.topic, &ranges)?;
+
+        let wake = wake.clone();
+        client.set_nonempty_callback(move || {
+            // Full means that a wake-up is on its way already.
+            let _ = wake.try_send(());
+        });
+        let partition = |(number, range): (usize, &Range)| {
+            let id = PartitionId { input, partition: number as u32 };
+            Partition::new(id, range.from, options.until_end.then_some(range.end))
+        };
+        Ok(TopicReader {
+            input,
+            topic: spec.topic.clone(),
+            allow_gaps: spec.allow_gaps,
+            headers,
+            until_end: options.until_end,
+            timeout: options.connect_timeout,
+            client,
+            partitions: ranges.iter().enumerate().map(partition).collect(),
+            down: None,
+        })
+    }
+
+    pub fn input(&self) -> u16 {
+        self.input
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn partitions(&self) -> impl Iterator<Item = PartitionId> + '_ {
+        self.partitions.iter().map(|partition| partition.id)
+    }
+
+    pub fn partition_count(&self) -> u32 {
+        self.partitions.len() as u32
+    }
+
+    pub fn repeated(&self) -> u64 {
+        self.partitions.iter().map(|partition| partition.repeated).sum()
+    }
+
+    pub fn down(&self) -> Option<String> {
+        self.down.clone()
+    }
+
+    pub fn log_ends(&self) -> Vec<(PartitionId, i64)> {
+        let observed = self.client.context().observed();
+        let input = self.input;
+        observed.log_ends.iter().map(|(&partition, &end)| (PartitionId { input, partition }, end)).collect()
+    }
+
+    /// Takes what the client has, up to the limits, without waiting. What was taken before an error is in `out`.
+    pub fn drain(&mut self, options: &KafkaOptions, out: &mut VecDeque<SourceEvent>) -> Result<(), SourceError> {
+        for partition in &mut self.partitions {
+            partition.end_if_reached(out);
+        }
+        let result = self.take(options, out).and_then(|()| self.check_partition_count());
+        for partition in &mut self.partitions {
+            partition.flush(out);
+            partition.end_if_reached(out);
+        }
+        self.stop_fetching_what_ended();
+        self.notice_recovery();
+        result
+    }
+
+    fn take(&mut self, options: &KafkaOptions, out: &mut VecDeque<SourceEvent>) -> Result<(), SourceError> {
+        let (mut records, mut bytes, mut quiet) = (0, 0, 0);
+        // `None` may also mean that the client had something of its own to do: it is quiet when it says so twice.
+        while quiet < 2 && records < options.batch_records_max && bytes < options.batch_bytes_max {
+            match self.client.poll(Duration::ZERO) {
+                None => quiet += 1,
+                Some(Ok(message)) => {
+                    records += 1;
+                    let number = message.partition();
+                    if let Some(partition) = self.partitions.get_mut(number as usize) {
+                        bytes += partition.accept(&message, self.headers, self.allow_gaps, &self.topic)?;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(number))) => {
+                    if let Some(partition) = self.partitions.get_mut(number as usize) {
+                        partition.caught_up(self.until_end, out);
+                    }
+                }
+                Some(Err(error)) => self.judge(&error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops at what would lose or damage records; remembers that no broker answers; leaves the rest to the client,
+    /// which retries for ever.
+    fn judge(&mut self, error: &KafkaError) -> Result<(), SourceError> {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Unknown);
+        let reason = self.client.context().observed().reason.clone();
+        match code {
+            Code::AllBrokersDown => {
+                if self.down.is_none() {
+                    self.client.context().observed().broker_up = false;
+                    self.down = Some(format!("{}: no broker answers: {reason}", self.topic));
+                }
+                Ok(())
+            }
+            Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset | Code::LogTruncation => {
+                Err(self.out_of_range(&reason))
+            }
+            Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::InvalidMessageSize => {
+                Err(self.fatal(format!(
+                    "a damaged record came from the broker ({reason}). Nothing was skipped; check the broker's disk and \
+                     the network, then restart"
+                )))
+            }
+            Code::MessageSizeTooLarge => Err(self.fatal(format!(
+                "a record is larger than the client takes ({reason}): raise `receive.message.max.bytes` and \
+                 `fetch.message.max.bytes` in the connection's properties"
+            ))),
+            Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => {
+                Err(self.fatal(format!(
+                    "the topic or a partition of it was deleted while it was read ({reason}). What was read is safe"
+                )))
+            }
+            Code::TopicAuthorizationFailed => {
+                Err(self.fatal("reading this topic is no longer allowed: grant Describe and Read".to_string()))
+            }
+            Code::BrokerTransportFailure
+            | Code::Resolve
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::SSL
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::GroupAuthorizationFailed
+            | Code::PollExceeded => {
+                tracing::warn!(topic = self.topic, %code, "kafka client goes on after: {reason}");
+                Ok(())
+            }
+            _ if matches!(error, KafkaError::MessageConsumptionFatal(_)) => {
+                Err(self.fatal(format!("the client gave up: {error}: {reason}")))
+            }
+            _ => Err(SourceError::Broker {
+                input: self.topic.clone(),
+                message: format!("reading stopped: {error}: {reason}"),
+                retry: true,
+            }),
+        }
+    }
+
+    /// The broker does not have the offset we asked for: finds out whose, and what is missing.
+    fn out_of_range(&self, reason: &str) -> SourceError {
+        for partition in &self.partitions {
+            let number = partition.id.partition;
+            match self.client.fetch_watermarks(&self.topic, number as i32, self.timeout) {
+                Ok((low, _)) if partition.expected < low => return lost(&self.topic, number, partition.expected, low),
+                Ok((_, high)) if partition.expected > high => {
+                    return self.fatal(format!(
+                        "partition {number} was cut back to offset {high} while it was read up to {}: records that were \
+                         read are no longer in the log ({reason})",
+                        partition.expected
+                    ));
+                }
+                _ => {}
+            }
+        }
+        self.fatal(format!("the broker does not have the offset to read next ({reason})"))
+    }
+
+    fn check_partition_count(&self) -> Result<(), SourceError> {
+        let known = self.partition_count();
+        let now = self.client.context().observed().partition_count;
+        if now <= known {
+            return Ok(());
+        }
+        Err(self.fatal(format!(
+            "grew from {known} to {now} partitions while it was read: records of one key may now lie in two of them, and \
+             the new ones are not read. What was read is safe; restart to have all partitions checked and read"
+        )))
+    }
+
+    fn stop_fetching_what_ended(&mut self) {
+        for number in 0..self.partition_count() {
+            if self.partitions[number as usize].ended {
+                self.set_paused(number, true);
+            }
+        }
+    }
+
+    /// Records are no sign that a broker is back: they may have waited in the client since before the outage.
+    fn notice_recovery(&mut self) {
+        if self.down.is_some() && self.client.context().observed().broker_up {
+            self.down = None;
+        }
+    }
+
+    fn fatal(&self, message: String) -> SourceError {
+        SourceError::Broker { input: self.topic.clone(), message, retry: false }
+    }
+
+    pub fn pause(&mut self, number: u32) {
+        self.set_paused(number, true);
+    }
+
+    pub fn resume(&mut self, number: u32) {
+        self.set_paused(number, false);
+    }
+
+    /// Tells the client only of a change: resuming what is not paused has moved positions in some of its versions.
+    fn set_paused(&mut self, number: u32, paused: bool) {
+        let Some(partition) = self.partitions.get_mut(number as usize) else {
+            return;
+        };
+        if partition.paused == paused || (partition.ended && !paused) {
+            return;
+        }
+        let mut list = TopicPartitionList::with_capacity(1);
+        list.add_partition(&self.topic, number as i32);
+        let done = if paused { self.client.pause(&list) } else { self.client.resume(&list) };
+        match done {
+            Ok(()) => partition.paused = paused,
+            Err(error) => {
+                tracing::error!(topic = self.topic, number, paused, %error, "kafka client cannot pause or resume")
+            }
+        }
+    }
+
+    pub fn commit_for_monitoring(&self, positions: &Positions) {
+        let mut list = TopicPartitionList::with_capacity(self.partitions.len());
+        for partition in &self.partitions {
+            if let Some(next) = positions.next(partition.id) {
+                let number = partition.id.partition as i32;
+                if let Err(error) = list.add_partition_offset(&self.topic, number, Offset::Offset(next)) {
+                    tracing::warn!(topic = self.topic, number, next, %error, "position cannot be shown to monitoring");
+                }
+            }
+        }
+        if list.count() > 0
+            && let Err(error) = self.client.commit(&list, CommitMode::Async)
+        {
+            tracing::warn!(topic = self.topic, %error, "positions were not shown to monitoring; nothing depends on it");
+        }
+    }
+}
+
+fn assign(client: &Client, topic: &str, ranges: &[Range]) -> Result<(), SourceError> {
+    let mut list = TopicPartitionList::with_capacity(ranges.len());
+    let mut result = Ok(());
+    for (number, range) in ranges.iter().enumerate() {
+        result = result.and(list.add_partition_offset(topic, number as i32, Offset::Offset(range.from)));
+    }
+    result.and_then(|()| client.assign(&list)).map_err(|error| SourceError::Broker {
+        input: topic.to_string(),
+        message: format!("cannot be assigned: {error}"),
+        retry: false,
+    })
+}
+
+fn misconfigured(connection: &KafkaConnection, error: &KafkaError) -> SourceError {
+    // The property's value is left out: it may be a password.
+    let message = match error {
+        KafkaError::ClientConfig(_, description, property, _) => format!("`{property}`: {description}"),
+        other => other.to_string(),
+    };
+    SourceError::Input { input: format!("connections.{}.kafka.properties", connection.name), message }
+}

@@ -1,0 +1,97 @@
+//! Settings: librdkafka's properties as this source needs them, and the user's on top.
+//!
+//! In: the connection's `properties`. Out: a client configuration, or a message naming the property.
+//! Holds: what correctness rests on cannot be overridden.
+
+use super::KafkaOptions;
+use crate::source::{KafkaConnection, SourceError};
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+
+/// What correctness rests on.
+const FIXED: [(&str, &str, &str); 7] = [
+    ("enable.auto.commit", "false", "positions live in the manifest"),
+    ("enable.auto.offset.store", "false", "positions live in the manifest"),
+    ("auto.offset.reset", "error", "lost records must stop the pipeline, not be skipped"),
+    ("isolation.level", "read_committed", "records of aborted transactions must not be read"),
+    ("enable.partition.eof", "true", "knowing that a partition is caught up rests on it"),
+    ("check.crcs", "true", "damaged records must stop the pipeline, not be decoded"),
+    ("allow.auto.create.topics", "false", "a misspelled topic must be an error, not a new topic"),
+];
+
+/// Starting points that a user may change.
+const DEFAULTS: [(&str, &str); 8] = [
+    // Memory: what the client prefetches is bounded in bytes per client; the fetches in flight per partition come on top.
+    // A full queue is looked at again after the backoff. With 100 ms and 10,000 messages the backoff, not the broker,
+    // set the pace: small records came four times slower.
+    ("queued.max.messages.kbytes", "16384"),
+    ("queued.min.messages", "100000"),
+    ("fetch.queue.backoff.ms", "10"),
+    ("fetch.max.bytes", "16777216"),
+    ("max.partition.fetch.bytes", "1048576"),
+    ("receive.message.max.bytes", "33554432"),
+    ("topic.metadata.refresh.interval.ms", "60000"),
+    // From these come the log's ends, the number of partitions, and the news that a broker is back.
+    ("statistics.interval.ms", "5000"),
+];
+
+/// Set by other keys of the pipeline file.
+const ELSEWHERE: [(&str, &str); 2] = [("bootstrap.servers", "brokers"), ("metadata.broker.list", "brokers")];
+
+pub fn client_config(connection: &KafkaConnection, options: &KafkaOptions) -> Result<ClientConfig, SourceError> {
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config.set("bootstrap.servers", &connection.brokers);
+    config.set("client.id", &options.client_id);
+    config.set("group.id", &options.group_id);
+    for (property, value) in DEFAULTS {
+        config.set(property, value);
+    }
+    for (property, value) in &connection.properties {
+        let name = format!("connections.{}.kafka.properties.{property}", connection.name);
+        if let Some((_, key)) = ELSEWHERE.iter().find(|(elsewhere, _)| elsewhere == property) {
+            return Err(refused(name, format!("set `connections.{}.kafka.{key}` instead", connection.name)));
+        }
+        if let Some((_, fixed, reason)) = FIXED.iter().find(|(fixed, _, _)| fixed == property)
+            && value != fixed
+        {
+            return Err(refused(name, format!("is always `{fixed}`: {reason}. Remove it")));
+        }
+        config.set(property, value);
+    }
+    for (property, value, _) in FIXED {
+        config.set(property, value);
+    }
+    Ok(config)
+}
+
+fn refused(input: String, message: String) -> SourceError {
+    SourceError::Input { input, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    fn with(property: &str, value: &str) -> Result<ClientConfig, SourceError> {
+        let properties = BTreeMap::from([(property.to_string(), value.to_string())]);
+        let connection = KafkaConnection { name: "main".to_string(), brokers: "b:1".to_string(), properties };
+        client_config(&connection, &KafkaOptions::default())
+    }
+
+    #[test]
+    fn a_users_property_wins_over_a_default() {
+        assert_eq!(with("fetch.max.bytes", "5000000").unwrap().get("fetch.max.bytes"), Some("5000000"));
+        assert_eq!(with("group.id", "mine").unwrap().get("group.id"), Some("mine"));
+    }
+
+    #[test]
+    fn what_correctness_rests_on_is_refused_by_name() {
+        let error = with("isolation.level", "read_uncommitted").unwrap_err();
+        assert!(!error.retry());
+        let text = error.to_string();
+        assert!(text.contains("connections.main.kafka.properties.isolation.level") && text.contains("read_committed"));
+        assert!(with("isolation.level", "read_committed").is_ok());
+        assert!(with("bootstrap.servers", "x").unwrap_err().to_string().contains("kafka.brokers"));
+    }
+}

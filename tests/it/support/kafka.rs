@@ -1,0 +1,195 @@
+//! Kafka for tests: topics made and filled for one test each.
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::util::Timeout;
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use std::future::Future;
+use std::sync::Mutex;
+use std::time::Duration;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The brokers that `make test` started, or that the caller's environment names.
+pub fn brokers() -> String {
+    match std::env::var("KAFKA_BOOTSTRAP") {
+        Ok(brokers) if !brokers.is_empty() => brokers,
+        _ => panic!("KAFKA_BOOTSTRAP is not set: run through `make test`, or `scripts/with-services cargo test`"),
+    }
+}
+
+/// A name that no other test, nor an earlier run against the same brokers, uses.
+pub fn unique(name: &str) -> String {
+    format!("{name}-{:08x}", rand::random::<u32>())
+}
+
+/// One record to write. The default goes to partition 0, with the time of writing, and has neither key nor headers.
+#[derive(Clone, Debug, Default)]
+pub struct TestRecord<'a> {
+    pub partition: i32,
+    pub key: Option<&'a [u8]>,
+    pub payload: Option<&'a [u8]>,
+    pub timestamp: Option<i64>,
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// Remembers records that the broker did not take.
+#[derive(Default)]
+struct Deliveries {
+    failed: Mutex<Vec<KafkaError>>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.failed.lock().unwrap().push(error.clone());
+        }
+    }
+}
+
+/// Makes topics and writes records, and waits until the broker has them.
+pub struct KafkaProducer {
+    producer: BaseProducer<Deliveries>,
+    admin: AdminClient<DefaultClientContext>,
+    runtime: tokio::runtime::Runtime,
+    brokers: String,
+}
+
+impl KafkaProducer {
+    pub fn new() -> Self {
+        Self::with(&brokers(), &[])
+    }
+
+    /// A producer whose records are written in transactions, see [`KafkaProducer::transaction`].
+    pub fn transactional() -> Self {
+        let producer = Self::with(&brokers(), &[("transactional.id", &unique("transactions"))]);
+        producer.producer.init_transactions(DEADLINE).expect("transactions");
+        producer
+    }
+
+    pub fn with(brokers: &str, properties: &[(&str, &str)]) -> Self {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("linger.ms", "5");
+        let admin = config.create().expect("admin client");
+        for (property, value) in properties {
+            config.set(*property, *value);
+        }
+        let producer = config.create_with_context(Deliveries::default()).expect("producer");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        KafkaProducer { producer, admin, runtime, brokers: brokers.to_string() }
+    }
+
+    /// A new topic with a unique name that starts with `name`.
+    pub fn create_topic(&self, name: &str, partitions: i32) -> String {
+        let topic = unique(name);
+        let new = NewTopic::new(&topic, partitions, TopicReplication::Fixed(1));
+        self.each_ok(self.admin.create_topics([&new], &options()));
+        self.wait_for_partitions(&topic, partitions as usize);
+        topic
+    }
+
+    pub fn grow_topic(&self, topic: &str, partitions: usize) {
+        self.each_ok(self.admin.create_partitions([&NewPartitions::new(topic, partitions)], &options()));
+        self.wait_for_partitions(topic, partitions);
+    }
+
+    pub fn delete_topic(&self, topic: &str) {
+        self.each_ok(self.admin.delete_topics(&[topic], &options()));
+    }
+
+    /// Deletes the records of a partition below `before`, as retention would.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(before)).unwrap();
+        let deleted = self.runtime.block_on(self.admin.delete_records(&list, &options())).expect("delete records");
+        deleted.elements().iter().for_each(|element| element.error().expect("delete records"));
+    }
+
+    /// Writes the records and waits until all are in the log.
+    pub fn produce(&self, topic: &str, records: &[TestRecord<'_>]) {
+        for record in records {
+            self.send(topic, record);
+        }
+        self.flush();
+    }
+
+    /// Writes the records in one transaction, which is then committed or aborted.
+    pub fn transaction(&self, topic: &str, records: &[TestRecord<'_>], commit: bool) {
+        self.producer.begin_transaction().expect("begin");
+        self.produce(topic, records);
+        if commit {
+            self.producer.commit_transaction(DEADLINE).expect("commit");
+        } else {
+            self.producer.abort_transaction(DEADLINE).expect("abort");
+        }
+    }
+
+    /// The offset that `group` committed for a partition.
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        let consumer: BaseConsumer =
+            ClientConfig::new().set("bootstrap.servers", &self.brokers).set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let committed = consumer.committed_offsets(list, DEADLINE).expect("committed offsets");
+        match committed.find_partition(topic, partition).unwrap().offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    fn send(&self, topic: &str, test: &TestRecord<'_>) {
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).partition(test.partition);
+        record.key = test.key;
+        record.payload = test.payload;
+        record.timestamp = test.timestamp;
+        if !test.headers.is_empty() {
+            let add = |all: OwnedHeaders, &(key, value): &(&str, &[u8])| all.insert(Header { key, value: Some(value) });
+            record = record.headers(test.headers.iter().fold(OwnedHeaders::new(), add));
+        }
+        while let Err((error, back)) = self.producer.send(record) {
+            let full = error.rdkafka_error_code() == Some(rdkafka::types::RDKafkaErrorCode::QueueFull);
+            assert!(full, "cannot produce: {error}");
+            self.producer.poll(Duration::from_millis(10));
+            record = back;
+        }
+    }
+
+    fn flush(&self) {
+        self.producer.flush(DEADLINE).expect("flush");
+        let failed = self.producer.context().failed.lock().unwrap();
+        assert!(failed.is_empty(), "not delivered: {failed:?}");
+    }
+
+    fn wait_for_partitions(&self, topic: &str, partitions: usize) {
+        for _ in 0..600 {
+            let metadata = self.admin.inner().fetch_metadata(Some(topic), DEADLINE).expect("metadata");
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let led = |topic: &&rdkafka::metadata::MetadataTopic| {
+                topic.error().is_none() && topic.partitions().iter().filter(|p| p.leader() >= 0).count() == partitions
+            };
+            if found.filter(led).is_some() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{topic} did not get its {partitions} partitions");
+    }
+
+    fn each_ok<T, E: std::fmt::Debug>(&self, call: impl Future<Output = Result<Vec<Result<T, E>>, KafkaError>>) {
+        for result in self.runtime.block_on(call).expect("admin call") {
+            assert!(result.is_ok(), "admin call: {:?}", result.err());
+        }
+    }
+}
+
+fn options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(Timeout::After(DEADLINE)))
+}
