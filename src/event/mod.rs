@@ -10,12 +10,14 @@ mod time;
 mod key;
 mod position;
 mod schema;
+mod entity_key;
 mod expression;
 mod batch;
 mod account;
 
 pub use account::*;
 pub use batch::*;
+pub use entity_key::*;
 pub use expression::*;
 pub use key::*;
 pub use position::*;
