@@ -1,6 +1,7 @@
 //! What is aggregated, per entity and window.
 
-use crate::event::{ColumnType, DurationMs, Expression, StreamId};
+use crate::event::{ColumnType, DurationMs, Expression, StreamId, list_of};
+use crate::feature::value::Scalar;
 use arrow::datatypes::{DataType, SchemaRef};
 
 /// Aggregates of one entity.
@@ -57,6 +58,25 @@ pub enum AggregateKind {
     LastK {
         k: usize,
     },
+}
+
+impl AggregateKind {
+    /// The type of the output column for an input of this type (`None` for `"*"`); `None` for what it cannot take.
+    pub fn output_type(self, input: Option<&DataType>) -> Option<DataType> {
+        let Some(input) = input else { return (self == AggregateKind::Count).then_some(DataType::Int64) };
+        let scalar = Scalar::of(input);
+        match self {
+            AggregateKind::Count => Some(DataType::Int64),
+            AggregateKind::Sum if scalar?.is_integer() => Some(DataType::Int64),
+            AggregateKind::Sum | AggregateKind::Mean if scalar?.is_integer() || scalar?.is_float() => {
+                Some(DataType::Float64)
+            }
+            AggregateKind::Sum | AggregateKind::Mean => None,
+            AggregateKind::Min | AggregateKind::Max if scalar? == Scalar::Bool => None,
+            AggregateKind::Min | AggregateKind::Max | AggregateKind::Last => scalar.map(|_| input.clone()),
+            AggregateKind::LastK { .. } => scalar.map(|_| list_of(input.clone())),
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
