@@ -1,1 +1,3 @@
+//! The conjoin command.
+
 fn main() {}

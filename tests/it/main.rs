@@ -1,5 +1,7 @@
-//! Integration tests: Conjoin against a real Kafka and a real Redis, which `make test` starts.
+//! Integration tests: everything that looks at the crate from outside, in one binary so that it links once. Those that
+//! need a Kafka and a Redis find them started by `make test`.
 
 mod support;
 
 mod kafka_source;
+mod tidy;
