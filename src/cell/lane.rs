@@ -123,24 +123,15 @@ impl Lane {
         for stream_use in spec.uses_of(stream) {
             match *stream_use {
                 StreamUse::Anchor { sample, route } => {
-                    self.joins[sample].insert_impressions(self.lane_rows(routed, route));
+                    self.joins[sample].insert_impressions(lane_rows(routed, route, self.number));
                 }
                 StreamUse::Label { sample, label, route } => {
-                    self.joins[sample].insert_labels(label, self.lane_rows(routed, route));
+                    self.joins[sample].insert_labels(label, lane_rows(routed, route, self.number));
                 }
                 StreamUse::Feature { group, use_number, entity } => {
                     self.apply_features(routed, group, use_number, entity);
                 }
             }
-        }
-    }
-
-    fn lane_rows<'a>(&self, routed: &'a RoutedBatch, route: usize) -> LaneRows<'a> {
-        LaneRows {
-            batch: &routed.decoded,
-            rows: routed.rows(route, self.number),
-            late: &routed.late,
-            watermark: routed.watermark,
         }
     }
 
@@ -193,7 +184,7 @@ impl Lane {
         for store in &self.history[self.number] {
             let mut left = entities_max;
             while left > 0 {
-                let Some(batch) = write(store).take_due(instant, left) else { break };
+                let Some(batch) = write(store).take_due(instant, left).expect(NULLABLE) else { break };
                 left = left.saturating_sub(batch.entities.len().max(1));
                 if !batch.entities.is_empty() {
                     out.online.push(batch);
@@ -225,6 +216,13 @@ impl Lane {
     }
 }
 
+fn lane_rows(routed: &RoutedBatch, route: usize, lane: usize) -> LaneRows<'_> {
+    LaneRows { batch: &routed.decoded, rows: routed.rows(route, lane), late: &routed.late, watermark: routed.watermark }
+}
+
+/// Why reading features cannot fail.
+const NULLABLE: &str = "the plan makes every derived feature nullable, so a row that fails is null";
+
 /// Reads one group's features of many (entity, instant) pairs from the lanes that own the entities.
 fn evaluate(
     history: &FeatureHistory,
@@ -234,7 +232,7 @@ fn evaluate(
 ) -> RecordBatch {
     let lanes = history.len();
     if lanes == 1 {
-        return read(&history[0][group]).evaluate(entities, instants);
+        return read(&history[0][group]).evaluate(entities, instants).expect(NULLABLE);
     }
     let mut rows_by_lane: Vec<Vec<u32>> = vec![Vec::new(); lanes];
     for (row, entity) in entities.iter().enumerate() {
@@ -249,7 +247,7 @@ fn evaluate(
         }
         let pick = |row: &u32| (entities[*row as usize], instants[*row as usize]);
         let (entities, instants): (Vec<_>, Vec<_>) = rows.iter().map(pick).unzip();
-        batches.push(read(&history[lane][group]).evaluate(&entities, &instants));
+        batches.push(read(&history[lane][group]).evaluate(&entities, &instants).expect(NULLABLE));
         for row in rows {
             order[*row as usize] = at;
             at += 1;

@@ -1,1 +1,89 @@
-//! Cli.
+//! Cli: the commands, what they print, and the codes they exit with.
+//!
+//! In: arguments, environment, signals. Out: exit code 0 (done), 1 (failed while running), 2 (wrong arguments or a wrong
+//! pipeline file).
+//! Does not: hold any logic of its own about samples, features or state.
+
+mod check;
+mod run;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Joins impressions with clicks and labels, computes features in real time, writes training samples, and scores.
+#[derive(Parser, Debug)]
+#[command(name = "conjoin", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a pipeline until its inputs end or it is told to stop
+    Run(run::RunArgs),
+    /// Check a pipeline file and tell everything that is wrong with it
+    Check(check::CheckArgs),
+}
+
+/// Which pipeline, and what is laid over it.
+#[derive(clap::Args, Clone, Debug)]
+pub struct PipelineArgs {
+    /// The pipeline file
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// A file laid over the pipeline file; may be given several times
+    #[arg(long)]
+    overlay: Vec<PathBuf>,
+    /// One value laid over everything, such as state.path=/data
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    sets: Vec<String>,
+}
+
+impl PipelineArgs {
+    /// Loads the plan; on errors prints them all and gives the exit code.
+    fn load(&self) -> Result<crate::config::Plan, ExitCode> {
+        let options = crate::config::LoadOptions {
+            overlays: &self.overlay,
+            sets: &self.sets,
+            env: &|name| std::env::var(name).ok(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        };
+        match crate::config::load(&self.files, &options) {
+            Ok(loaded) => {
+                if !loaded.warnings.0.is_empty() {
+                    eprint_text(&loaded.warnings.to_string());
+                }
+                Ok(loaded.plan)
+            }
+            Err(diagnostics) => {
+                eprint_text(&diagnostics.to_string());
+                Err(ExitCode::from(EXIT_USAGE))
+            }
+        }
+    }
+}
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::check(&args),
+    }
+}
+
+/// A line for people, where logs go.
+#[expect(clippy::disallowed_macros, reason = "the command line speaks to people here, and nowhere else")]
+fn eprint_text(text: &str) {
+    eprintln!("{}", text.trim_end());
+}
+
+/// A line for people or pipes.
+#[expect(clippy::disallowed_macros, reason = "the command line speaks to people here, and nowhere else")]
+fn print_text(text: &str) {
+    println!("{}", text.trim_end());
+}

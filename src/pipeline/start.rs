@@ -89,7 +89,7 @@ struct Start<'a> {
 
 impl Start<'_> {
     fn run(self) -> Result<RunSummary, RunError> {
-        let writer = format!("{:08x}", self.world.entropy.next_u64() as u32);
+        let writer = format!("{:08x}", self.world.entropy.random_u64() as u32);
         let chain = Chain::claim(self.state.clone(), &self.identity(writer.clone()))?;
         let head = chain.head().clone();
         let positions = self.positions(&head)?;
@@ -111,7 +111,7 @@ impl Start<'_> {
         committer.publish(&head)?;
         self.sweep(&head, &sample_stores, &committer)?;
 
-        let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.next_u64())
+        let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
             .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
@@ -191,7 +191,7 @@ impl Start<'_> {
             pipeline: &self.plan.pipeline,
             semantics: &self.plan.semantics,
             writer,
-            chain: self.world.entropy.next_u64() as u32,
+            chain: self.world.entropy.random_u64() as u32,
             now_ms: self.world.clock.now_ms(),
         }
     }

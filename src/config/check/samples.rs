@@ -71,7 +71,8 @@ fn one(
     for (column, sql) in raw.columns.iter() {
         let at = path.key("columns").key(column);
         if let Some(expression) = c.compile(&at, sql, wide.scope(), &sources) {
-            wide.computed(c, column, expression.data_type.clone(), expression.nullable, &at);
+            // Nullable whatever the expression says: a row that cannot be computed is null.
+            wide.computed(c, column, expression.data_type.clone(), true, &at);
             columns.push(ComputedColumn { name: column.to_string(), expression });
         }
     }

@@ -110,6 +110,10 @@ pub struct KafkaTopics {
     /// Where to begin in a partition that was never read: `earliest`, `latest` or an RFC 3339 instant.
     #[schemars(extend("default" = "earliest"))]
     pub start: Option<String>,
+    /// Take missing offsets for those of compaction or transaction markers. Without it a gap stops the pipeline.
+    #[serde(default)]
+    #[schemars(extend("default" = false))]
+    pub allow_gaps: bool,
 }
 
 /// Files.

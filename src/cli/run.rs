@@ -1,0 +1,195 @@
+//! `conjoin run`: runs a pipeline, shows how it goes, and stops in order on SIGINT and SIGTERM.
+
+use crate::cli::{EXIT_FAILED, PipelineArgs, eprint_text, print_text};
+use crate::config::Plan;
+use crate::env::{SystemClock, SystemEntropy};
+use crate::pipeline::{Board, RunOptions, RunSummary, RunView, StopSignal, World, run as run_pipeline};
+use crate::telemetry::{RunMoment, Telemetry, status_line};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(clap::Args, Debug)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Stop at the end that the Kafka topics have now
+    #[arg(long)]
+    until_end: bool,
+    /// With --until-end, close what is pending
+    #[arg(long, requires = "until_end")]
+    close: bool,
+    /// Forget all state and start anew; files already published stay
+    #[arg(long)]
+    fresh: bool,
+    /// Print how the run went as one line of JSON at its end
+    #[arg(long)]
+    json: bool,
+}
+
+/// How often the status line is printed: in place on a terminal, as a line otherwise.
+const STATUS_EVERY: Duration = Duration::from_secs(1);
+const STATUS_LINE_EVERY: Duration = Duration::from_secs(10);
+
+pub fn run(args: &RunArgs) -> ExitCode {
+    init_logs();
+    let plan = match args.pipeline.load() {
+        Ok(plan) => Arc::new(plan),
+        Err(code) => return code,
+    };
+    let options = RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh };
+    match start(plan, options) {
+        Ok(summary) => {
+            report(&summary, args.json);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprint_text(&format!("error: {error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses how much, `CONJOIN_LOG=json` the shape.
+pub fn init_logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second call in one process finds a subscriber set: the first one stays.
+    let _ = match std::env::var("CONJOIN_LOG").as_deref() {
+        Ok("json") => logs.json().try_init(),
+        _ => logs.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+}
+
+fn start(plan: Arc<Plan>, options: RunOptions) -> Result<RunSummary, String> {
+    let online = crate::online::open(&plan.online, &plan.pipeline, &plan.groups).map_err(|error| error.to_string())?;
+    let world = World {
+        clock: Arc::new(SystemClock::new()),
+        entropy: Arc::new(SystemEntropy),
+        online,
+        telemetry: Arc::new(Telemetry::new(&plan.pipeline)),
+        board: Board::default(),
+        stop: StopSignal::default(),
+    };
+    let signals = stop_on_signals(world.stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let status = Status::start(world.board.clone());
+    let result = run_pipeline(plan, options, world);
+    status.stop();
+    signals.close();
+    result.map_err(|error| error.to_string())
+}
+
+/// The first SIGINT or SIGTERM stops in order; the second one at once.
+pub fn stop_on_signals(stop: StopSignal) -> std::io::Result<signal_hook::iterator::Handle> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let handle = signals.handle();
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if stop.requested() {
+                eprint_text("stopping at once: what was not committed is read again at the next start");
+                std::process::exit(128 + signal);
+            }
+            eprint_text("stopping: committing once more (again to stop at once)");
+            stop.request();
+        }
+    })?;
+    Ok(handle)
+}
+
+/// The thread that prints the status line.
+pub struct Status {
+    stop: StopSignal,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Status {
+    pub fn start(board: Board) -> Status {
+        let (stop, watched) = (StopSignal::default(), StopSignal::default());
+        let signal = stop.clone();
+        drop(watched);
+        let terminal = std::io::stderr().is_terminal();
+        let every = if terminal { STATUS_EVERY } else { STATUS_LINE_EVERY };
+        let thread = std::thread::spawn(move || {
+            let mut before = moment(&board.view());
+            while !signal.wait(every) {
+                let now = moment(&board.view());
+                let line = status_line(&before, &now);
+                if terminal { rewrite(&line) } else { eprint_text(&line) }
+                before = now;
+            }
+            if terminal {
+                rewrite("");
+            }
+        });
+        Status { stop, thread }
+    }
+
+    pub fn stop(self) {
+        self.stop.request();
+        // The thread only prints; a panic in it has been shown by then.
+        let _ = self.thread.join();
+    }
+}
+
+#[expect(clippy::disallowed_macros, reason = "the status line is rewritten in place")]
+fn rewrite(line: &str) {
+    eprint!("\r\x1b[2K{line}");
+}
+
+/// The board as the status line wants it.
+pub fn moment(view: &RunView) -> RunMoment {
+    let anchors = view.counts.samples.iter().map(|sample| sample.anchor);
+    let attached: u64 = view.counts.samples.iter().filter_map(|sample| sample.labels.first()).map(|label| label.attached).sum();
+    RunMoment {
+        elapsed_ms: view.now_ms.saturating_sub(view.started_ms),
+        events: view.records_this_run,
+        pending: anchors.clone().map(|anchor| anchor.pending).sum(),
+        emitted: anchors.clone().map(|anchor| anchor.emitted).sum(),
+        joined: Some(attached),
+        late: anchors.map(|anchor| anchor.late).sum(),
+        dead_letters: view.dead_letters,
+        behind_ms: None,
+        commit: Some(view.commit_number),
+    }
+}
+
+fn report(summary: &RunSummary, json: bool) {
+    let view = &summary.view;
+    let seconds = view.now_ms.saturating_sub(view.started_ms) as f64 / 1e3;
+    if json {
+        let line = serde_json::json!({
+            "records": view.records_this_run,
+            "seconds": seconds,
+            "commits": view.commits_this_run,
+            "restored_rows": view.restored_rows,
+            "restored_ms": view.restored_ms,
+            "streams": view.streams.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
+            "counts": view.counts,
+            "totals": view.totals,
+            "online_instant": view.online_instant,
+            "manifest": summary.head,
+            "violations": crate::event::violations(),
+        });
+        print_text(&line.to_string());
+        return;
+    }
+    if view.records_this_run == 0 {
+        print_text("nothing new: every record of the inputs was processed by an earlier run (--fresh starts anew)");
+    }
+    for (name, account) in &view.streams {
+        print_text(&format!(
+            "{name:<16} {:>12} rows = {} accepted + {} filtered + {} dead letters",
+            account.consumed, account.accepted, account.filtered, account.dead_lettered
+        ));
+    }
+    print_text(&format!(
+        "{} records in {seconds:.1} s, {} samples in {} files, {} commits",
+        view.records_this_run, view.totals.file_rows, view.totals.files, view.commits_this_run
+    ));
+    if summary.online_left > 0 {
+        print_text(&format!("{} feature rows did not reach the online store", summary.online_left));
+    }
+}
