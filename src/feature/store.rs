@@ -22,6 +22,9 @@ use arrow::datatypes::{Schema, SchemaRef};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// How many rows go through the steps of [`GroupStore::apply`] together: their entities' newest tiles fit the cache.
+const CHUNK_ROWS: usize = 128;
+
 pub struct GroupStore {
     /// Number of the group in `Plan::groups`.
     pub(super) group: u16,
@@ -142,22 +145,35 @@ impl GroupStore {
             .collect();
         let (ids, prints) = (&batch.keys[id_set], &batch.keys[usage.key_set]);
         let mut account = FeatureAccount::default();
-        for &row in rows {
-            let row = row as usize;
-            let ts = batch.event_time[row];
-            if ts <= -TIME_LIMIT || ts >= TIME_LIMIT || !feeds.iter().any(|feed| feed.counts(row)) {
-                account.masked += 1;
-            } else if !self.ids[use_number].insert(ids[row], ts, self.watermark) {
-                account.duplicate += 1;
-            } else {
-                account.applied += 1;
-                if ts >= self.ladder.drop_before {
-                    let number = match self.entities.find(prints[row]) {
-                        Some(number) => number,
-                        None => self.welcome(prints[row], &entity_text(&batch.rows, usage, row)),
-                    };
-                    self.add(number, &feeds, ts, row, (ids[row], batch.content[row]));
+        let mut fresh: Vec<(u32, u32)> = Vec::with_capacity(CHUNK_ROWS);
+        // Step by step for some rows at a time: the steps of one row wait for memory one after another, those of
+        // neighbouring rows together.
+        for rows in rows.chunks(CHUNK_ROWS) {
+            fresh.clear();
+            for &row in rows {
+                let (row, ts) = (row as usize, batch.event_time[row as usize]);
+                if ts <= -TIME_LIMIT || ts >= TIME_LIMIT || !feeds.iter().any(|feed| feed.counts(row)) {
+                    account.masked += 1;
+                } else if !self.ids[use_number].insert(ids[row], ts, self.watermark) {
+                    account.duplicate += 1;
+                } else {
+                    account.applied += 1;
+                    if ts >= self.ladder.drop_before {
+                        fresh.push((row as u32, 0));
+                    }
                 }
+            }
+            for (row, number) in &mut fresh {
+                let row = *row as usize;
+                *number = match self.entities.find(prints[row]) {
+                    Some(number) => number,
+                    None => self.welcome(prints[row], &entity_text(&batch.rows, usage, row)),
+                };
+            }
+            self.entities.warm(fresh.iter().map(|&(_, number)| number));
+            for &(row, number) in &fresh {
+                let row = row as usize;
+                self.add(number, &feeds, batch.event_time[row], row, (ids[row], batch.content[row]));
             }
         }
         account
