@@ -24,6 +24,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many rows go through the steps of [`GroupStore::apply`] together: their entities' newest tiles fit the cache.
 const CHUNK_ROWS: usize = 128;
+const CHANGED_MIN: usize = 1 << 10;
+/// Below every instant, also after it was brought to the start of its slot.
+const NOTHING_PROMISED: EventTime = -2 * TIME_LIMIT;
 
 pub struct GroupStore {
     /// Number of the group in `Plan::groups`.
@@ -117,7 +120,7 @@ impl GroupStore {
             changed: Vec::new(),
             watermark: Watermark::MIN,
             oldest_needed: EventTime::MIN,
-            sweep: Sweep { next: 0, needed: -TIME_LIMIT, through: -TIME_LIMIT, debt: 0 },
+            sweep: Sweep { next: 0, needed: NOTHING_PROMISED, through: NOTHING_PROMISED, debt: 0 },
             size: Size::default(),
             refused_values: 0,
             derived_failures: AtomicU64::new(0),
@@ -265,6 +268,17 @@ impl GroupStore {
         if let Some(schedule) = &mut self.schedule {
             schedule.tidy(&self.entities);
         }
+        // Entities that came and went since the last snapshot leave their numbers behind.
+        if self.changed.len() > 2 * self.entities.len() + CHANGED_MIN {
+            self.changed.clear();
+            self.changed
+                .extend(self.entities.iter_live().filter(|(_, entity)| entity.changed).map(|(number, _)| number));
+        }
+    }
+
+    /// The oldest instant for which all tiles still say what was visible.
+    pub(super) fn rolled_to(&self) -> EventTime {
+        self.sweep.needed
     }
 
     /// Merges and drops what may be of one entity, and forgets it when nothing is left to keep or to publish.
