@@ -13,6 +13,7 @@ use crate::feature::text::Texts;
 use crate::feature::value::Scalar;
 use crate::feature::window::{first_at_or_after, visible_range};
 use crate::feature::{AggregateKind, DerivedSpec};
+use crate::invariant;
 use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, UInt32Array, new_null_array};
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::DataType;
@@ -55,6 +56,9 @@ impl GroupStore {
     /// A derived column whose expression fails for a row is null in that row; it is an error only where the column
     /// may not be null.
     pub fn evaluate(&self, entities: &[Fingerprint], instants: &[EventTime]) -> Result<RecordBatch, ExpressionError> {
+        let oldest = instants.iter().min().map_or(EventTime::MAX, |&oldest| self.windows.instant(oldest));
+        let rolled_to = self.rolled_to();
+        invariant!(F10, oldest >= rolled_to, "asked for {oldest}, but nothing before {rolled_to} was to be asked");
         let mut questions: Vec<Question> = Vec::with_capacity(entities.len());
         let mut picks: Vec<u32> = Vec::with_capacity(entities.len());
         let mut known: HashTable<u32> = HashTable::with_capacity(entities.len());

@@ -23,13 +23,15 @@ mod store;
 mod evaluate;
 mod publish;
 mod snapshot;
+mod restore;
 
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
 mod tests;
 
-pub use snapshot::{StateBlock, StateError, StateKind};
+pub use restore::StateError;
+pub use snapshot::{StateBlock, StateKind};
 pub use spec::*;
 pub use store::GroupStore;
 pub use window::TIME_LIMIT;

@@ -22,6 +22,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// How many rows go through the steps of [`GroupStore::apply`] together: their entities' newest tiles fit the cache.
+const CHUNK_ROWS: usize = 128;
+const CHANGED_MIN: usize = 1 << 10;
+/// Below every instant, also after it was brought to the start of its slot.
+const NOTHING_PROMISED: EventTime = -2 * TIME_LIMIT;
+
 pub struct GroupStore {
     /// Number of the group in `Plan::groups`.
     pub(super) group: u16,
@@ -114,7 +120,7 @@ impl GroupStore {
             changed: Vec::new(),
             watermark: Watermark::MIN,
             oldest_needed: EventTime::MIN,
-            sweep: Sweep { next: 0, needed: -TIME_LIMIT, through: -TIME_LIMIT, debt: 0 },
+            sweep: Sweep { next: 0, needed: NOTHING_PROMISED, through: NOTHING_PROMISED, debt: 0 },
             size: Size::default(),
             refused_values: 0,
             derived_failures: AtomicU64::new(0),
@@ -142,22 +148,35 @@ impl GroupStore {
             .collect();
         let (ids, prints) = (&batch.keys[id_set], &batch.keys[usage.key_set]);
         let mut account = FeatureAccount::default();
-        for &row in rows {
-            let row = row as usize;
-            let ts = batch.event_time[row];
-            if ts <= -TIME_LIMIT || ts >= TIME_LIMIT || !feeds.iter().any(|feed| feed.counts(row)) {
-                account.masked += 1;
-            } else if !self.ids[use_number].insert(ids[row], ts, self.watermark) {
-                account.duplicate += 1;
-            } else {
-                account.applied += 1;
-                if ts >= self.ladder.drop_before {
-                    let number = match self.entities.find(prints[row]) {
-                        Some(number) => number,
-                        None => self.welcome(prints[row], &entity_text(&batch.rows, usage, row)),
-                    };
-                    self.add(number, &feeds, ts, row, (ids[row], batch.content[row]));
+        let mut fresh: Vec<(u32, u32)> = Vec::with_capacity(CHUNK_ROWS);
+        // Step by step for some rows at a time: the steps of one row wait for memory one after another, those of
+        // neighbouring rows together.
+        for rows in rows.chunks(CHUNK_ROWS) {
+            fresh.clear();
+            for &row in rows {
+                let (row, ts) = (row as usize, batch.event_time[row as usize]);
+                if ts <= -TIME_LIMIT || ts >= TIME_LIMIT || !feeds.iter().any(|feed| feed.counts(row)) {
+                    account.masked += 1;
+                } else if !self.ids[use_number].insert(ids[row], ts, self.watermark) {
+                    account.duplicate += 1;
+                } else {
+                    account.applied += 1;
+                    if ts >= self.ladder.drop_before {
+                        fresh.push((row as u32, 0));
+                    }
                 }
+            }
+            for (row, number) in &mut fresh {
+                let row = *row as usize;
+                *number = match self.entities.find(prints[row]) {
+                    Some(number) => number,
+                    None => self.welcome(prints[row], &entity_text(&batch.rows, usage, row)),
+                };
+            }
+            self.entities.warm(fresh.iter().map(|&(_, number)| number));
+            for &(row, number) in &fresh {
+                let row = row as usize;
+                self.add(number, &feeds, batch.event_time[row], row, (ids[row], batch.content[row]));
             }
         }
         account
@@ -249,6 +268,17 @@ impl GroupStore {
         if let Some(schedule) = &mut self.schedule {
             schedule.tidy(&self.entities);
         }
+        // Entities that came and went since the last snapshot leave their numbers behind.
+        if self.changed.len() > 2 * self.entities.len() + CHANGED_MIN {
+            self.changed.clear();
+            self.changed
+                .extend(self.entities.iter_live().filter(|(_, entity)| entity.changed).map(|(number, _)| number));
+        }
+    }
+
+    /// The oldest instant for which all tiles still say what was visible.
+    pub(super) fn rolled_to(&self) -> EventTime {
+        self.sweep.needed
     }
 
     /// Merges and drops what may be of one entity, and forgets it when nothing is left to keep or to publish.

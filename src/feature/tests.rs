@@ -346,6 +346,18 @@ impl World {
         }
     }
 
+    /// Takes some of what is due, and leaves the rest.
+    fn take(&mut self, now: EventTime, limit: usize) {
+        self.now = self.now.max(now);
+        for lane in &mut self.lanes {
+            if let Some(taken) = lane.take_due(self.now, limit).unwrap() {
+                for (row, entity) in taken.entities.iter().enumerate() {
+                    self.shadow.insert(entity.clone(), row_text(&taken.values, row));
+                }
+            }
+        }
+    }
+
     fn drain(&mut self, now: EventTime, limit: usize) {
         self.now = self.now.max(now);
         for lane in &mut self.lanes {
@@ -400,8 +412,9 @@ fn event() -> impl Strategy<Value = Event> {
     ];
     let int = prop_oneof![4 => -5i64..5, 1 => Just(i64::MAX), 1 => Just(i64::MIN)];
     (
-        -60i64..600,
-        0u8..6,
+        // Dense enough that tiles are merged while they still count.
+        prop_oneof![2 => -60i64..600, 3 => 100i64..220],
+        prop_oneof![2 => Just(0u8), 1 => 0u8..6],
         0usize..2,
         prop::bool::weighted(0.7),
         prop::option::weighted(0.8, int),
@@ -491,25 +504,30 @@ proptest! {
             place += take;
             let rest = arrivals[place..].iter().filter(|(_, event)| !world.applied.contains_key(&event.id));
             let settled = rest.map(|(_, event)| event.ts).min().unwrap_or(700);
-            match dice.roll(8) {
+            match dice.roll(9) {
                 0 | 1 => world.advance(settled - dice.roll(30), settled - dice.roll(60)),
                 2 => world.advance(settled, settled),
-                3 => {
+                3 | 4 => {
                     world.snapshot(dice.roll(2) == 0);
                     if dice.roll(2) == 0 {
                         world.restart(1 + dice.roll(3) as usize);
                     }
                 }
-                4 | 5 => {
+                5 => {
                     let newest = world.applied.values().map(|event| event.ts).max().unwrap();
                     world.drain(newest - 20 + dice.roll(60), 1 + dice.roll(4) as usize);
+                }
+                6 => {
+                    let newest = world.applied.values().map(|event| event.ts).max().unwrap();
+                    world.take(newest - 20 + dice.roll(200), 1 + dice.roll(2) as usize);
                 }
                 _ => {}
             }
             if settled >= world.oldest_needed {
                 let span = settled - world.oldest_needed + 1;
-                let instants: Vec<_> = (0..3).map(|_| world.oldest_needed + dice.roll(span)).collect();
-                world.check_at(&instants);
+                let head = spec.head_ms;
+                let near = world.oldest_needed + dice.roll(head.min(span));
+                world.check_at(&[world.oldest_needed, near, world.oldest_needed + dice.roll(span)]);
             }
         }
         let oldest = world.oldest_needed;

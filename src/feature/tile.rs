@@ -123,11 +123,10 @@ impl Tiles {
                 continue;
             }
             let target = ladder.level(slot).map(|level| (floor_to(slot, windows.length(level)), level));
-            if target.is_some() && target == open {
+            if let Some((slot, level)) = target.filter(|_| target == open) {
                 let (into, from) = self.words.split_at_mut(place * stride);
                 let into = &mut into[(kept - 1) * stride..][..stride];
                 layout.absorb_tile(into, &from[..stride], texts);
-                let (slot, level) = target.expect("just compared");
                 into[0] = tag(slot, level, is_dirty(own) || is_dirty(into[0]));
             } else {
                 self.words.copy_within(place * stride..(place + 1) * stride, kept * stride);

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Runs the benchmark: makes the data (once), runs config/bench.yaml, checks the result exactly, prints one line of JSON.
+
+    run.py [--binary target/release/conjoin] [--rate 20000] [--runs 3] [--cache FOLDER]
+
+`events_per_s`, `wall_s` and `cpu_s` are of the run with the median wall time; `peak_rss_mib` is the largest of all runs;
+`correct` says that every run gave the expected result. Time is that of the whole process, from start to exit.
+"""
+import argparse
+import glob
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+COMMITS_MIN = 10
+
+
+def data(cache, rate):
+    """The workload's folder; made on first use, never half."""
+    folder = os.path.join(cache, f"bench-data-v1-rate{rate}")
+    if not os.path.exists(os.path.join(folder, "expected.json")):
+        print(f"making the workload at {rate} impressions per second in {folder}", file=sys.stderr)
+        subprocess.run([sys.executable, os.path.join(HERE, "gen.py"), "--rate", str(rate), "--out", folder], check=True)
+    return folder
+
+
+def measure(binary, folder, out):
+    shutil.rmtree(out, ignore_errors=True)
+    command = [binary, "run", os.path.join(ROOT, "config", "bench.yaml"), "--json"]
+    start = time.monotonic()
+    process = subprocess.Popen(command, env={**os.environ, "DATA_DIR": folder, "OUT_DIR": out}, stdout=subprocess.PIPE)
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - start
+    if status != 0:
+        sys.exit(f"{' '.join(command)} failed with status {os.waitstatus_to_exitcode(status)}")
+    report = json.loads(output.decode().strip().splitlines()[-1])
+    return {"wall_s": wall, "cpu_s": usage.ru_utime + usage.ru_stime, "rss_mib": usage.ru_maxrss / 1024, "report": report}
+
+
+def check(folder, out, report):
+    """What a reader of the published files sees, against what the generator knows."""
+    import duckdb
+
+    with open(os.path.join(folder, "expected.json")) as file:
+        expected = json.load(file)
+    files = os.path.join(out, "samples", "**", "*.parquet")
+    row = duckdb.sql(
+        f"""SELECT count(*), count(DISTINCT request_id), count(click_ts), count(label_ts),
+                   sum(epoch_ms(click_ts)), sum(epoch_ms(label_ts)), sum(CAST(round(label_value * 100) AS BIGINT)),
+                   count(*) FILTER (click_ts NOT BETWEEN ts AND ts + INTERVAL 600 SECOND)
+            FROM read_parquet('{files}')"""
+    ).fetchone()
+    modulus = 1 << 53
+    got = {
+        "samples": row[0],
+        "distinct": row[1],
+        "clicked": row[2],
+        "converted": row[3],
+        "sum_first_click_ts_mod_2_53": int(row[4]) % modulus,
+        "sum_label_ts_mod_2_53": int(row[5]) % modulus,
+        "sum_label_value_cents": int(row[6]),
+        "outside": row[7],
+        "duplicate_clicks": report["counts"]["samples"][0]["labels"][0]["duplicate"],
+        "violations": report["violations"],
+    }
+    want = {key: expected[key] for key in got if key in expected} | {"distinct": expected["samples"], "outside": 0, "violations": 0}
+    wrong = {key: (got[key], want[key]) for key in got if got[key] != want[key]}
+    if wrong:
+        print("wrong result (got, expected):", wrong, file=sys.stderr)
+    return not wrong, expected["total_events"], len(glob.glob(files, recursive=True))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", default=os.path.join(ROOT, "target", "release", "conjoin"))
+    parser.add_argument("--rate", type=int, default=20_000)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--cache", default=os.environ.get("CONJOIN_CACHE", os.path.expanduser("~/.cache/conjoin")))
+    args = parser.parse_args()
+    folder, out = data(args.cache, args.rate), os.path.join(args.cache, "bench-out")
+    runs, correct = [], True
+    for number in range(args.runs):
+        run = measure(args.binary, folder, out)
+        right, events, files = check(folder, out, run["report"])
+        commits = run["report"]["commits"]
+        correct &= right and commits >= COMMITS_MIN
+        runs.append(run | {"commits": commits})
+        print(
+            f"run {number + 1}: {run['wall_s']:.2f} s wall, {run['cpu_s']:.1f} s CPU, {run['rss_mib']:.0f} MiB, "
+            f"{commits} commits, {files} files, {'exact' if right else 'WRONG'}",
+            file=sys.stderr,
+        )
+    shutil.rmtree(out, ignore_errors=True)
+    wall = statistics.median(run["wall_s"] for run in runs)
+    median = min(runs, key=lambda run: abs(run["wall_s"] - wall))
+    result = {
+        "rate": args.rate,
+        "events_per_s": round(events / median["wall_s"]),
+        "wall_s": round(median["wall_s"], 2),
+        "cpu_s": round(median["cpu_s"], 2),
+        "peak_rss_mib": round(max(run["rss_mib"] for run in runs)),
+        "commits": median["commits"],
+        "runs": len(runs),
+        "correct": correct,
+    }
+    print(json.dumps(result))
+    sys.exit(0 if correct else 1)
+
+
+if __name__ == "__main__":
+    main()
