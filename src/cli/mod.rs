@@ -5,6 +5,7 @@
 //! Does not: hold any logic of its own about samples, features or state.
 
 mod check;
+pub mod generate;
 mod run;
 
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ pub struct Cli {
 enum Command {
     /// Run a pipeline until its inputs end or it is told to stop
     Run(run::RunArgs),
+    /// Write a synthetic event log whose truth is known
+    Gen(generate::GenOptions),
     /// Check a pipeline file and tell everything that is wrong with it
     Check(check::CheckArgs),
 }
@@ -72,6 +75,7 @@ const EXIT_USAGE: u8 = 2;
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Gen(options) => generate_events(&options),
         Command::Check(args) => check::check(&args),
     }
 }
@@ -86,4 +90,17 @@ fn eprint_text(text: &str) {
 #[expect(clippy::disallowed_macros, reason = "the command line speaks to people here, and nowhere else")]
 fn print_text(text: &str) {
     println!("{}", text.trim_end());
+}
+
+fn generate_events(options: &generate::GenOptions) -> ExitCode {
+    match generate::generate(options) {
+        Ok(summary) => {
+            print_text(&format!("{summary:#?}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprint_text(&format!("error: {error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
 }

@@ -35,10 +35,8 @@ fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     if length == 0 {
         return None;
     }
-    let mut millis = 0;
-    for place in 0..3 {
-        millis = millis * 10 + if place < length { (rest[place] - b'0') as i64 } else { 0 };
-    }
+    let padded = rest[..length].iter().copied().chain([b'0'; 2]);
+    let millis = padded.take(3).fold(0, |millis, digit| millis * 10 + (digit - b'0') as i64);
     Some((millis, &rest[length..]))
 }
 

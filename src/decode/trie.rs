@@ -137,7 +137,7 @@ mod tests {
                 let known = matches!(name, "user" | "ts" | "tz" | "");
                 assert_eq!(root.field(place, name).is_some(), known, "{name} at {place}");
             }
-            assert_eq!(root.field(1000, "ts").is_some(), true);
+            assert!(root.field(1000, "ts").is_some());
         }
         let user = root.field(0, "user").unwrap();
         assert_eq!(trie.nodes[user as usize].below, [0, 2]);

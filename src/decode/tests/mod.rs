@@ -378,7 +378,7 @@ fn the_envelope_of_a_record_has_columns_too() {
     columns[3].default = Some(Value::Text("none".into()));
     let spec = spec(columns);
     let mut raw = raw(&[&b"{}"[..]; 4]);
-    let mut put = |raw: &mut RawBatch, bytes: &[u8]| {
+    let put = |raw: &mut RawBatch, bytes: &[u8]| {
         let start = raw.bytes.len() as u32;
         raw.bytes.extend_from_slice(bytes);
         start..raw.bytes.len() as u32
