@@ -38,7 +38,7 @@ bench: preflight ## end-to-end benchmark against DuckDB in one run
 	$$python benches/e2e/run.py
 
 services: ## a Kafka and a Redis to play with, until Ctrl-C
-	@scripts/services.py serve
+	@scripts/services.py serve || [ $$? = 130 ] # 130: Ctrl-C
 
 docs: preflight ## the API documentation: target/doc/conjoin
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
