@@ -22,7 +22,7 @@ test: preflight ## format, clippy and all tests, with a Kafka and a Redis of the
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
 	export ORT_DYLIB_PATH
-	scripts/with-services $(CARGO) test --locked --tests $(TESTS)
+	scripts/with-services $(CARGO) test --locked --tests --no-fail-fast $(TESTS)
 
 demo: preflight ## made-up traffic through the whole of Conjoin in a minute; SERVE=1 keeps serving the result
 	$(CARGO) build --release --locked
@@ -38,7 +38,7 @@ bench: preflight ## end-to-end benchmark against DuckDB in one run
 	$$python benches/e2e/run.py
 
 services: ## a Kafka and a Redis to play with, until Ctrl-C
-	@scripts/services.py serve
+	@scripts/services.py serve || [ $$? = 130 ] # 130: Ctrl-C
 
 docs: preflight ## the API documentation: target/doc/conjoin
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked

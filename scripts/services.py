@@ -288,7 +288,9 @@ class Services:
         form = [*java, "kafka.tools.StorageTool", "format", "-t", identity, "-c", str(data / "server.properties")]
         done = subprocess.run(form, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode != 0:
-            raise Failure(f"Kafka could not format its storage:\n{done.stdout[-3000:]}")
+            old = "UnsupportedClassVersionError" in done.stdout
+            hint = "it needs Java 17 or newer in PATH. " if old else ""
+            raise Failure(f"Kafka could not format its storage: {hint}\n{done.stdout[-3000:]}")
         process = self.keep(spawn([*java, "kafka.Kafka", str(data / "server.properties")], self.folder, "kafka", self.detached))
         return "kafka", process, port, kafka_answers, {"KAFKA_BOOTSTRAP": f"127.0.0.1:{port}"}
 

@@ -35,7 +35,14 @@ fn options(until_end: bool) -> KafkaOptions {
 
 fn open(inputs: &[InputSpec], positions: &Positions, options: KafkaOptions) -> Result<KafkaSource, SourceError> {
     let numbered: Vec<_> = inputs.iter().enumerate().map(|(number, spec)| (number as u16, spec)).collect();
-    KafkaSource::connect(&connection(&brokers()), &numbered, positions, options)
+    // A topic made a moment ago may have no leader yet.
+    for _ in 0..50 {
+        match KafkaSource::connect(&connection(&brokers()), &numbered, positions, options.clone()) {
+            Err(error) if error.retry() => std::thread::sleep(Duration::from_millis(100)),
+            result => return result,
+        }
+    }
+    panic!("no connection after 50 tries");
 }
 
 fn from_start(topic: &str, until_end: bool) -> KafkaSource {

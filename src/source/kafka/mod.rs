@@ -212,21 +212,21 @@ impl Source for KafkaSource {
 }
 
 impl Drop for KafkaSource {
-    /// librdkafka's close waits for brokers and has no deadline of its own: it gets one here, in a thread that is left
-    /// behind when it passes.
     fn drop(&mut self) {
-        let readers = std::mem::take(&mut self.readers);
-        if readers.is_empty() {
-            return;
-        }
-        let (done, closed) = bounded::<()>(1);
-        let close = move || {
-            drop(readers);
-            drop(done);
-        };
-        let spawned = std::thread::Builder::new().name("kafka-close".to_string()).spawn(close);
-        if spawned.is_err() || closed.recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout) {
-            tracing::warn!("Kafka clients did not close in {CLOSE_MAX:?} and are left behind");
-        }
+        close(std::mem::take(&mut self.readers));
+    }
+}
+
+/// Drops clients with a deadline. librdkafka's close waits for brokers and has none of its own, so it happens in a thread
+/// that is left behind when the deadline passes.
+fn close<T: Send + 'static>(clients: T) {
+    let (done, closed) = bounded::<()>(1);
+    let close = move || {
+        drop(clients);
+        drop(done);
+    };
+    let spawned = std::thread::Builder::new().name("kafka-close".to_string()).spawn(close);
+    if spawned.is_err() || closed.recv_timeout(CLOSE_MAX) == Err(RecvTimeoutError::Timeout) {
+        tracing::warn!("Kafka clients did not close in {CLOSE_MAX:?} and are left behind");
     }
 }

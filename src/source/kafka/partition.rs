@@ -60,7 +60,10 @@ impl Partition {
         let before = self.batch.bytes.len();
         let key = message.key().map(|key| append(&mut self.batch.bytes, key));
         let payload = message.payload().map(|payload| append(&mut self.batch.bytes, payload));
-        let headers = if headers { copy_headers(message, &mut self.batch.bytes) } else { Vec::new() };
+        let headers = match message.headers() {
+            Some(all) if headers => copy_headers(all, &mut self.batch.bytes),
+            _ => Vec::new(),
+        };
         let broker_time = message.timestamp().to_millis();
         self.batch.records.push(RawRecord { payload, position: offset, broker_time, key, headers });
         self.expected = offset + 1;
@@ -113,10 +116,7 @@ fn append(bytes: &mut Vec<u8>, part: &[u8]) -> std::ops::Range<u32> {
 type HeaderRanges = Vec<(std::ops::Range<u32>, std::ops::Range<u32>)>;
 
 /// Copies names and values; a header without a value is copied as an empty one.
-fn copy_headers(message: &impl Message, bytes: &mut Vec<u8>) -> HeaderRanges {
-    let Some(headers) = message.headers() else {
-        return Vec::new();
-    };
+fn copy_headers(headers: &impl Headers, bytes: &mut Vec<u8>) -> HeaderRanges {
     let mut ranges = Vec::with_capacity(headers.count());
     for index in 0..headers.count() {
         // The binding panics at a name that is not UTF-8. Such a header cannot be the one a stream declares.
@@ -143,7 +143,7 @@ fn gap(topic: &str, number: u32, expected: i64, offset: i64) -> SourceError {
 mod tests {
     use super::*;
     use rdkafka::Timestamp;
-    use rdkafka::message::OwnedMessage;
+    use rdkafka::message::{Header, OwnedMessage};
 
     const ID: PartitionId = PartitionId { input: 0, partition: 3 };
 
@@ -193,6 +193,27 @@ mod tests {
         partition.end_if_reached(&mut out);
         partition.caught_up(true, &mut out);
         assert!(matches!(out.make_contiguous(), [SourceEvent::Ended(ID)]));
+    }
+
+    /// Headers of which the first has a name that is not UTF-8, as the binding treats it.
+    struct Poisoned;
+
+    impl Headers for Poisoned {
+        fn count(&self) -> usize {
+            2
+        }
+
+        fn try_get(&self, index: usize) -> Option<Header<'_, &[u8]>> {
+            assert!(index != 0, "this name is not UTF-8");
+            Some(Header { key: "good", value: Some(b"v") })
+        }
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_read_is_left_out() {
+        let mut bytes = b"before".to_vec();
+        let ranges = copy_headers(&Poisoned, &mut bytes);
+        assert_eq!((ranges, &bytes[..]), (vec![(6..10, 10..11)], &b"beforegoodv"[..]));
     }
 
     #[test]

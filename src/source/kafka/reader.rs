@@ -6,7 +6,7 @@
 use super::observe::Observer;
 use super::partition::Partition;
 use super::start::{Client, Inquiry, Range, lost};
-use super::{KafkaOptions, settings};
+use super::{KafkaOptions, close, settings};
 use crate::event::{PartitionId, Positions};
 use crate::source::{KafkaConnection, KafkaTopicSpec, SourceError, SourceEvent};
 use crossbeam_channel::Sender;
@@ -42,11 +42,18 @@ impl TopicReader {
         let config = settings::client_config(connection, options)?;
         let mut client: Client = config
             .create_with_context(Observer::new(&spec.topic))
-            .map_err(|error| misconfigured(connection, &error))?;
+            .map_err(|error| settings::misconfigured(connection, &error))?;
         let inquiry = Inquiry { client: &client, connection, spec, timeout: options.connect_timeout };
-        let count = inquiry.partition_count()?;
-        let ranges = inquiry.ranges(input, count, positions)?;
-        assign(&client, &spec.topic, &ranges)?;
+        let ranges = match inquiry.ranges(input, positions).and_then(|ranges| {
+            assign(&client, &spec.topic, &ranges)?;
+            Ok(ranges)
+        }) {
+            Ok(ranges) => ranges,
+            Err(error) => {
+                close(client);
+                return Err(error);
+            }
+        };
 
         let wake = wake.clone();
         client.set_nonempty_callback(move || {
@@ -304,13 +311,4 @@ fn assign(client: &Client, topic: &str, ranges: &[Range]) -> Result<(), SourceEr
         message: format!("cannot be assigned: {error}"),
         retry: false,
     })
-}
-
-fn misconfigured(connection: &KafkaConnection, error: &KafkaError) -> SourceError {
-    // The property's value is left out: it may be a password.
-    let message = match error {
-        KafkaError::ClientConfig(_, description, property, _) => format!("`{property}`: {description}"),
-        other => other.to_string(),
-    };
-    SourceError::Input { input: format!("connections.{}.kafka.properties", connection.name), message }
 }

@@ -6,6 +6,7 @@
 use super::KafkaOptions;
 use crate::source::{KafkaConnection, SourceError};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
 
 /// What correctness rests on.
 const FIXED: [(&str, &str, &str); 7] = [
@@ -61,7 +62,27 @@ pub fn client_config(connection: &KafkaConnection, options: &KafkaOptions) -> Re
     for (property, value, _) in FIXED {
         config.set(property, value);
     }
+    if !cfg!(feature = "tls")
+        && let Some(protocol) = config.get("security.protocol")
+        && protocol.to_ascii_lowercase().contains("ssl")
+    {
+        let name = format!("connections.{}.kafka", connection.name);
+        return Err(refused(name, "needs TLS, which this build leaves out: build with `--features tls`".to_string()));
+    }
     Ok(config)
+}
+
+/// What is wrong with the configuration, without any value: it may be a password.
+pub fn misconfigured(connection: &KafkaConnection, error: &KafkaError) -> SourceError {
+    let message = match error {
+        KafkaError::ClientConfig(_, description, property, _) => format!("`{property}`: {description}"),
+        other => other.to_string(),
+    };
+    let hint = match !cfg!(feature = "tls") && message.contains("recompile") {
+        true => ". Build Conjoin with `--features tls`",
+        false => "",
+    };
+    refused(format!("connections.{}.kafka.properties", connection.name), format!("{message}{hint}"))
 }
 
 fn refused(input: String, message: String) -> SourceError {
@@ -83,6 +104,13 @@ mod tests {
     fn a_users_property_wins_over_a_default() {
         assert_eq!(with("fetch.max.bytes", "5000000").unwrap().get("fetch.max.bytes"), Some("5000000"));
         assert_eq!(with("group.id", "mine").unwrap().get("group.id"), Some("mine"));
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_is_refused_by_a_build_without_it() {
+        assert!(with("security.protocol", "sasl_ssl").unwrap_err().to_string().contains("--features tls"));
+        assert!(with("security.protocol", "plaintext").is_ok());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct Inquiry<'a> {
 
 impl Inquiry<'_> {
     /// How many partitions the topic has.
-    pub fn partition_count(&self) -> Result<u32, SourceError> {
+    fn partition_count(&self) -> Result<u32, SourceError> {
         let topic = &self.spec.topic;
         let metadata =
             self.client.fetch_metadata(Some(topic), self.timeout).map_err(|error| self.unanswered(&error))?;
@@ -60,8 +60,9 @@ impl Inquiry<'_> {
         }
     }
 
-    /// The range of each partition below `count`.
-    pub fn ranges(&self, input: u16, count: u32, positions: &Positions) -> Result<Vec<Range>, SourceError> {
+    /// The range of each partition, in the order of their numbers.
+    pub fn ranges(&self, input: u16, positions: &Positions) -> Result<Vec<Range>, SourceError> {
+        let count = self.partition_count()?;
         let mut ranges = Vec::with_capacity(count as usize);
         let mut by_time = Vec::new();
         for number in 0..count {
@@ -149,7 +150,13 @@ impl Inquiry<'_> {
     }
 
     /// No answer, or a refusal to connect. The reason comes by another road than the failure: as events of the client.
-    pub fn unanswered(&self, error: &KafkaError) -> SourceError {
+    fn unanswered(&self, error: &KafkaError) -> SourceError {
+        if let Some(code) = error.rdkafka_error_code()
+            && code as i32 > 0
+        {
+            // The broker's own words; the client's are below zero. A partition without a leader, mostly.
+            return self.again(format!("the brokers cannot answer now: {code}"));
+        }
         let mut refused = false;
         let mut quiet = 0;
         // Log lines come by the same queue and look like silence.
