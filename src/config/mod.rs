@@ -142,3 +142,5 @@ fn tree_of(sources: &[(String, String)], options: &LoadOptions<'_>, found: &mut 
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_plan;

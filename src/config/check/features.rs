@@ -44,7 +44,7 @@ fn unique_outputs(c: &mut Checker<'_>, spec: &GroupSpec, path: &Path, outputs: &
             && known != *path
         {
             c.error(path, format!("the output `{}`, which `{known}` has too", field.name()))
-                .expected("names that are unique across groups")
+                .expected("outputs whose names are unique across groups")
                 .help("rename the aggregate: outputs are called `<aggregate>_<window>`");
         }
     }
@@ -231,11 +231,8 @@ fn entity_columns(
         Some(by) => {
             let at = path.key("by");
             if by.names.len() != entity.names.len() {
-                c.error(&at, format!("{} column(s)", by.names.len())).expected(format!(
-                    "{}, one for each of the entity's: {}",
-                    entity.names.len(),
-                    entity.names.join(", ")
-                ));
+                let entity = entity.names.join(", ");
+                c.error(&at, format!("[{}]", by.names.join(", "))).expected(format!("a column for each of the entity: {entity}"));
                 return None;
             }
             draft.all_columns(c, by, &at)?
@@ -244,7 +241,7 @@ fn entity_columns(
             let mut columns = Vec::with_capacity(entity.names.len());
             for name in &entity.names {
                 let found = draft.columns().iter().position(|column| column.name == *name);
-                if found.is_none() && !c.is_cut(&draft.path.key("columns")) {
+                if found.is_none() && !c.may_be_cut(name, &[draft.path.key("columns")]) {
                     c.error(path, format!("the stream `{}` has no column `{name}`", draft.name()))
                         .help(format!("say where it holds the entity: `by: <column of {}>`", draft.name()));
                 }
@@ -282,7 +279,7 @@ pub fn same_key_type(a: ColumnType, b: ColumnType) -> bool {
 fn windows(c: &mut Checker<'_>, name: &str, raw: &Aggregate, context: &Context<'_>) -> Option<Vec<WindowSpec>> {
     let path = context.path;
     let Some(windows) = &raw.windows else {
-        if !c.is_cut(&path.key("windows")) && !c.is_cut(&path.key("retain")) {
+        if !c.is_cut(&path.key("windows")) && !c.is_cut(&path.key("retain")) && !c.misspelt(path, "windows") {
             c.error(path, "an aggregate without windows is not supported yet")
                 .help("give `windows`, such as [10m, 1h]");
         }

@@ -1,10 +1,11 @@
 //! Streams: columns, filter, time and keys become a decode plan.
 
 use super::{Checker, columns, defaults, duration_or, name_path, raw_streams};
+use crate::config::diagnostic::suggestion;
 use crate::config::plan::StreamPlan;
 use crate::config::raw::{Names, Pipeline, Stream};
 use crate::config::sql::Scope;
-use crate::config::tree::Path;
+use crate::config::tree::{Path, shown_text};
 use crate::config::units;
 use crate::decode::{ColumnSpec, DecodeSpec};
 use crate::event::{ColumnType, StreamId};
@@ -44,8 +45,11 @@ impl StreamDraft {
     pub fn column(&self, c: &mut Checker<'_>, name: &str, at: &Path) -> Option<usize> {
         let found = self.columns().iter().position(|column| column.name == name);
         if found.is_none() {
-            let known: Vec<&str> = self.columns().iter().map(|column| column.name.as_str()).collect();
-            c.unknown(at, &format!("column of `{}`:", self.name()), name, known, &self.path.key("columns"));
+            if !c.may_be_cut(name, &[self.path.key("columns")]) {
+                let known = self.columns().iter().map(|column| column.name.as_str());
+                let help = suggestion(name, known).unwrap_or_else(|| "the stream declares no columns".into());
+                c.error(at, format!("the stream `{}` has no column {}", self.name(), shown_text(name))).help(help);
+            }
         }
         found
     }
@@ -179,7 +183,7 @@ fn keys(c: &mut Checker<'_>, draft: &mut StreamDraft, raw: &Stream) -> Option<()
     let key = given(c, draft, &raw.key, "key");
     let route = given(c, draft, &raw.partition_by, "partition_by");
     if id.is_none() && key.is_none() {
-        if !c.is_cut(&path.key("id")) && !c.is_cut(&path.key("key")) {
+        if !c.is_cut(&path.key("id")) && !c.is_cut(&path.key("key")) && !c.misspelt(&path, "key") {
             c.error(&path, "the key `key` is missing").help(
                 "name the columns by which labels refer to impressions; a stream that only feeds features needs an `id`",
             );
