@@ -150,7 +150,8 @@ impl<'a> Writer<'a> {
     /// The values of an enumeration with their meanings.
     fn values(&self, schema: &'a Value) -> String {
         let mut text = String::new();
-        for branch in self.words.branches(schema) {
+        let branches = self.words.branches(schema);
+        for branch in branches.iter().copied().filter(|_| branches.len() > 1) {
             let Some(meaning) = branch.get("description").and_then(Value::as_str) else { continue };
             let value = match (branch.get("const").and_then(Value::as_str), properties(branch)) {
                 (Some(value), _) => value.to_string(),

@@ -347,6 +347,7 @@ impl<'a> Words<'a> {
 
     /// What a schema wants, in words.
     pub fn what(&self, schema: &'a Value) -> String {
+        let schema = self.resolved(schema);
         if let Some(what) = schema.get("x-what").and_then(Value::as_str) {
             return what.into();
         }
@@ -362,6 +363,7 @@ impl<'a> Words<'a> {
         for branch in branches.iter().copied().filter(|branch| choices(branch).is_empty()) {
             let part = match branch.get("x-what").and_then(Value::as_str) {
                 Some(what) => what.to_string(),
+                None if branches.len() == 1 && allows(branch, "object") => "a mapping".into(),
                 None => self.kind(branch),
             };
             if !parts.contains(&part) {
@@ -383,7 +385,10 @@ impl<'a> Words<'a> {
         }
         if allows(branch, "array") {
             return match branch.get("items") {
-                Some(items) => format!("a list, each {}", self.what(self.resolved(items))),
+                Some(items) => match self.what(items).as_str() {
+                    "a string" => "a list of names".into(),
+                    each => format!("a list, each {each}"),
+                },
                 None => "a list".into(),
             };
         }

@@ -134,7 +134,8 @@ impl Checker<'_> {
                     Some(Step::Key(declared)) => {
                         name.strip_prefix(declared.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.']))
                     }
-                    _ => true,
+                    // A whole feature group: its outputs have no dot.
+                    _ => !name.contains('.'),
                 })
             };
             ancestor || below()

@@ -129,7 +129,7 @@ fn what_is_no_scalar_expression_over_one_row_is_refused() {
 
 #[test]
 fn every_listed_function_exists_and_is_deterministic() {
-    for name in functions::ALLOWED {
+    for name in functions::ALLOWED.iter().copied() {
         let function = Functions::get().get_scalar(name).unwrap_or_else(|| panic!("{name} is listed, and does not exist"));
         assert_eq!(function.signature().volatility, Volatility::Immutable, "{name}");
     }
