@@ -14,6 +14,7 @@ mod diagnostic;
 mod tree;
 mod substitute;
 mod raw;
+mod words;
 mod shape;
 mod sql;
 mod check;

@@ -2,8 +2,9 @@
 //!
 //! Holds: both are functions of the code alone; a test compares them with the files in the repository.
 
-use super::shape::{Words, schema};
+use super::shape::schema;
 use super::sql::function_names;
+use super::words::Words;
 use serde_json::{Map, Value};
 use std::fmt::Write;
 

@@ -36,7 +36,8 @@ fn names(schema: &arrow::datatypes::SchemaRef) -> Vec<&str> {
 #[test]
 fn a_topic_of_several_streams_is_one_input() {
     let plan = plan(CTR);
-    let inputs: Vec<_> = plan.inputs.iter().map(|input| (input.name.as_str(), input.streams.clone(), input.headers)).collect();
+    let inputs: Vec<_> =
+        plan.inputs.iter().map(|input| (input.name.as_str(), input.streams.clone(), input.headers)).collect();
     assert_eq!(inputs, [("feed.eu", vec![0], true), ("feed.us", vec![0], true), ("events", vec![1, 2], false)]);
     let InputKind::Kafka(topic) = &plan.inputs[2].kind else { panic!("a topic") };
     assert_eq!(topic.connection.brokers, "localhost:9092");
@@ -78,7 +79,14 @@ fn windows_become_outputs_with_hops() {
     let user = &plan.groups[0];
     assert_eq!(
         names(&user.outputs),
-        ["user_clicks_10m", "user_clicks_1h", "user_clicks_24h", "user_last_items_24h", "user_spend_24h", "user_spend_7d"]
+        [
+            "user_clicks_10m",
+            "user_clicks_1h",
+            "user_clicks_24h",
+            "user_last_items_24h",
+            "user_spend_24h",
+            "user_spend_7d"
+        ]
     );
     assert_eq!(user.aggregates[1].kind, AggregateKind::LastK { k: 50 });
     let tails: Vec<_> = user.aggregates[0].windows.iter().map(|window| window.tail_ms).collect();
@@ -121,7 +129,8 @@ fn model_inputs_are_features_or_context() {
 
 #[test]
 fn every_way_to_take_labels_has_its_columns() {
-    let take = |take: &str| CTR.replace("take: { sum: value }", take).replace("\"coalesce(purchase.value, 0.0)\"", "\"1.0\"");
+    let take =
+        |take: &str| CTR.replace("take: { sum: value }", take).replace("\"coalesce(purchase.value, 0.0)\"", "\"1.0\"");
     for (written, column, nullable) in [
         ("take: count", "purchase_count", false),
         ("take: any", "purchase", false),
@@ -149,7 +158,8 @@ fn overlays_and_sets_are_laid_over_and_keep_their_place_in_messages() {
     assert_eq!(plan.streams[1].time.lateness_ms, 7_000);
     assert_eq!(plan.samples[0].guard_max_lag_ms, 60_000);
 
-    let errors = loaded(&[("ctr.yaml", CTR), ("prod.yaml", "version: 1\nstate:\n  commit_evry: 1m\n")], &["state.lanes=many"]);
+    let errors =
+        loaded(&[("ctr.yaml", CTR), ("prod.yaml", "version: 1\nstate:\n  commit_evry: 1m\n")], &["state.lanes=many"]);
     let told = errors.unwrap_err().to_string();
     assert!(told.contains("prod.yaml:3: state.commit_evry: unknown key"), "{told}");
     assert!(told.contains("--set state.lanes=many: state.lanes: found `many`, expected a whole number"), "{told}");

@@ -18,6 +18,7 @@ mod samples;
 mod semantics;
 mod streams;
 mod wide;
+mod windows;
 
 use super::defaults;
 use super::diagnostic::{Diagnostic, Severity, nearest, suggestion};
@@ -131,9 +132,9 @@ impl Checker<'_> {
             let below = || {
                 let cut = self.cut.range(source..).take_while(|cut| cut.starts_with(source));
                 cut.clone().any(|cut| match cut.0.get(source.0.len()) {
-                    Some(Step::Key(declared)) => {
-                        name.strip_prefix(declared.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.']))
-                    }
+                    Some(Step::Key(declared)) => name
+                        .strip_prefix(declared.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.'])),
                     // A whole feature group: its outputs have no dot.
                     _ => !name.contains('.'),
                 })

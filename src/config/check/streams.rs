@@ -44,12 +44,10 @@ impl StreamDraft {
     /// Finds a column by name, or tells that there is none.
     pub fn column(&self, c: &mut Checker<'_>, name: &str, at: &Path) -> Option<usize> {
         let found = self.columns().iter().position(|column| column.name == name);
-        if found.is_none() {
-            if !c.may_be_cut(name, &[self.path.key("columns")]) {
-                let known = self.columns().iter().map(|column| column.name.as_str());
-                let help = suggestion(name, known).unwrap_or_else(|| "the stream declares no columns".into());
-                c.error(at, format!("the stream `{}` has no column {}", self.name(), shown_text(name))).help(help);
-            }
+        if found.is_none() && !c.may_be_cut(name, &[self.path.key("columns")]) {
+            let known = self.columns().iter().map(|column| column.name.as_str());
+            let help = suggestion(name, known).unwrap_or_else(|| "the stream declares no columns".into());
+            c.error(at, format!("the stream `{}` has no column {}", self.name(), shown_text(name))).help(help);
         }
         found
     }
@@ -175,9 +173,8 @@ fn event_time(c: &mut Checker<'_>, draft: &StreamDraft, raw: &Stream) -> Option<
 
 fn keys(c: &mut Checker<'_>, draft: &mut StreamDraft, raw: &Stream) -> Option<()> {
     let path = draft.path.clone();
-    let given = |c: &mut Checker<'_>, draft: &StreamDraft, names: &Option<Names>, key: &str| match names {
-        Some(names) => Some(draft.all_columns(c, names, &path.key(key))),
-        None => None,
+    let given = |c: &mut Checker<'_>, draft: &StreamDraft, names: &Option<Names>, key: &str| {
+        names.as_ref().map(|names| draft.all_columns(c, names, &path.key(key)))
     };
     let id = given(c, draft, &raw.id, "id");
     let key = given(c, draft, &raw.key, "key");

@@ -1,5 +1,7 @@
 use super::*;
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float64Array, Int32Array, ListArray, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{Int32Type, Int64Type, Schema};
 use datafusion_expr::Volatility;
 
@@ -20,7 +22,8 @@ fn schema() -> Schema {
 }
 
 fn batch() -> RecordBatch {
-    let times = |values: Vec<Option<i64>>| Arc::new(TimestampMillisecondArray::from(values).with_timezone("UTC")) as ArrayRef;
+    let times =
+        |values: Vec<Option<i64>>| Arc::new(TimestampMillisecondArray::from(values).with_timezone("UTC")) as ArrayRef;
     let mut items = arrow::array::ListBuilder::new(arrow::array::StringBuilder::new());
     items.append_value([Some("a"), Some("b")]);
     items.append_null();
@@ -116,10 +119,32 @@ fn an_expression_knows_the_columns_it_reads() {
 #[test]
 fn what_is_no_scalar_expression_over_one_row_is_refused() {
     for sql in [
-        "now()", "NOW()", "current_timestamp", "current_date", "random()", "uuid()", "sum(position)", "COUNT(*)",
-        "max(Price)", "(SELECT 1)", "EXISTS (SELECT 1)", "position IN (SELECT 1)", "row_number() OVER ()", "$1",
-        "position AS p", "position; DROP TABLE x", "position, Price", "*", "NULL", "INTERVAL '1' DAY",
-        "cast(shown_at AS date)", "arrow_typeof(device)", "@x", "items[1]", "[1, 2]", "",
+        "now()",
+        "NOW()",
+        "current_timestamp",
+        "current_date",
+        "random()",
+        "uuid()",
+        "sum(position)",
+        "COUNT(*)",
+        "max(Price)",
+        "(SELECT 1)",
+        "EXISTS (SELECT 1)",
+        "position IN (SELECT 1)",
+        "row_number() OVER ()",
+        "$1",
+        "position AS p",
+        "position; DROP TABLE x",
+        "position, Price",
+        "*",
+        "NULL",
+        "INTERVAL '1' DAY",
+        "cast(shown_at AS date)",
+        "arrow_typeof(device)",
+        "@x",
+        "items[1]",
+        "[1, 2]",
+        "",
     ] {
         let outcome = compile(sql, &Scope::of(&schema()));
         assert!(outcome.is_err(), "{sql} gave {:?}", outcome.map(|expression| expression.data_type));
@@ -130,7 +155,8 @@ fn what_is_no_scalar_expression_over_one_row_is_refused() {
 #[test]
 fn every_listed_function_exists_and_is_deterministic() {
     for name in functions::ALLOWED.iter().copied() {
-        let function = Functions::get().get_scalar(name).unwrap_or_else(|| panic!("{name} is listed, and does not exist"));
+        let function =
+            Functions::get().get_scalar(name).unwrap_or_else(|| panic!("{name} is listed, and does not exist"));
         assert_eq!(function.signature().volatility, Volatility::Immutable, "{name}");
     }
 }
