@@ -14,6 +14,7 @@ mod diagnostic;
 mod tree;
 mod substitute;
 mod raw;
+mod words;
 mod shape;
 mod sql;
 mod check;
@@ -142,3 +143,5 @@ fn tree_of(sources: &[(String, String)], options: &LoadOptions<'_>, found: &mut 
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_plan;

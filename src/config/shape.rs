@@ -7,10 +7,11 @@
 //! Holds: a pruned tree always deserialises.
 //! Does not: know any key; everything comes from the schema.
 
-use super::diagnostic::{Diagnostic, listed, nearest, suggestion};
+use super::diagnostic::{Diagnostic, nearest, suggestion};
 use super::raw::Pipeline;
-use super::tree::{Content, Entry, Node, Path, locate};
+use super::tree::{Content, Entry, Node, Path, locate, retype};
 use super::units;
+use super::words::{Words, allows, choices, later};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -29,13 +30,13 @@ pub fn schema() -> Value {
 
 pub fn check(tree: &Node) -> Shaped {
     let root = schema();
-    let mut checker = Checker { root: &root, tree, errors: Vec::new(), cut: BTreeSet::new() };
+    let mut checker = Checker { words: Words { root: &root }, tree, errors: Vec::new(), cut: BTreeSet::new() };
     let tree = checker.value(&root, tree, &Path::default());
     Shaped { tree, errors: checker.errors, cut: checker.cut }
 }
 
 struct Checker<'a> {
-    root: &'a Value,
+    words: Words<'a>,
     tree: &'a Node,
     errors: Vec<Diagnostic>,
     cut: BTreeSet<Path>,
@@ -47,22 +48,25 @@ impl<'a> Checker<'a> {
         if let Some(reason) = later(schema) {
             return self.refuse(node, path, reason);
         }
-        let schema = self.resolved(schema);
+        let schema = self.words.resolved(schema);
         if let Some(reason) = later(schema) {
             return self.refuse(node, path, reason);
         }
         if matches!(node.content, Content::Null) {
             // Null with a text was told wrong by the substitution already.
             if node.text.is_none() {
-                let expected = self.what(schema);
+                let expected = self.words.what(schema);
                 self.error(node, path, "nothing").expected(expected).help("give a value or remove the key");
             }
             return self.cut_out(path);
         }
-        let branches = self.branches(schema);
+        let branches = self.words.branches(schema);
         match &node.content {
             Content::Map(entries) => match self.map_branch(&branches, entries) {
-                Some(branch) => self.mapping(branch, node, entries, path),
+                Some(branch) => match later(branch) {
+                    Some(reason) => self.refuse(node, path, reason),
+                    None => self.mapping(branch, node, entries, path),
+                },
                 None => self.mismatch(schema, node, path),
             },
             Content::List(items) => match branches.iter().copied().find(|branch| allows(branch, "array")) {
@@ -205,9 +209,9 @@ impl<'a> Checker<'a> {
                     None => Some(node.clone()),
                 },
                 None => {
-                    let known = self.supported_choices(branches);
+                    let known = self.words.supported_choices(branches);
                     let near = nearest(text, known.iter().copied());
-                    let expected = self.what(schema);
+                    let expected = self.words.what(schema);
                     let error = self.error(node, path, &node.shown()).expected(expected);
                     if let Some(near) = near {
                         error.help(format!("did you mean `{near}`?"));
@@ -229,7 +233,7 @@ impl<'a> Checker<'a> {
         if well_formed {
             return Some(node.clone());
         }
-        let expected = self.what(schema);
+        let expected = self.words.what(schema);
         self.error(node, path, &node.shown()).expected(expected).help(help);
         self.cut_out(path)
     }
@@ -251,7 +255,7 @@ impl<'a> Checker<'a> {
     }
 
     fn mismatch(&mut self, schema: &'a Value, node: &Node, path: &Path) -> Option<Node> {
-        let expected = self.what(schema);
+        let expected = self.words.what(schema);
         let bare_number = matches!(node.content, Content::Int(_) | Content::Float(_) | Content::Bool(_));
         let help = match () {
             () if bare_number && expected.contains("duration") => Some("write the unit, such as 10s or 5m"),
@@ -261,7 +265,16 @@ impl<'a> Checker<'a> {
             }
             () => None,
         };
-        let error = self.error(node, path, &node.shown()).expected(expected);
+        let quoted = match &node.content {
+            Content::Text(text) => matches!(retype(text), Content::Int(_) | Content::Float(_) | Content::Bool(_)),
+            _ => false,
+        };
+        let (found, help) = if quoted {
+            (format!("the text {}", node.shown()), Some("remove the quotes"))
+        } else {
+            (node.shown(), help)
+        };
+        let error = self.error(node, path, &found).expected(expected);
         if let Some(help) = help {
             error.help(help);
         }
@@ -288,23 +301,6 @@ impl<'a> Checker<'a> {
         self.errors.last_mut().expect("pushed just above")
     }
 
-    fn resolved(&self, schema: &'a Value) -> &'a Value {
-        let Some(reference) = schema.get("$ref").and_then(Value::as_str) else { return schema };
-        self.root.pointer(reference.trim_start_matches('#')).unwrap_or(schema)
-    }
-
-    /// The alternatives of a schema, without null: an absent key is simply absent.
-    fn branches(&self, schema: &'a Value) -> Vec<&'a Value> {
-        let Some(all) = schema.get("anyOf").or_else(|| schema.get("oneOf")).and_then(Value::as_array) else {
-            return vec![schema];
-        };
-        all.iter()
-            .map(|branch| self.resolved(branch))
-            .filter(|branch| branch.get("type") != Some(&Value::String("null".into())))
-            .flat_map(|branch| self.branches(branch))
-            .collect()
-    }
-
     /// Of several mappings (`{sum: …}` or `{max: …}`) the one that has the first key.
     fn map_branch(&self, branches: &[&'a Value], entries: &[Entry]) -> Option<&'a Value> {
         let maps: Vec<&'a Value> = branches.iter().copied().filter(|branch| allows(branch, "object")).collect();
@@ -315,93 +311,12 @@ impl<'a> Checker<'a> {
         named.or(if maps.len() == 1 { Some(maps[0]) } else { None })
     }
 
-    fn supported_choices(&self, branches: &[&'a Value]) -> Vec<&'a str> {
-        branches.iter().copied().filter(|branch| later(branch).is_none()).flat_map(choices).collect()
-    }
-
-    /// What a schema wants, in words.
-    pub(super) fn what(&self, schema: &'a Value) -> String {
-        if let Some(what) = schema.get("x-what").and_then(Value::as_str) {
-            return what.into();
-        }
-        let branches: Vec<&'a Value> =
-            self.branches(schema).into_iter().filter(|branch| later(branch).is_none()).collect();
-        let known = self.supported_choices(&branches);
-        let mut parts = Vec::new();
-        match known.as_slice() {
-            [] => {}
-            [one] => parts.push(format!("`{one}`")),
-            many => parts.push(format!("one of {}", listed(many.iter().copied()))),
-        }
-        for branch in branches.iter().copied().filter(|branch| choices(branch).is_empty()) {
-            let part = match branch.get("x-what").and_then(Value::as_str) {
-                Some(what) => what.to_string(),
-                None => self.kind(branch),
-            };
-            if !parts.contains(&part) {
-                parts.push(part);
-            }
-        }
-        parts.join(" or ")
-    }
-
-    fn kind(&self, branch: &'a Value) -> String {
-        if allows(branch, "object") {
-            let required = branch.get("required").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-            return match required {
-                [only] if branch.get("properties").and_then(Value::as_object).is_some_and(|p| p.len() == 1) => {
-                    format!("{{{}: …}}", only.as_str().unwrap_or_default())
-                }
-                _ => "a mapping".into(),
-            };
-        }
-        if allows(branch, "array") {
-            return match branch.get("items") {
-                Some(items) => format!("a list, each {}", self.what(self.resolved(items))),
-                None => "a list".into(),
-            };
-        }
-        for (kind, what) in [
-            ("boolean", "`true` or `false`"),
-            ("integer", "a whole number"),
-            ("number", "a number"),
-            ("string", "a string"),
-        ] {
-            if allows(branch, kind) {
-                return what.into();
-            }
-        }
-        "a value".into()
-    }
-
     /// The doc comment of a property, else what it wants.
     fn described(&self, property: &'a Value) -> String {
-        let text = property.get("description").or_else(|| self.resolved(property).get("description"));
+        let text = property.get("description").or_else(|| self.words.resolved(property).get("description"));
         match text.and_then(Value::as_str) {
             Some(text) => text.split_whitespace().collect::<Vec<_>>().join(" "),
-            None => self.what(self.resolved(property)),
+            None => self.words.what(self.words.resolved(property)),
         }
     }
-}
-
-fn later(schema: &Value) -> Option<&str> {
-    match schema.get("x-later") {
-        Some(Value::String(reason)) => Some(reason),
-        Some(_) => Some("is not supported yet"),
-        None => None,
-    }
-}
-
-fn allows(schema: &Value, kind: &str) -> bool {
-    match schema.get("type") {
-        Some(Value::String(name)) => name == kind,
-        Some(Value::Array(names)) => names.iter().any(|name| name == kind),
-        _ => schema == &Value::Bool(true) || (kind == "string" && !choices(schema).is_empty()),
-    }
-}
-
-fn choices(schema: &Value) -> Vec<&str> {
-    let one = schema.get("const").and_then(Value::as_str);
-    let many = schema.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
-    one.into_iter().chain(many).collect()
 }

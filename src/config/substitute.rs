@@ -97,6 +97,12 @@ fn resolve(reference: &str, from: &Surroundings<'_>) -> Result<String, (String, 
         Some((name, default)) => (name, Some(default)),
         None => (reference, None),
     };
+    if default.is_some_and(|default| default.contains("${")) {
+        return Err((
+            format!("found a reference inside the default of `{name}`"),
+            "references do not nest: write the default itself".into(),
+        ));
+    }
     let valid = !name.is_empty()
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');

@@ -22,3 +22,52 @@ fn every_shipped_pipeline_is_sound() {
     }
     assert!(seen >= 3);
 }
+
+fn repository(path: &str) -> PathBuf {
+    FilePath::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// Compares with a file of the repository, or rewrites it when CONJOIN_BLESS=1.
+fn matches_file(path: &FilePath, text: &str) -> bool {
+    if std::env::var("CONJOIN_BLESS").is_ok_and(|bless| bless == "1") {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        return true;
+    }
+    std::fs::read_to_string(path).is_ok_and(|known| known == text)
+}
+
+#[test]
+fn the_reference_and_the_schema_follow_the_code() {
+    let files = [("docs/CONFIG.md", reference_markdown()), ("schemas/pipeline.schema.json", schema_json())];
+    for (path, text) in files {
+        assert!(matches_file(&repository(path), &text), "{path} is out of date: run the tests with CONJOIN_BLESS=1");
+    }
+}
+
+/// Every tests/config/<case>.yaml is wrong in some way; <case>.txt is what a person is told.
+#[test]
+fn broken_files_are_told_as_recorded() {
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(repository("tests/config"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "yaml"))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 24, "only {} cases", cases.len());
+    let env = |name: &str| (name == "CONJOIN_TEST_PORT").then(|| "9092".to_string());
+    let options = LoadOptions { env: &env, ..options() };
+    let mut wrong = Vec::new();
+    for path in cases {
+        let name = path.file_name().unwrap().to_str().unwrap().to_string();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let told = match load_texts(&[(name.clone(), text)], &options) {
+            Ok(loaded) => format!("accepted\n{}\n", loaded.warnings),
+            Err(errors) => format!("{errors}\n"),
+        };
+        if !matches_file(&path.with_extension("txt"), &told) {
+            wrong.push(format!("{name}:\n{told}"));
+        }
+    }
+    assert!(wrong.is_empty(), "other messages than recorded:\n{}", wrong.join("\n"));
+}

@@ -186,9 +186,13 @@ pub fn parse(file: &str, text: &str) -> Result<Node, Vec<Diagnostic>> {
 fn syntax_error(at: &Position, text: &str, info: &str) -> Diagnostic {
     let diagnostic = Diagnostic::error(at, "", format!("not valid YAML: {info}"));
     let line = text.lines().nth((at.line as usize).saturating_sub(1)).unwrap_or("");
+    let next = text.lines().nth(at.line as usize).unwrap_or("");
     if info.contains("duplicated key") {
-        diagnostic.with_help("a key may stand once in a mapping: merge the two or remove one")
-    } else if line.contains('\t') {
+        let rest: String = line.chars().skip((at.column as usize).saturating_sub(1)).collect();
+        let key = rest.split(':').next().unwrap_or_default().trim();
+        Diagnostic::error(at, "", format!("the key {} stands twice in one mapping", shown_text(key)))
+            .with_help("merge the two or remove one")
+    } else if line.contains('\t') || next.trim_start_matches(' ').starts_with('\t') {
         diagnostic.with_help("YAML is indented with spaces, not tabs")
     } else if line.contains(": *") {
         diagnostic.with_help("a star must be quoted: `count: \"*\"`")

@@ -10,7 +10,7 @@ use crate::event::{ColumnType, Value};
 pub fn check(c: &mut Checker<'_>, stream: &Stream, path: &Path) -> Vec<ColumnSpec> {
     let at = path.key("columns");
     let Some(Entries(columns)) = &stream.columns else {
-        if !c.is_cut(&at) && !c.is_cut(&path.key("schema")) {
+        if !c.is_cut(&at) && !c.is_cut(&path.key("schema")) && !c.misspelt(path, "columns") {
             c.error(path, "the key `columns` is missing")
                 .help("list the columns to read: `columns: { user_id: string, … }`");
         }

@@ -1,5 +1,8 @@
 //! Edges: connections, the online store, state, the HTTP server, and folders that must not meet.
 
+use super::features::GroupDraft;
+use super::samples::SampleDraft;
+use super::streams::StreamDraft;
 use super::{Checker, defaults, duration_or, size_or};
 use crate::commit::StateSpec;
 use crate::config::diagnostic::suggestion;
@@ -172,6 +175,20 @@ pub fn folders(c: &mut Checker<'_>, raw: &Pipeline) {
             c.error(&at, format!("`{}`, which is `{other}` too", parquet.path)).expected("a folder of its own");
         }
         taken.push((folder, at));
+    }
+}
+
+/// A stream that nothing reads is probably a mistake, and costs as much as one that is used.
+pub fn unused(c: &mut Checker<'_>, streams: &[StreamDraft], groups: &[GroupDraft], samples: &[SampleDraft]) {
+    for draft in streams {
+        let id = draft.plan.decode.stream;
+        let feeds = groups.iter().any(|group| group.spec.uses.iter().any(|used| used.stream == id));
+        let joined = samples.iter().any(|sample| {
+            sample.plan.join.anchor == id || sample.plan.join.labels.iter().any(|label| label.stream == id)
+        });
+        if !feeds && !joined && !c.found_errors() {
+            c.warn(&draft.path, "no feature and no sample reads this stream").help("remove it, or use it");
+        }
     }
 }
 

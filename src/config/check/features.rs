@@ -1,20 +1,16 @@
 //! Features: groups of aggregates over windows, and what they read from which stream.
 
 use super::streams::{self, StreamDraft};
-use super::{Checker, defaults, duration_or, name_path};
-use crate::config::raw::{Aggregate, Duration, Entries, Group, Pipeline, Sql};
+use super::{Checker, defaults, duration_or, name_path, windows};
+use crate::config::raw::{Aggregate, Entries, Group, Pipeline, Sql};
 use crate::config::sql::{Scope, type_name};
 use crate::config::tree::Path;
-use crate::config::units::duration_text;
 use crate::decode::FeatureInputSpec;
 use crate::event::{ColumnType, DurationMs, Expression, list_of};
-use crate::feature::{AggregateKind, AggregateSpec, DerivedSpec, FeatureUse, GroupSpec, WindowSpec};
+use crate::feature::{AggregateKind, AggregateSpec, DerivedSpec, FeatureUse, GroupSpec};
 use arrow::datatypes::{DataType, Field, Schema};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Into so many steps a window is cut at most, unless `tail` says otherwise.
-const TAIL_STEPS_MAX: DurationMs = 60;
 
 pub struct GroupDraft {
     pub spec: GroupSpec,
@@ -44,7 +40,7 @@ fn unique_outputs(c: &mut Checker<'_>, spec: &GroupSpec, path: &Path, outputs: &
             && known != *path
         {
             c.error(path, format!("the output `{}`, which `{known}` has too", field.name()))
-                .expected("names that are unique across groups")
+                .expected("outputs whose names are unique across groups")
                 .help("rename the aggregate: outputs are called `<aggregate>_<window>`");
         }
     }
@@ -90,10 +86,11 @@ struct Entity {
     types: Option<Vec<ColumnType>>,
 }
 
-struct Context<'a> {
-    group: &'a Group,
-    path: &'a Path,
-    head_ms: DurationMs,
+/// What an aggregate takes from its group.
+pub struct Context<'a> {
+    pub group: &'a Group,
+    pub path: &'a Path,
+    pub head_ms: DurationMs,
 }
 
 struct Found {
@@ -112,16 +109,13 @@ fn aggregate_of(
     entity: &mut Entity,
 ) -> Option<Found> {
     let path = context.path;
-    let windows = windows(c, name, raw, context);
+    let windows = windows::check(c, name, raw, context);
     let function = function(c, raw, path);
     let stream = streams::find(c, streams, &raw.from, &path.key("from"))?;
     let draft = &streams[stream];
     let sources = [draft.path.key("columns")];
     let scope = draft.scope();
-    let filter = match &raw.filter {
-        Some(filter) => Some(c.condition(&path.key("where"), filter, &scope, &sources)),
-        None => None,
-    };
+    let filter = raw.filter.as_ref().map(|filter| c.condition(&path.key("where"), filter, &scope, &sources));
     let columns = entity_columns(c, raw, draft, entity, path);
     let (key, kind, sql) = function?;
     let input = if kind == AggregateKind::Count && sql.0.trim() == "*" {
@@ -231,11 +225,9 @@ fn entity_columns(
         Some(by) => {
             let at = path.key("by");
             if by.names.len() != entity.names.len() {
-                c.error(&at, format!("{} column(s)", by.names.len())).expected(format!(
-                    "{}, one for each of the entity's: {}",
-                    entity.names.len(),
-                    entity.names.join(", ")
-                ));
+                let entity = entity.names.join(", ");
+                c.error(&at, format!("[{}]", by.names.join(", ")))
+                    .expected(format!("a column for each of the entity: {entity}"));
                 return None;
             }
             draft.all_columns(c, by, &at)?
@@ -244,7 +236,7 @@ fn entity_columns(
             let mut columns = Vec::with_capacity(entity.names.len());
             for name in &entity.names {
                 let found = draft.columns().iter().position(|column| column.name == *name);
-                if found.is_none() && !c.is_cut(&draft.path.key("columns")) {
+                if found.is_none() && !c.may_be_cut(name, &[draft.path.key("columns")]) {
                     c.error(path, format!("the stream `{}` has no column `{name}`", draft.name()))
                         .help(format!("say where it holds the entity: `by: <column of {}>`", draft.name()));
                 }
@@ -277,89 +269,6 @@ fn entity_columns(
 pub fn same_key_type(a: ColumnType, b: ColumnType) -> bool {
     let wide = |ty| if ty == ColumnType::Int32 { ColumnType::Int64 } else { ty };
     wide(a) == wide(b)
-}
-
-fn windows(c: &mut Checker<'_>, name: &str, raw: &Aggregate, context: &Context<'_>) -> Option<Vec<WindowSpec>> {
-    let path = context.path;
-    let Some(windows) = &raw.windows else {
-        if !c.is_cut(&path.key("windows")) && !c.is_cut(&path.key("retain")) {
-            c.error(path, "an aggregate without windows is not supported yet")
-                .help("give `windows`, such as [10m, 1h]");
-        }
-        return None;
-    };
-    let at = path.key("windows");
-    if windows.is_empty() && !c.is_cut(&at) {
-        c.error(&at, "an empty list").expected("at least one window, such as [10m, 1h]");
-    }
-    let mut specs: Vec<WindowSpec> = Vec::with_capacity(windows.len());
-    let mut sound = true;
-    for (index, window) in windows.iter().enumerate() {
-        let at = at.index(index);
-        if let Some(same) = specs.iter().find(|spec| spec.window_ms == window.ms) {
-            c.error(&at, format!("`{}`, as long as `{}`", window.text, same.output)).expected("each window once");
-            sound = false;
-            continue;
-        }
-        match window_of(c, name, window, raw, context, &at) {
-            Some(spec) => specs.push(spec),
-            None => sound = false,
-        }
-    }
-    sound.then_some(specs)
-}
-
-fn window_of(
-    c: &mut Checker<'_>,
-    name: &str,
-    window: &Duration,
-    raw: &Aggregate,
-    context: &Context<'_>,
-    at: &Path,
-) -> Option<WindowSpec> {
-    let (window_ms, head_ms) = (window.ms, context.head_ms);
-    if !multiple_of(c, window, head_ms, "head", at) {
-        return None;
-    }
-    let own = raw.tail.as_ref().map(|tail| (tail, context.path.key("tail")));
-    let group_path = Path(context.path.0[..2].to_vec());
-    let shared = context.group.tail.as_ref().map(|tail| (tail, group_path.key("tail")));
-    let tail_ms = match own.or(shared) {
-        None => default_tail(window_ms, head_ms),
-        Some((tail, tail_at)) => {
-            if !multiple_of(c, tail, head_ms, "head", &tail_at) || !multiple_of(c, window, tail.ms, "tail", at) {
-                return None;
-            }
-            tail.ms
-        }
-    };
-    Some(WindowSpec { output: format!("{name}_{}", window.text), window_ms, tail_ms })
-}
-
-fn multiple_of(c: &mut Checker<'_>, length: &Duration, step: DurationMs, what: &str, at: &Path) -> bool {
-    if length.ms > 0 && length.ms % step == 0 {
-        return true;
-    }
-    let below = length.ms / step * step;
-    let near: Vec<String> = [below, below + step].into_iter().filter(|ms| *ms > 0).map(duration_text).collect();
-    c.error(at, format!("`{}`", length.text))
-        .expected(format!("a multiple of `{what}`, which is {}", duration_text(step)))
-        .help(format!("use {}", near.join(" or ")));
-    false
-}
-
-/// The smallest divisor of the window that is a multiple of `head` and at least a sixtieth of the window.
-fn default_tail(window_ms: DurationMs, head_ms: DurationMs) -> DurationMs {
-    let steps = window_ms / head_ms;
-    let least = (steps + TAIL_STEPS_MAX - 1) / TAIL_STEPS_MAX;
-    // At most TAIL_STEPS_MAX parts are to be tried: a divisor of at least a sixtieth is the window over 1 to 60.
-    (1..=TAIL_STEPS_MAX)
-        .rev()
-        .filter(|parts| steps % parts == 0)
-        .map(|parts| steps / parts)
-        .find(|tail| *tail >= least)
-        .unwrap_or(steps)
-        * head_ms
 }
 
 fn add(spec: &mut GroupSpec, found: Found, streams: &mut [StreamDraft]) {
@@ -412,26 +321,5 @@ fn output_type(aggregate: &AggregateSpec) -> DataType {
         AggregateKind::Sum | AggregateKind::Mean => DataType::Float64,
         AggregateKind::Min | AggregateKind::Max | AggregateKind::Last => input,
         AggregateKind::LastK { .. } => list_of(input),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_tail_divides_the_window_into_at_most_sixty_steps() {
-        for (window, head, tail) in [
-            (600_000, 1_000, 10_000),
-            (3_600_000, 1_000, 60_000),
-            (86_400_000, 1_000, 1_440_000),
-            (61_000, 1_000, 61_000),
-            (5_000, 1_000, 1_000),
-            (90_000, 1_000, 2_000),
-        ] {
-            assert_eq!(default_tail(window, head), tail, "{window}");
-            assert_eq!(window % tail, 0);
-            assert_eq!(tail % head, 0);
-        }
     }
 }

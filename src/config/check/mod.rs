@@ -18,13 +18,14 @@ mod samples;
 mod semantics;
 mod streams;
 mod wide;
+mod windows;
 
 use super::defaults;
-use super::diagnostic::{Diagnostic, Severity, suggestion};
+use super::diagnostic::{Diagnostic, Severity, nearest, suggestion};
 use super::plan::Plan;
 use super::raw::{Duration, Entries, Names, Pipeline, Size, Sql};
 use super::sql::{self, Scope, SqlError};
-use super::tree::{Node, Path, locate, shown_text};
+use super::tree::{Node, Path, Step, locate, shown_text};
 use super::units;
 use crate::event::{DurationMs, Expression};
 use std::collections::BTreeSet;
@@ -45,14 +46,15 @@ pub fn check(raw: &Pipeline, tree: &Node, cut: BTreeSet<Path>, cores: usize) -> 
     let state = edges::state(c, raw, cores);
     let serve = edges::serve(c, raw);
     edges::folders(c, raw);
+    edges::unused(c, &streams, &groups, &samples);
 
     let streams: Vec<_> = streams.into_iter().map(|draft| draft.plan).collect();
     let groups: Vec<_> = groups.into_iter().map(|draft| draft.spec).collect();
     let samples: Vec<_> = samples.into_iter().map(|draft| draft.plan).collect();
     let semantics = semantics::hashes(&inputs, &streams, &groups, &samples);
-    let failed = checker.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+    let failed = checker.found_errors();
     let plan = match (state, &raw.pipeline) {
-        (Some(state), Some(pipeline)) if !failed && checker.cut.is_empty() => Some(Plan {
+        (Some(state), Some(pipeline)) if !failed => Some(Plan {
             pipeline: pipeline.clone(),
             inputs,
             streams,
@@ -106,6 +108,10 @@ impl Checker<'_> {
         self.error(path, format!("unknown {what} {}", shown_text(name))).help(help);
     }
 
+    pub fn found_errors(&self) -> bool {
+        !self.cut.is_empty() || self.found.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
     /// Remembers that the value at `path` was found wrong and is missing from what follows.
     pub fn cut(&mut self, path: Path) {
         self.cut.insert(path);
@@ -115,6 +121,51 @@ impl Checker<'_> {
     pub fn is_cut(&self, path: &Path) -> bool {
         self.cut.range(path..).next().is_some_and(|first| first.starts_with(path))
             || (1..path.0.len()).any(|len| self.cut.contains(&Path(path.0[..len].to_vec())))
+    }
+
+    /// Whether the name of a column may be missing only because something under `sources` was found wrong. The step
+    /// below a source is the name that was declared there: of a column, of an aggregate (whose outputs begin with it), or
+    /// of a join.
+    pub fn may_be_cut(&self, name: &str, sources: &[Path]) -> bool {
+        sources.iter().any(|source| {
+            let ancestor = (1..=source.0.len()).any(|len| self.cut.contains(&Path(source.0[..len].to_vec())));
+            let below = || {
+                let cut = self.cut.range(source..).take_while(|cut| cut.starts_with(source));
+                cut.clone().any(|cut| match cut.0.get(source.0.len()) {
+                    Some(Step::Key(declared)) => name
+                        .strip_prefix(declared.as_str())
+                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '.'])),
+                    // A whole feature group: its outputs have no dot.
+                    _ => !name.contains('.'),
+                })
+            };
+            ancestor || below()
+        })
+    }
+
+    /// Whether something declared right under a section, such as a whole stream, was found wrong.
+    pub fn lost_whole(&self, section: &str) -> bool {
+        self.cut.iter().any(|cut| cut.0.len() <= 2 && cut.0.first() == Some(&Step::Key(section.into())))
+    }
+
+    /// Whether a column of that name was found wrong in any stream.
+    pub fn lost_columns(&self, name: &str) -> bool {
+        self.lost_whole("streams")
+            || self.cut.iter().any(|cut| match cut.0.as_slice() {
+                [Step::Key(section), _, Step::Key(columns), Step::Key(column), ..] => {
+                    section == "streams" && columns == "columns" && column == name
+                }
+                _ => false,
+            })
+    }
+
+    /// Whether the mapping at `path` has an unknown key that is probably `key`, and was told so.
+    pub fn misspelt(&self, path: &Path, key: &str) -> bool {
+        let below = self.cut.range(path..).take_while(|cut| cut.starts_with(path));
+        below.clone().any(|cut| match &cut.0[path.0.len()..] {
+            [Step::Key(found)] => nearest(found, [key]).is_some(),
+            _ => false,
+        })
     }
 
     /// Compiles an expression; `sources` are where its columns come from.
@@ -139,7 +190,7 @@ impl Checker<'_> {
             Ok(expression) => return Some(expression),
             Err(error) => error,
         };
-        let follows = matches!(error, SqlError::UnknownColumn { .. }) && sources.iter().any(|path| self.is_cut(path));
+        let follows = matches!(&error, SqlError::UnknownColumn { name, .. } if self.may_be_cut(name, sources));
         if !follows {
             let report = self.error(path, "");
             match &error {

@@ -52,6 +52,13 @@ fn one(c: &mut Checker<'_>, name: &str, raw: &Model, groups: &[GroupDraft], colu
     ModelSpec { name: name.into(), path: raw.path.as_str().into(), inputs, output: raw.output.clone() }
 }
 
+/// Whether the name may belong to what was found wrong elsewhere.
+fn hidden(c: &Checker<'_>, name: &str, groups: &[GroupDraft]) -> bool {
+    let declared: Vec<Path> =
+        groups.iter().flat_map(|draft| [draft.path.key("aggregates"), draft.path.key("derived")]).collect();
+    c.may_be_cut(name, &declared) || c.lost_whole("features") || c.lost_whole("samples") || c.lost_columns(name)
+}
+
 fn source<'n>(
     c: &mut Checker<'_>,
     name: &str,
@@ -71,8 +78,7 @@ fn source<'n>(
     if context.clone().any(|known| known == name) {
         return Some(ModelInputFrom::Context);
     }
-    let incomplete = ["features", "samples", "streams"].iter().any(|section| c.is_cut(&Path::of(&[section])));
-    if !incomplete {
+    if !hidden(c, name, groups) {
         let outputs =
             groups.iter().flat_map(|draft| draft.spec.outputs.fields().iter().map(|field| field.name().as_str()));
         let help = match nearest(name, outputs.chain(context)) {

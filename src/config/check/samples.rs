@@ -50,7 +50,7 @@ fn one(
 ) -> Option<SamplePlan> {
     let parquet =
         raw.write.parquet.as_ref().and_then(|parquet| parquet_of(c, parquet, &path.key("write").key("parquet")));
-    if raw.write.parquet.is_none() && !c.is_cut(&path.key("write")) {
+    if raw.write.parquet.is_none() && !c.is_cut(&path.key("write")) && !c.misspelt(path, "write") {
         c.warn(path, "the rows are written nowhere").help("add `write: { parquet: { path: out/samples } }`");
     }
     let anchor = streams::find(c, streams, &raw.from, &path.key("from"))?;
@@ -60,13 +60,7 @@ fn one(
     wide.joins(c, &join, streams, path);
     let sample_groups = stitched(c, raw, anchor, streams, groups, &mut wide, path);
 
-    let sources = [
-        streams[anchor].path.key("columns"),
-        path.key("join"),
-        path.key("features"),
-        path.key("columns"),
-        Path::of(&["features"]),
-    ];
+    let sources = sources(&streams[anchor], &sample_groups, groups, path);
     let mut columns = Vec::new();
     for (column, sql) in raw.columns.iter() {
         let at = path.key("columns").key(column);
@@ -77,7 +71,7 @@ fn one(
         }
     }
     let negatives = negatives(c, raw, &wide, &sources, path);
-    let (select, schema) = written(c, raw, &wide, path)?;
+    let (select, schema) = written(c, raw, &wide, &sources, path)?;
     let sample = SampleSpec {
         name: name.into(),
         serving_lag_ms: raw.serving_lag.as_ref().map_or(flush_ms, |lag| lag.ms),
@@ -90,6 +84,16 @@ fn one(
     };
     let guard_max_lag_ms = duration_or(&raw.guard.max_lag, defaults::MAX_LAG);
     Some(SamplePlan { join, sample, parquet, guard_max_lag_ms })
+}
+
+/// Where the columns that a sample's expressions see are declared.
+fn sources(anchor: &StreamDraft, used: &[SampleGroup], groups: &[GroupDraft], path: &Path) -> Vec<Path> {
+    let mut sources = vec![anchor.path.key("columns"), path.key("join"), path.key("features"), path.key("columns")];
+    for used in used {
+        let group = &groups[used.group].path;
+        sources.extend([group.key("aggregates"), group.key("derived")]);
+    }
+    sources
 }
 
 /// The feature groups of a sample, and where its impressions hold their entities.
@@ -140,8 +144,9 @@ fn entity_columns(
     let entity = &group.spec.entity;
     let columns = match by {
         Some(by) if by.names.len() != entity.len() => {
-            c.error(&at.key("by"), format!("{} column(s)", by.names.len()))
-                .expected(format!("{}, one for each of the entity's", entity.len()));
+            let names: Vec<&str> = entity.iter().map(|(name, _)| name.as_str()).collect();
+            c.error(&at.key("by"), format!("[{}]", by.names.join(", ")))
+                .expected(format!("a column for each of the entity: {}", names.join(", ")));
             return None;
         }
         Some(by) => anchor.all_columns(c, by, &at.key("by"))?,
@@ -149,7 +154,7 @@ fn entity_columns(
             let mut columns = Vec::with_capacity(entity.len());
             for (name, _) in entity {
                 let found = anchor.columns().iter().position(|column| column.name == *name);
-                if found.is_none() && !c.is_cut(&anchor.path.key("columns")) {
+                if found.is_none() && !c.may_be_cut(name, &[anchor.path.key("columns")]) {
                     c.error(at, format!("the impression stream `{}` has no column `{name}`", anchor.name())).help(
                         format!(
                             "say where it holds the entity: `{{ group: {}, by: <column of {}> }}`",
@@ -196,10 +201,15 @@ fn negatives(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, sources: &[Path], p
 }
 
 /// What is written: indices into the wide layout and the schema of the rows.
-fn written(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, path: &Path) -> Option<(Vec<usize>, Schema)> {
+fn written(
+    c: &mut Checker<'_>,
+    raw: &Sample,
+    wide: &Wide,
+    sources: &[Path],
+    path: &Path,
+) -> Option<(Vec<usize>, Schema)> {
     let at = path.key("select");
     let fields = wide.fields();
-    let complete = !["join", "features", "columns"].iter().any(|key| c.is_cut(&path.key(key)));
     let mut sound = true;
     let mut numbers = |c: &mut Checker<'_>, key: &str, names: &[String]| -> Vec<usize> {
         let mut found = Vec::with_capacity(names.len());
@@ -212,7 +222,7 @@ fn written(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, path: &Path) -> Optio
                 Some(number) => found.push(number),
                 None => {
                     sound = false;
-                    if complete {
+                    if !c.may_be_cut(name, sources) {
                         let known = fields.iter().map(|field| field.name().as_str());
                         let help = suggestion(name, known).unwrap_or_default();
                         c.error(&at.key(key).index(index), format!("unknown column `{name}`")).help(help);
@@ -234,7 +244,7 @@ fn written(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, path: &Path) -> Optio
         }
         (None, None) => (0..fields.len()).collect(),
     };
-    if select.is_empty() && sound && complete {
+    if select.is_empty() && sound {
         c.error(&at, "no column is left").expected("at least one column");
     }
     let mut schema: Vec<Field> = select.iter().map(|&index| fields[index].clone()).collect();
@@ -257,8 +267,12 @@ fn parquet_of(c: &mut Checker<'_>, raw: &Parquet, path: &Path) -> Option<Parquet
         [] => Vec::new(),
         [Folder::Date] => vec![TimeFolder::Date],
         [Folder::Date, Folder::Hour] => vec![TimeFolder::Date, TimeFolder::Hour],
-        _ => {
-            c.error(&path.key("partition_by"), "these folders").expected("`[date]` or `[date, hour]`");
+        other => {
+            let at = path.key("partition_by");
+            if !c.is_cut(&at) {
+                let names: Vec<&str> = other.iter().map(|f| if *f == Folder::Date { "date" } else { "hour" }).collect();
+                c.error(&at, format!("`[{}]`", names.join(", "))).expected("`[date]` or `[date, hour]`");
+            }
             Vec::new()
         }
     };

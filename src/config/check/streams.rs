@@ -1,10 +1,11 @@
 //! Streams: columns, filter, time and keys become a decode plan.
 
 use super::{Checker, columns, defaults, duration_or, name_path, raw_streams};
+use crate::config::diagnostic::suggestion;
 use crate::config::plan::StreamPlan;
 use crate::config::raw::{Names, Pipeline, Stream};
 use crate::config::sql::Scope;
-use crate::config::tree::Path;
+use crate::config::tree::{Path, shown_text};
 use crate::config::units;
 use crate::decode::{ColumnSpec, DecodeSpec};
 use crate::event::{ColumnType, StreamId};
@@ -43,9 +44,10 @@ impl StreamDraft {
     /// Finds a column by name, or tells that there is none.
     pub fn column(&self, c: &mut Checker<'_>, name: &str, at: &Path) -> Option<usize> {
         let found = self.columns().iter().position(|column| column.name == name);
-        if found.is_none() {
-            let known: Vec<&str> = self.columns().iter().map(|column| column.name.as_str()).collect();
-            c.unknown(at, &format!("column of `{}`:", self.name()), name, known, &self.path.key("columns"));
+        if found.is_none() && !c.may_be_cut(name, &[self.path.key("columns")]) {
+            let known = self.columns().iter().map(|column| column.name.as_str());
+            let help = suggestion(name, known).unwrap_or_else(|| "the stream declares no columns".into());
+            c.error(at, format!("the stream `{}` has no column {}", self.name(), shown_text(name))).help(help);
         }
         found
     }
@@ -171,15 +173,14 @@ fn event_time(c: &mut Checker<'_>, draft: &StreamDraft, raw: &Stream) -> Option<
 
 fn keys(c: &mut Checker<'_>, draft: &mut StreamDraft, raw: &Stream) -> Option<()> {
     let path = draft.path.clone();
-    let given = |c: &mut Checker<'_>, draft: &StreamDraft, names: &Option<Names>, key: &str| match names {
-        Some(names) => Some(draft.all_columns(c, names, &path.key(key))),
-        None => None,
+    let given = |c: &mut Checker<'_>, draft: &StreamDraft, names: &Option<Names>, key: &str| {
+        names.as_ref().map(|names| draft.all_columns(c, names, &path.key(key)))
     };
     let id = given(c, draft, &raw.id, "id");
     let key = given(c, draft, &raw.key, "key");
     let route = given(c, draft, &raw.partition_by, "partition_by");
     if id.is_none() && key.is_none() {
-        if !c.is_cut(&path.key("id")) && !c.is_cut(&path.key("key")) {
+        if !c.is_cut(&path.key("id")) && !c.is_cut(&path.key("key")) && !c.misspelt(&path, "key") {
             c.error(&path, "the key `key` is missing").help(
                 "name the columns by which labels refer to impressions; a stream that only feeds features needs an `id`",
             );

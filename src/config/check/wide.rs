@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub struct Wide {
     fields: Vec<Field>,
     scope: Scope,
+    /// Where the outputs of feature groups begin and end: two groups with one name were told before.
+    features: std::ops::Range<usize>,
 }
 
 impl Wide {
@@ -27,10 +29,13 @@ impl Wide {
         data_type: DataType,
         nullable: bool,
     ) {
-        if self.fields.iter().any(|field| *field.name() == output) {
-            c.error(at, format!("a second column `{output}` in the rows"))
-                .expected("names that are unique in a sample")
-                .help("join columns are written as `<join>_<column>`, feature outputs as `<aggregate>_<window>`: rename one");
+        if let Some(known) = self.fields.iter().position(|field| *field.name() == output) {
+            if !(self.features.contains(&known) && self.features.contains(&self.fields.len())) {
+                let names = "join columns are written as `<join>_<column>`, feature outputs as `<aggregate>_<window>`";
+                c.error(at, format!("a second column `{output}` in the rows"))
+                    .expected("names that are unique in a sample")
+                    .help(format!("{names}: rename one"));
+            }
             // Placeholder under a name nobody can write, so that later columns keep their place.
             self.fields.push(Field::new(format!("{output} #{}", self.fields.len()), data_type.clone(), nullable));
             self.scope.push(format!("{name} #{}", self.fields.len()), data_type, nullable);
@@ -68,6 +73,9 @@ impl Wide {
     }
 
     pub fn group(&mut self, c: &mut Checker<'_>, group: &GroupDraft, at: &Path) {
+        let (first, count) = (self.fields.len(), group.spec.outputs.fields().len());
+        let start = if self.features.is_empty() { first } else { self.features.start };
+        self.features = start..first + count;
         for field in group.spec.outputs.fields() {
             self.push(c, at, field.name().clone(), field.name().clone(), field.data_type().clone(), true);
         }

@@ -7,12 +7,19 @@
 //! Holds: mappings keep the order of the file.
 //! Does not: resolve names or defaults; `check` does.
 
+#![expect(
+    dead_code,
+    reason = "keys that can only be refused, or mean nothing but their default, are known and never read"
+)]
+
 mod pipeline;
 mod read;
+mod sample;
 mod scalar;
 mod stream;
 
 pub use pipeline::*;
 pub use read::from_tree;
+pub use sample::*;
 pub use scalar::*;
 pub use stream::*;

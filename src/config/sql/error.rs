@@ -22,7 +22,7 @@ pub enum SqlError {
 
 impl SqlError {
     pub(super) fn plan(error: DataFusionError) -> Self {
-        SqlError::Plan(first_line(&error))
+        SqlError::Plan(own_types(first_line(&error)))
     }
 
     pub(super) fn result_type(found: &DataType) -> Self {
@@ -51,6 +51,28 @@ impl SqlError {
     }
 }
 
+/// Types as pipeline files name them, where the engine names its own.
+fn own_types(mut message: String) -> String {
+    const NAMES: [(&str, &str); 12] = [
+        ("Timestamp(ms, \"UTC\")", "timestamp"),
+        ("Timestamp(Millisecond, Some(\"UTC\"))", "timestamp"),
+        ("LargeUtf8", "string"),
+        ("Utf8View", "string"),
+        ("Utf8", "string"),
+        ("Int32", "int32"),
+        ("Int64", "int64"),
+        ("Float32", "float32"),
+        ("Float64", "float64"),
+        ("Boolean", "bool"),
+        (" to valid types", ""),
+        ("coerce arithmetic expression", "compute"),
+    ];
+    for (theirs, ours) in NAMES {
+        message = message.replace(theirs, ours);
+    }
+    message
+}
+
 /// The message of an engine error without its class names and its further lines.
 pub fn first_line(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
@@ -69,11 +91,14 @@ pub fn first_line(error: &DataFusionError) -> String {
     while let Some(rest) = CLASSES.iter().find_map(|class| line.strip_prefix(class)) {
         line = rest.trim();
     }
+    if let Some((_, reason)) = line.rsplit_once("Error during planning: ") {
+        line = reason.trim();
+    }
     if line.is_empty() {
         line = text.lines().last().unwrap_or_default().trim();
     }
     if let Some(inside) = line.strip_prefix("ParserError(\"").and_then(|rest| rest.strip_suffix("\")")) {
-        return inside.replace("\\\"", "\"").replace("\\'", "'");
+        return inside.replace("\\\"", "\"").replace("\\'", "'").replace("found: EOF", "found: the end");
     }
     line.to_string()
 }

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 /// Functions of the engine that may be called; what is not listed is unknown to users.
-const ALLOWED: &[&str] = &[
+pub const ALLOWED: &[&str] = &[
     // choosing
     "coalesce",
     "nullif",
@@ -192,6 +192,10 @@ impl Functions {
         }
     }
 
+    pub fn get_scalar(&self, name: &str) -> Option<&Arc<ScalarUDF>> {
+        self.scalar.get(name)
+    }
+
     pub fn look_up(&self, name: &str) -> Known {
         match name {
             _ if self.scalar.contains_key(name) => Known::Scalar,
@@ -217,7 +221,7 @@ impl ContextProvider for Functions {
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
-        self.scalar.get(&name.to_lowercase()).cloned()
+        self.get_scalar(&name.to_lowercase()).cloned()
     }
 
     fn get_higher_order_meta(&self, _name: &str) -> Option<Arc<HigherOrderUDF>> {

@@ -123,6 +123,11 @@ fn plain(found: &DataType) -> Option<DataType> {
     })
 }
 
+/// The functions that expressions may call.
+pub fn function_names() -> impl Iterator<Item = &'static str> + Clone {
+    Functions::get().names()
+}
+
 /// A type as pipeline files name it.
 pub fn type_name(data_type: &DataType) -> String {
     if let Some((name, _)) = crate::event::ColumnType::NAMES.iter().find(|(_, known)| &known.arrow() == data_type) {

@@ -1,0 +1,256 @@
+//! Raw keys of `samples:`.
+
+use super::{Duration, Entries, Later, Names, Size, Sql};
+use crate::config::defaults;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Training samples: one row per impression, with what followed and the features as they were.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// The stream of impressions.
+    pub from: String,
+    /// The age of what serving would have seen: features are read at the impression's time minus this.
+    /// Default: `online.flush`.
+    pub serving_lag: Option<Duration>,
+    /// The label streams, by name.
+    #[serde(default)]
+    pub join: Entries<Join>,
+    /// Feature groups to stitch on.
+    #[serde(default)]
+    pub features: Vec<GroupUse>,
+    /// Columns computed over everything joined: impression columns and feature outputs by name, label columns as
+    /// `<join>.<column>`, earlier computed columns by name.
+    #[serde(default)]
+    pub columns: Entries<Sql>,
+    /// Which columns are written. Default: all: impression columns, `<join>_<column>`, feature outputs, computed columns.
+    #[serde(default)]
+    pub select: Select,
+    /// When rows are emitted.
+    #[serde(default)]
+    pub emit: Emit,
+    /// What happens when a label stream is cut off or lags.
+    #[serde(default)]
+    pub guard: Guard,
+    /// Keeps a share of the rows, by the hash of their id, and writes `sample_weight`.
+    pub negatives: Option<Negatives>,
+    /// How long beyond the longest window plus lateness a closed impression's identity is remembered.
+    #[schemars(extend("default" = defaults::DEDUP_HORIZON))]
+    pub dedup_horizon: Option<Duration>,
+    /// How long after the close a label still yields a correction.
+    #[schemars(extend("x-later" = "corrections are not supported yet"))]
+    pub correct_for: Option<Later>,
+    /// Where the rows go.
+    #[serde(default)]
+    pub write: Write,
+}
+
+/// A label stream: a label matches when `-before <= label.time - impression.time <= within`, both ends included.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Join {
+    /// The label stream; its `key` is matched with the impression's by position.
+    pub stream: String,
+    /// How long after the impression a label may come.
+    pub within: Duration,
+    /// How long before its impression a label may come.
+    #[schemars(extend("default" = defaults::BEFORE))]
+    pub before: Option<Duration>,
+    /// Which of several labels count.
+    #[schemars(extend("default" = "first"))]
+    pub take: Option<TakeLabels>,
+    /// Columns of the label for `first` and `last`: `<join>.<column>` in expressions, `<join>_<column>` in the rows.
+    /// Default: its time column.
+    pub select: Option<Vec<String>>,
+    /// Only labels for which it is true match. Sees the label stream's columns.
+    #[serde(rename = "where")]
+    pub filter: Option<Sql>,
+}
+
+/// Which of an impression's labels count.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TakeLabels {
+    /// The earliest.
+    First,
+    /// The latest.
+    Last,
+    /// Whether there is one: a boolean `<join>.any`, written as `<join>`.
+    Any,
+    /// How many: `<join>.count`, written as `<join>_count`.
+    Count,
+    /// Sum of a column: `<join>.<column>`, written as `<join>_<column>`.
+    Sum(String),
+    /// Smallest value of a column.
+    Min(String),
+    /// Largest value of a column.
+    Max(String),
+    /// The first so many labels as lists.
+    #[schemars(extend("x-later" = "`take: {all: …}` is not supported yet"))]
+    All(u32),
+}
+
+/// A group by name, or with where the impression holds the entity.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum GroupUse {
+    /// The impression's columns are named like the entity.
+    Name(String),
+    /// They have other names.
+    By(GroupBy),
+}
+
+/// A feature group and where the impression holds its entity.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupBy {
+    /// A name under `features`.
+    pub group: String,
+    /// Columns of the impression stream, in the order of the group's `entity`.
+    pub by: Names,
+}
+
+/// Which columns are written: at most one of the keys.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    /// All but these.
+    pub exclude: Option<Vec<String>>,
+    /// Only these, in this order.
+    pub include: Option<Vec<String>>,
+}
+
+/// When rows are emitted.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Emit {
+    /// The mode.
+    #[schemars(extend("default" = "wait"))]
+    pub mode: Option<EmitMode>,
+}
+
+/// When rows are emitted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EmitMode {
+    /// Once, when the longest window has passed.
+    Wait,
+    /// At once, with a duplicate positive on each label.
+    #[schemars(extend("x-later" = "the emission mode `immediate` is not supported yet"))]
+    Immediate,
+    /// After a wait drawn from the key's hash.
+    #[schemars(extend("x-later" = "the emission mode `elapsed` is not supported yet"))]
+    Elapsed,
+    /// As `elapsed`, with real negatives after the attribution window.
+    #[schemars(extend("x-later" = "the emission mode `defer` is not supported yet"))]
+    Defer,
+}
+
+/// What happens when a label stream is cut off or lags.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Guard {
+    /// A label stream that lags by more is reported as cut off.
+    #[schemars(extend("default" = defaults::MAX_LAG))]
+    pub max_lag: Option<Duration>,
+    /// What happens then.
+    #[schemars(extend("default" = "hold"))]
+    pub then: Option<GuardThen>,
+}
+
+/// What happens when a label stream is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GuardThen {
+    /// Closing waits until the labels are back.
+    Hold,
+    /// Rows close with a mark.
+    #[schemars(extend("x-later" = "`guard.then: tag` is not supported yet"))]
+    Tag,
+}
+
+/// Sampling of negatives.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Negatives {
+    /// Which rows are sampled; all others are kept. Sees what `columns` sees, and the computed columns.
+    #[serde(rename = "where")]
+    pub filter: Sql,
+    /// The share that is kept, above 0 and up to 1; those rows have `sample_weight` = 1 / keep.
+    pub keep: f64,
+}
+
+/// Where the rows of a sample go.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Write {
+    /// Parquet files.
+    pub parquet: Option<Parquet>,
+    /// A Kafka topic.
+    #[schemars(extend("x-later" = "samples to Kafka are not supported yet: use `parquet`"))]
+    pub kafka: Option<Later>,
+}
+
+/// Parquet files, complete once they are visible.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parquet {
+    /// The folder; relative to the working folder.
+    pub path: String,
+    /// Folders such as `date=2026-01-31/hour=07`: none, `[date]` or `[date, hour]`.
+    #[serde(default)]
+    pub partition_by: Vec<Folder>,
+    /// The time that decides the folder.
+    #[schemars(extend("default" = "impression_ts"))]
+    pub of: Option<FolderTime>,
+    /// When a file is finished.
+    #[serde(default)]
+    pub roll: Roll,
+    /// How pages are compressed.
+    #[schemars(extend("default" = "zstd"))]
+    pub compression: Option<Codec>,
+    /// Level of zstd.
+    #[schemars(range(min = 1, max = 22), extend("default" = defaults::ZSTD_LEVEL))]
+    pub level: Option<i32>,
+}
+
+/// A part of the folder path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Folder {
+    Date,
+    Hour,
+}
+
+/// The time that decides the folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FolderTime {
+    /// The impression's event time.
+    ImpressionTs,
+    /// The time of emission.
+    #[schemars(extend("x-later" = "folders by `emit_ts` are not supported yet"))]
+    EmitTs,
+}
+
+/// When a file is finished: at this size or this age, whichever comes first.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Roll {
+    /// Size in bytes.
+    #[schemars(extend("default" = defaults::ROLL_SIZE))]
+    pub size: Option<Size>,
+    /// Age of its oldest row.
+    #[schemars(extend("default" = defaults::ROLL_AGE))]
+    pub age: Option<Duration>,
+}
+
+/// How Parquet pages are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    Zstd,
+    Snappy,
+    None,
+}
