@@ -183,7 +183,8 @@ impl RedisStore {
         let entity = &write.batch.entities[row];
         let columns = write.batch.values.columns();
         let nulls = columns.iter().filter(|column| column.is_null(row)).count();
-        request.command(7 + nulls + 2 * (columns.len() - nulls));
+        request.command(8 + nulls + 2 * (columns.len() - nulls));
+        // EVALSHA, hash, count and key; version, time, TTL and the number of nulls.
         request.args(&["EVALSHA", &self.script_hash, "1"]);
         let key = request.arg_parts(&group.prefix, entity);
         let ttl_ms = jittered(group.spec.ttl_ms, xxh3_64(&request.bytes[key]));
