@@ -90,7 +90,10 @@ impl InputPlan {
     pub fn new(spec: &ModelSpec, groups: &[GroupSpec], found: &[Outlet]) -> Result<InputPlan, Vec<String>> {
         let mut problems = Vec::new();
         let plan = match packed_input(spec, found) {
-            Some((name, width, element)) => {
+            Some(Packed { name, batch, width, element }) => {
+                if batch >= 0 {
+                    problems.push(format!("input `{name}` {}", fixed_batch(batch)));
+                }
                 if width >= 0 && width as usize != spec.inputs.len() {
                     let names: Vec<&str> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
                     problems.push(format!(
@@ -291,8 +294,16 @@ fn slot(input: &ModelInput, element: Element, rank: usize) -> InputSlot {
     InputSlot { name: input.name.clone(), element, rank, default }
 }
 
-/// The one rank-2 float input that takes all features, with its width (-1 if any).
-fn packed_input<'a>(spec: &ModelSpec, found: &'a [Outlet]) -> Option<(&'a str, i64, Element)> {
+/// The one rank-2 float input that takes all features.
+struct Packed<'a> {
+    name: &'a str,
+    /// Sizes of the axes; -1 is any.
+    batch: i64,
+    width: i64,
+    element: Element,
+}
+
+fn packed_input<'a>(spec: &ModelSpec, found: &'a [Outlet]) -> Option<Packed<'a>> {
     let [input] = found else {
         return None;
     };
@@ -304,7 +315,11 @@ fn packed_input<'a>(spec: &ModelSpec, found: &'a [Outlet]) -> Option<(&'a str, i
         return None;
     };
     let named = spec.inputs.len() == 1 && spec.inputs[0].name == input.name();
-    (batch < 0 && !named && !spec.inputs.is_empty()).then(|| (input.name(), width, element))
+    (!named && !spec.inputs.is_empty()).then(|| Packed { name: input.name(), batch, width, element })
+}
+
+fn fixed_batch(batch: i64) -> String {
+    format!("has a fixed batch size of {batch}; export it with a dynamic first axis")
 }
 
 fn by_name(spec: &ModelSpec, found: &[Outlet], problems: &mut Vec<String>) -> Vec<InputSlot> {
@@ -350,9 +365,7 @@ fn tensor_of(outlet: &Outlet) -> Result<(Element, usize), String> {
         .ok_or_else(|| format!("holds {ty:?}; supported are float32, float64, int32, int64, bool and string"))?;
     match shape[..] {
         [batch] | [batch, -1 | 1] if batch < 0 => Ok((element, shape.len())),
-        [batch, ..] if batch >= 0 => {
-            Err(format!("has a fixed batch size of {batch}; export it with a dynamic first axis"))
-        }
+        [batch, ..] if batch >= 0 => Err(fixed_batch(batch)),
         _ => Err(format!("has the shape {:?}; expected is [N] or [N, 1]", &shape[..])),
     }
 }

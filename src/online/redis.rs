@@ -48,7 +48,7 @@ impl Default for RedisLimits {
             pipeline_bytes_max: 1 << 20,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
-            idle_connections_max: 4,
+            idle_connections_max: 16,
         }
     }
 }

@@ -25,7 +25,10 @@ impl ApiError {
         known.sort_unstable();
         known.dedup();
         let distance = |other: &str| strsim::damerau_levenshtein(name, other);
-        let near = known.iter().min_by_key(|other| distance(other)).filter(|other| distance(other) * 2 <= name.len().max(other.len()));
+        let near = known
+            .iter()
+            .min_by_key(|other| distance(other))
+            .filter(|other| distance(other) * 2 <= name.len().max(other.len()));
         let help = match near {
             Some(near) => format!("did you mean `{near}`?"),
             None if known.is_empty() => format!("the pipeline has no {what}"),

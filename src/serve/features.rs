@@ -11,7 +11,7 @@
 use super::error::ApiError;
 use super::request::{EntityColumn, Fields, entity_keys, json_of, parse, unknown_entity};
 use super::{ROWS_MAX, ServeState, VALUES_MAX};
-use crate::event::Value;
+use crate::event::{EventTime, Value};
 use crate::feature::GroupSpec;
 use crate::online::{ReadRequest, StoredRow};
 use serde::Deserialize;
@@ -74,7 +74,8 @@ pub(super) fn answer(state: &ServeState, body: &[u8]) -> Result<Vec<u8>, ApiErro
     let mut next_column = vec![0; used.len()];
     for feature in wanted {
         let read = used.binary_search(&feature.group).expect("every wanted feature's group is read");
-        let shown = show(state, &groups[feature.group], &found[read], next_column[read], rows);
+        let oldest = state.oldest_current(&groups[feature.group]);
+        let shown = show(oldest, &found[read], next_column[read], rows);
         next_column[read] += 1;
         features.insert(feature.shown, shown);
     }
@@ -212,7 +213,7 @@ fn row_count(columns: &[(&str, EntityColumn)]) -> Result<usize, ApiError> {
 }
 
 /// One feature over all rows. A group whose entity is all scalars was read once.
-fn show(state: &ServeState, group: &GroupSpec, found: &[Option<StoredRow>], column: usize, rows: usize) -> Json {
+fn show(oldest: EventTime, found: &[Option<StoredRow>], column: usize, rows: usize) -> Json {
     let mut values = Vec::with_capacity(rows);
     let mut statuses = Vec::with_capacity(rows);
     let mut event_times = Vec::with_capacity(rows);
@@ -223,7 +224,7 @@ fn show(state: &ServeState, group: &GroupSpec, found: &[Option<StoredRow>], colu
             Some(stored) => {
                 let value = &stored.values[column];
                 let status = match value {
-                    _ if state.outdated(group, stored.as_of) => "OUTSIDE_MAX_AGE",
+                    _ if stored.as_of < oldest => "OUTSIDE_MAX_AGE",
                     Value::Null => "NULL_VALUE",
                     _ => "PRESENT",
                 };

@@ -21,7 +21,7 @@ use crate::config::Plan;
 use crate::event::EventTime;
 use crate::feature::GroupSpec;
 use crate::model::Model;
-use crate::online::{OnlineStore, StoreGroup};
+use crate::online::{OnlineStore, ttl_ms};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
@@ -29,6 +29,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::ListenerExt;
 use error::ApiError;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -67,11 +68,12 @@ pub struct ServeState {
 }
 
 impl ServeState {
-    fn outdated(&self, group: &GroupSpec, as_of: EventTime) -> bool {
-        let Some(instant) = &self.online_instant else {
-            return false;
-        };
-        as_of < instant().saturating_sub(StoreGroup::new(group).ttl_ms)
+    /// Rows of the group from before it are outdated.
+    fn oldest_current(&self, group: &GroupSpec) -> EventTime {
+        match &self.online_instant {
+            Some(instant) => instant().saturating_sub(ttl_ms(group)),
+            None => EventTime::MIN,
+        }
     }
 }
 
@@ -152,7 +154,8 @@ fn run(runtime: tokio::runtime::Runtime, listener: TcpListener, router: Router, 
         // Dropped when the server is through, which is what `wait` waits for.
         let _drained = drained;
         let listener = match tokio::net::TcpListener::from_std(listener) {
-            Ok(listener) => listener,
+            // Answers leave at once, however many writes they take.
+            Ok(listener) => listener.tap_io(|connection| drop(connection.set_nodelay(true))),
             Err(error) => return tracing::error!("the server cannot listen: {error}"),
         };
         let signal = async move {

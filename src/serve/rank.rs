@@ -12,7 +12,7 @@
 use super::error::ApiError;
 use super::request::{EntityColumn, Fields, context_value, entity_keys, entity_type, parse, unknown_entity};
 use super::{ROWS_MAX, ServeState};
-use crate::event::Value;
+use crate::event::{EventTime, Value};
 use crate::feature::GroupSpec;
 use crate::model::{InputColumn, Model, ModelInputFrom};
 use crate::online::{ReadRequest, StoredRow};
@@ -82,7 +82,7 @@ pub(super) fn answer(state: &ServeState, body: &[u8]) -> Result<Vec<u8>, ApiErro
         .collect();
     let mut found = state.store.read(&requests)?;
     for (read, found) in reads.iter().zip(&mut found) {
-        forget_outdated(state, &groups[read.group], found);
+        forget_outdated(state.oldest_current(&groups[read.group]), found);
     }
     let columns = input_columns(model, &reads, found, context);
     let shown: Vec<InputColumn<'_>> = columns
@@ -266,9 +266,9 @@ fn group_reads(
 }
 
 /// A row that is too old to be used counts as missing.
-fn forget_outdated(state: &ServeState, group: &GroupSpec, found: &mut [Option<StoredRow>]) {
+fn forget_outdated(oldest: EventTime, found: &mut [Option<StoredRow>]) {
     for row in found {
-        if row.as_ref().is_some_and(|row| state.outdated(group, row.as_of)) {
+        if row.as_ref().is_some_and(|row| row.as_of < oldest) {
             *row = None;
         }
     }

@@ -300,6 +300,7 @@ fn the_writer_survives_a_server_that_is_killed_and_loses_nothing() {
         assert_eq!(row.as_ref().map(|row| row.values[0].clone()), Some(Value::Int(newest)), "u{number}");
     }
     let end = writer.stop(Duration::from_secs(5)).expect("nothing waits");
+    assert!(end.failed_attempts >= 4, "the server was away four times: {end:?}");
     assert_eq!((end.backlog_entities, end.ready, end.refused), (0, true, 0));
 }
 
