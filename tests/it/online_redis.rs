@@ -286,10 +286,10 @@ fn the_writer_survives_a_server_that_is_killed_and_loses_nothing() {
             150 => server.start(&[]),
             _ => {}
         }
-        let entity = format!("u{}", step % 10);
-        sender
-            .send(users(step as i64, &[(entity.as_str(), step as i64, 0)]), Version::new(1, 1, 0, step))
-            .expect("running");
+        // One entity that comes again and again, and one that comes once and must not be lost.
+        let (again, once) = (format!("u{}", step % 10), format!("once{step}"));
+        let rows = [(again.as_str(), step as i64, 0), (once.as_str(), step as i64, 0)];
+        sender.send(users(step as i64, &rows), Version::new(1, 1, 0, step)).expect("running");
         std::thread::sleep(Duration::from_millis(1));
     }
     writer.flush(Duration::from_secs(30)).expect("the server is there");
@@ -299,6 +299,9 @@ fn the_writer_survives_a_server_that_is_killed_and_loses_nothing() {
         let newest = if number == 0 { 600 } else { 590 + number as i64 };
         assert_eq!(row.as_ref().map(|row| row.values[0].clone()), Some(Value::Int(newest)), "u{number}");
     }
+    let once: Vec<String> = (1..=600).map(|step| format!("once{step}")).collect();
+    let once: Vec<&str> = once.iter().map(String::as_str).collect();
+    assert_eq!(read(&*store, USER, &once, &[0]).iter().filter(|row| row.is_none()).count(), 0);
     let end = writer.stop(Duration::from_secs(5)).expect("nothing waits");
     assert!(end.failed_attempts >= 4, "the server was away four times: {end:?}");
     assert_eq!((end.backlog_entities, end.ready, end.refused), (0, true, 0));
