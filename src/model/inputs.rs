@@ -4,12 +4,12 @@
 //! By name: the model has one input per input of the plan, under the same name, `[N]` or `[N, 1]`.
 //! A model with one input and a plan with one input is packed if the input is a rank-2 float of another name.
 
+use super::element::{Element, bool_of, integer_of, number_of, text_of};
 use super::{ModelError, ModelInput, ModelInputFrom, ModelSpec};
 use crate::event::Value;
 use crate::feature::GroupSpec;
-use arrow::datatypes::DataType;
 use ort::session::SessionInputValue;
-use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
+use ort::value::{Outlet, Tensor, ValueType};
 
 /// Values of one input for the rows of a request.
 #[derive(Clone, Copy, Debug)]
@@ -25,48 +25,6 @@ impl InputColumn<'_> {
         match self {
             InputColumn::All(value) => value,
             InputColumn::Rows(values) => &values[row],
-        }
-    }
-}
-
-/// Element types that a model may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Element {
-    Float32,
-    Float64,
-    Int32,
-    Int64,
-    Bool,
-    Text,
-}
-
-impl Element {
-    fn of(element: TensorElementType) -> Option<Element> {
-        Some(match element {
-            TensorElementType::Float32 => Element::Float32,
-            TensorElementType::Float64 => Element::Float64,
-            TensorElementType::Int32 => Element::Int32,
-            TensorElementType::Int64 => Element::Int64,
-            TensorElementType::Bool => Element::Bool,
-            TensorElementType::String => Element::Text,
-            _ => return None,
-        })
-    }
-
-    fn is_float(self) -> bool {
-        matches!(self, Element::Float32 | Element::Float64)
-    }
-
-    /// Whether values of a feature's type can be fed without losing their meaning.
-    fn takes(self, data_type: &DataType) -> bool {
-        match self {
-            Element::Float32 | Element::Float64 => {
-                data_type.is_numeric() || matches!(data_type, DataType::Boolean | DataType::Timestamp(..))
-            }
-            Element::Int32 => data_type.is_integer(),
-            Element::Int64 => data_type.is_integer() || matches!(data_type, DataType::Timestamp(..)),
-            Element::Bool => *data_type == DataType::Boolean,
-            Element::Text => matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
         }
     }
 }
@@ -234,19 +192,6 @@ impl InputSlot {
     }
 }
 
-impl Element {
-    fn name(self) -> &'static str {
-        match self {
-            Element::Float32 => "float32",
-            Element::Float64 => "float64",
-            Element::Int32 => "int32",
-            Element::Int64 => "int64",
-            Element::Bool => "bool",
-            Element::Text => "string",
-        }
-    }
-}
-
 fn dynamic<T>(
     name: &str,
     tensor: Result<ort::value::Value<T>, ort::Error>,
@@ -259,30 +204,6 @@ where
         row: 0,
         problem: error.to_string(),
     })
-}
-
-fn number_of(value: &Value) -> Option<f64> {
-    match value {
-        Value::Float(number) => Some(*number),
-        Value::Int(number) | Value::Time(number) => Some(*number as f64),
-        Value::Bool(flag) => Some(f64::from(u8::from(*flag))),
-        _ => None,
-    }
-}
-
-fn integer_of(value: &Value) -> Option<i64> {
-    match value {
-        Value::Int(number) | Value::Time(number) => Some(*number),
-        _ => None,
-    }
-}
-
-fn bool_of(value: &Value) -> Option<bool> {
-    if let Value::Bool(flag) = value { Some(*flag) } else { None }
-}
-
-fn text_of(value: &Value) -> Option<String> {
-    if let Value::Text(text) = value { Some(text.to_string()) } else { None }
 }
 
 fn slot(input: &ModelInput, element: Element, rank: usize) -> InputSlot {

@@ -11,6 +11,7 @@
 mod spec;
 mod error;
 mod external;
+mod element;
 mod inputs;
 mod output;
 mod runtime;

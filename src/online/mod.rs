@@ -12,6 +12,7 @@ mod version;
 mod text;
 mod error;
 mod memory;
+mod resp;
 mod redis;
 mod backlog;
 mod writer;

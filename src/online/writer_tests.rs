@@ -16,7 +16,7 @@ struct Flaky {
 impl OnlineStore for Flaky {
     fn write(&self, writes: &[Write<'_>]) -> Result<WriteSummary, StoreError> {
         self.ping()?;
-        if self.fails_every > 0 && self.attempts.fetch_add(1, Ordering::Relaxed) % self.fails_every == 0 {
+        if self.fails_every > 0 && self.attempts.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.fails_every) {
             let first = &writes[0];
             self.inner.write(&[Write { rows: &first.rows[..1], ..*first }])?;
             return Err(StoreError::new(StoreErrorKind::Timeout, "flaky", "cut off in the middle"));
