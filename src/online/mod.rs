@@ -12,6 +12,7 @@ mod version;
 mod text;
 mod error;
 mod memory;
+mod resp;
 mod redis;
 mod backlog;
 mod writer;
@@ -91,10 +92,8 @@ pub struct StoreGroup {
 const OUTPUTS_MAX: usize = 1000;
 
 impl StoreGroup {
-    /// Rows are kept for twice the longest window and an hour: a quiet entity's windows have slid empty long before.
     pub fn new(spec: &GroupSpec) -> Self {
-        let ttl_ms = spec.longest_window_ms().saturating_mul(2).saturating_add(3_600_000);
-        StoreGroup { name: spec.name.clone(), outputs: spec.outputs.clone(), ttl_ms }
+        StoreGroup { name: spec.name.clone(), outputs: spec.outputs.clone(), ttl_ms: ttl_ms(spec) }
     }
 
     fn check(&self) -> Result<(), StoreError> {
@@ -126,6 +125,12 @@ impl StoreGroup {
     fn data_type(&self, output: usize) -> &DataType {
         self.outputs.field(output).data_type()
     }
+}
+
+/// How long a row of a group is kept after its last write: twice the longest window and an hour. A quiet entity's
+/// windows have slid empty long before.
+pub fn ttl_ms(spec: &GroupSpec) -> DurationMs {
+    spec.longest_window_ms().saturating_mul(2).saturating_add(3_600_000)
 }
 
 /// Opens the store of a pipeline. Connects to nothing yet: the first write, read or ping does.

@@ -8,6 +8,7 @@
 //! Holds: newest wins, atomically per key; after an unclear outcome (timeout, closed connection) the same write may
 //! be sent again. Does not: wait for a server that is away, that is the writer's part; read a clock; know lanes.
 
+use super::resp::Request;
 use super::{OnlineStore, ReadRequest, StoreError, StoreErrorKind, StoreGroup, StoredRow, Write, WriteSummary, text};
 use crate::event::{DurationMs, Value};
 use ::redis::{Client, Connection, ConnectionLike, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind};
@@ -48,7 +49,7 @@ impl Default for RedisLimits {
             pipeline_bytes_max: 1 << 20,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_secs(2),
-            idle_connections_max: 4,
+            idle_connections_max: 16,
         }
     }
 }
@@ -183,7 +184,8 @@ impl RedisStore {
         let entity = &write.batch.entities[row];
         let columns = write.batch.values.columns();
         let nulls = columns.iter().filter(|column| column.is_null(row)).count();
-        request.command(7 + nulls + 2 * (columns.len() - nulls));
+        request.command(8 + nulls + 2 * (columns.len() - nulls));
+        // EVALSHA, hash, count and key; version, time, TTL and the number of nulls.
         request.args(&["EVALSHA", &self.script_hash, "1"]);
         let key = request.arg_parts(&group.prefix, entity);
         let ttl_ms = jittered(group.spec.ttl_ms, xxh3_64(&request.bytes[key]));
@@ -340,64 +342,6 @@ fn classify(error: &RedisError) -> StoreErrorKind {
     }
 }
 
-/// Commands in the server's protocol, one after another.
-#[derive(Default)]
-struct Request {
-    bytes: Vec<u8>,
-    commands: usize,
-}
-
-impl Request {
-    fn command(&mut self, args: usize) {
-        self.commands += 1;
-        self.header(b'*', args);
-    }
-
-    fn args(&mut self, args: &[&str]) {
-        for arg in args {
-            self.arg(arg.as_bytes());
-        }
-    }
-
-    fn arg(&mut self, arg: &[u8]) {
-        self.header(b'$', arg.len());
-        self.bytes.extend_from_slice(arg);
-        self.bytes.extend_from_slice(b"\r\n");
-    }
-
-    fn number(&mut self, number: i64) {
-        let digits = number.to_string();
-        self.arg(digits.as_bytes());
-    }
-
-    /// One argument in two parts; says where it lies.
-    fn arg_parts(&mut self, first: &str, second: &str) -> std::ops::Range<usize> {
-        self.header(b'$', first.len() + second.len());
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(first.as_bytes());
-        self.bytes.extend_from_slice(second.as_bytes());
-        let end = self.bytes.len();
-        self.bytes.extend_from_slice(b"\r\n");
-        start..end
-    }
-
-    fn header(&mut self, mark: u8, mut number: usize) {
-        let mut digits = [0u8; 20];
-        let mut first = digits.len();
-        loop {
-            first -= 1;
-            digits[first] = b'0' + (number % 10) as u8;
-            number /= 10;
-            if number == 0 {
-                break;
-            }
-        }
-        self.bytes.push(mark);
-        self.bytes.extend_from_slice(&digits[first..]);
-        self.bytes.extend_from_slice(b"\r\n");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::for_test::group;
@@ -405,16 +349,6 @@ mod tests {
 
     fn open(url: &str) -> Result<RedisStore, StoreError> {
         RedisStore::open("features", url, "ctr", vec![group()], RedisLimits::default())
-    }
-
-    #[test]
-    fn commands_are_encoded_as_the_protocol_says() {
-        let mut request = Request::default();
-        request.command(3);
-        request.args(&["HGET"]);
-        request.arg_parts("ctr:item:", "i1");
-        request.number(-12);
-        assert_eq!(request.bytes, b"*3\r\n$4\r\nHGET\r\n$11\r\nctr:item:i1\r\n$3\r\n-12\r\n");
     }
 
     #[test]

@@ -45,6 +45,9 @@ impl Default for WriterLimits {
     }
 }
 
+/// About once a minute, at the longest backoff.
+const LOG_EVERY_ATTEMPTS: u32 = 12;
+
 /// What the writer has done and how it is, for metrics and readiness.
 #[derive(Debug, Default)]
 pub struct WriterStats {
@@ -317,8 +320,12 @@ impl Writer {
                 self.failures = 0;
             }
             Some(error) => {
-                if self.failures == 0 {
-                    tracing::warn!("{error}; features are kept and written again when it answers");
+                if self.failures.is_multiple_of(LOG_EVERY_ATTEMPTS) {
+                    let backlog = self.backlog.len();
+                    match error.kind.passes_by_itself() {
+                        true => tracing::warn!(backlog, "{error}; features are kept and written when it answers"),
+                        false => tracing::error!(backlog, "{error}; features are kept and written when it answers"),
+                    }
                 }
                 self.failures = self.failures.saturating_add(1);
                 self.stats.failed_attempts.fetch_add(1, Ordering::Relaxed);

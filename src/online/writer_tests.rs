@@ -7,12 +7,20 @@ use crate::event::Value;
 struct Flaky {
     inner: MemoryStore,
     away: AtomicBool,
+    /// Every so many writes fails after it was carried out in part; 0 for none.
+    fails_every: u64,
+    attempts: AtomicU64,
     rows_shown: AtomicU64,
 }
 
 impl OnlineStore for Flaky {
     fn write(&self, writes: &[Write<'_>]) -> Result<WriteSummary, StoreError> {
         self.ping()?;
+        if self.fails_every > 0 && self.attempts.fetch_add(1, Ordering::Relaxed).is_multiple_of(self.fails_every) {
+            let first = &writes[0];
+            self.inner.write(&[Write { rows: &first.rows[..1], ..*first }])?;
+            return Err(StoreError::new(StoreErrorKind::Timeout, "flaky", "cut off in the middle"));
+        }
         self.rows_shown.fetch_add(writes.iter().map(|write| write.rows.len() as u64).sum(), Ordering::Relaxed);
         self.inner.write(writes)
     }
@@ -30,8 +38,13 @@ impl OnlineStore for Flaky {
 }
 
 fn start(away: bool, limits: WriterLimits) -> (Arc<Flaky>, OnlineWriter) {
+    start_failing(away, 0, limits)
+}
+
+fn start_failing(away: bool, fails_every: u64, limits: WriterLimits) -> (Arc<Flaky>, OnlineWriter) {
     let inner = MemoryStore::new(vec![group()]).expect("the group can be stored");
-    let store = Arc::new(Flaky { inner, away: AtomicBool::new(away), rows_shown: AtomicU64::new(0) });
+    let (away, attempts, rows_shown) = (AtomicBool::new(away), AtomicU64::new(0), AtomicU64::new(0));
+    let store = Arc::new(Flaky { inner, away, fails_every, attempts, rows_shown });
     let writer = OnlineWriter::start(store.clone(), limits, 7).expect("threads can be started");
     (store, writer)
 }
@@ -74,6 +87,21 @@ fn a_store_that_is_away_costs_one_row_per_entity_and_nothing_is_lost() {
     assert_eq!(store.rows_shown.load(Ordering::Relaxed), 2, "superseded rows were never sent");
     assert_eq!(read_one(&*store, "a").map(|row| row.values[0].clone()), Some(Value::Int(499)));
     assert!(writer.stats().ready());
+}
+
+#[test]
+fn rows_of_a_write_that_failed_in_the_middle_are_written_again() {
+    let limits = WriterLimits { write_rows_max: 2, ..fast() };
+    let (store, writer) = start_failing(false, 3, limits);
+    let sender = writer.sender();
+    let names: Vec<String> = (0..60).map(|number| format!("e{number}")).collect();
+    for (step, names) in names.chunks(5).enumerate() {
+        let rows: Vec<(&str, i64, Option<f64>)> = names.iter().map(|name| (name.as_str(), 1, None)).collect();
+        sender.send(batch(0, &rows), version(step as u32)).expect("running");
+        writer.flush(SOON).expect("every second attempt at the latest succeeds");
+    }
+    assert_eq!(store.inner.len(0), 60, "every entity is sent once, so each row lost is an entity lost");
+    assert!(writer.stop(SOON).expect("nothing waits").failed_attempts >= 10);
 }
 
 #[test]

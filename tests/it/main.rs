@@ -7,4 +7,8 @@
 mod support;
 
 mod kafka_source;
+mod model_contract;
+mod model_scores;
+mod online_redis;
+mod serve_http;
 mod tidy;
