@@ -95,7 +95,7 @@ pub struct Lane {
 impl Lane {
     pub fn new(number: usize, spec: Arc<CellSpec>, history: FeatureHistory) -> Self {
         let joins = spec.samples.iter().map(|sample| {
-            JoinState::new(sample.join.clone(), sample.anchor_keys.clone(), &sample.label_streams, sample.lateness_ms)
+            JoinState::new(sample.join.clone(), sample.anchor_keys.clone(), &sample.label_streams)
         });
         Lane {
             number,

@@ -25,7 +25,6 @@ pub struct SampleCell {
     pub anchor_keys: AnchorKeys,
     /// Schema and keys of each label stream, in the order of `join.labels`.
     pub label_streams: Vec<(SchemaRef, LabelKeys)>,
-    pub lateness_ms: DurationMs,
     pub serving_lag_ms: DurationMs,
     /// Numbers of the feature groups stitched onto the sample.
     pub groups: Vec<usize>,

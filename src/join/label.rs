@@ -7,7 +7,7 @@
 //! two came first, an early label needs no place of its own, and a label never moves.
 
 use crate::event::{DecodedBatch, EventTime, Fingerprint, LabelAccount};
-use crate::join::LabelSpec;
+use crate::join::{LabelSpec, Take};
 use crate::join::index::{Index, RowRef};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -107,7 +107,13 @@ pub enum Admission {
 }
 
 impl Labels {
-    pub fn new(spec: LabelSpec, stream: &SchemaRef) -> Self {
+    pub fn new(mut spec: LabelSpec, stream: &SchemaRef) -> Self {
+        spec.select = match spec.take {
+            Take::First | Take::Last => spec.select,
+            Take::Sum(column) | Take::Min(column) | Take::Max(column) => vec![column],
+            // A batch without columns has no length: the first one stands for the row.
+            Take::Any | Take::Count => vec![0],
+        };
         Labels {
             schema: Arc::new(stream.project(&spec.select).expect("the plan selects existing columns")),
             spec,

@@ -9,7 +9,7 @@ pub struct JoinSpec {
     pub labels: Vec<LabelSpec>,
     /// Width of the time buckets in which impressions and labels are kept.
     pub bucket_ms: DurationMs,
-    /// How long beyond the longest window a closed impression's identity is remembered.
+    /// How long beyond the longest window a closed impression's identity is remembered; the anchor's lateness is in it.
     pub dedup_horizon_ms: DurationMs,
 }
 

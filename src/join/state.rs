@@ -1,7 +1,7 @@
 //! State: the pending impressions of one sample in one lane, and the labels that wait for them.
 
 use crate::event::{
-    AnchorAccount, CloseReason, DecodedBatch, DurationMs, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
+    AnchorAccount, CloseReason, DecodedBatch, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
     key_group,
 };
 use crate::invariant;
@@ -85,7 +85,6 @@ impl RowsByBucket {
 pub struct JoinState {
     pub(super) spec: Arc<JoinSpec>,
     pub(super) keys: AnchorKeys,
-    lateness_ms: DurationMs,
     pub(super) buckets: BTreeMap<u32, Bucket>,
     pub(super) closed: BTreeMap<u32, ClosedBucket>,
     pub(super) ids: Index,
@@ -110,7 +109,6 @@ impl JoinState {
         spec: Arc<JoinSpec>,
         keys: AnchorKeys,
         label_streams: &[(SchemaRef, LabelKeys)],
-        lateness_ms: DurationMs,
     ) -> Self {
         let labels = spec.labels.iter().zip(label_streams);
         JoinState {
@@ -119,7 +117,6 @@ impl JoinState {
             label_keys: label_streams.iter().map(|(_, keys)| *keys).collect(),
             spec,
             keys,
-            lateness_ms,
             buckets: BTreeMap::new(),
             closed: BTreeMap::new(),
             ids: Index::default(),
@@ -421,7 +418,7 @@ impl JoinState {
             let counting = self.counting;
             self.labels[label].expire(until, counting);
         }
-        let remembered = self.spec.longest_ms() + self.lateness_ms + self.spec.dedup_horizon_ms;
+        let remembered = self.spec.longest_ms() + self.spec.dedup_horizon_ms;
         while let Some((&number, _)) = self.closed.first_key_value() {
             if !watermark.passed(self.bucket_end(number).saturating_add(remembered)) {
                 break;

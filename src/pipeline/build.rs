@@ -32,7 +32,6 @@ pub fn cell_spec(plan: &Plan) -> CellSpec {
                 entities: sample_plan.sample.groups.iter().map(|group| group.key_set).collect(),
             },
             label_streams: label_streams.collect(),
-            lateness_ms: anchor.time.lateness_ms,
             serving_lag_ms: sample_plan.sample.serving_lag_ms,
             groups: sample_plan.sample.groups.iter().map(|group| group.group).collect(),
         }

@@ -3,7 +3,7 @@
 use crate::event::{EventTime, Fingerprint, SampleBatch};
 use crate::join::ClosedPart;
 use crate::sample::SampleSpec;
-use arrow::array::{ArrayRef, BooleanArray, Float32Array, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, filter, filter_record_batch, take_record_batch};
 use std::sync::Arc;
 
@@ -87,8 +87,8 @@ fn narrow(
     if let Some(negatives) = &spec.negatives {
         let negative = negatives.filter.matches_or_false(&wide.batch(spec)?);
         let chosen = |row: usize| !negative.value(row) || is_kept(part.id[row], negatives.keep);
-        let weight = |row: usize| if negative.value(row) { (1.0 / negatives.keep) as f32 } else { 1.0 };
-        columns.push(Arc::new(Float32Array::from_iter_values((0..rows).map(weight))));
+        let weight = |row: usize| if negative.value(row) { 1.0 / negatives.keep } else { 1.0 };
+        columns.push(Arc::new(Float64Array::from_iter_values((0..rows).map(weight))));
         keep = Some(BooleanArray::from_iter((0..rows).map(|row| Some(chosen(row)))));
     }
     let all = RecordBatch::try_new(spec.schema.clone(), columns)?;
