@@ -137,6 +137,7 @@ impl Committer {
             }
         }
         let sinks: Vec<SinkCut> = parts.sinks.into_iter().flatten().collect();
+        debug_assert!(sinks.iter().all(|sink| sink.number == number));
         let failed_values = sinks.iter().flat_map(|sink| &sink.failed_values).sum();
         for sink in &sinks {
             for (sample, left_out) in sink.sampled_out.iter().enumerate() {

@@ -98,6 +98,7 @@ impl Start<'_> {
         else {
             return Ok(self.summary(head.number, 0));
         };
+        check_files(&head, &self.plan, &opened.files)?;
         let partitions: Vec<PartitionId> = opened.sources.iter().flat_map(|source| source.partitions()).collect();
         let cell = Arc::new(cell_spec(&self.plan));
         let router = self.router(&cell, &partitions, positions, &head);
@@ -403,4 +404,20 @@ impl Start<'_> {
             .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
             .collect()
     }
+}
+
+/// Positions count the files of an input: those that were there must still come first, in the same order.
+fn check_files(head: &Manifest, plan: &Plan, files: &BTreeMap<u16, Vec<String>>) -> Result<(), RunError> {
+    for entry in &head.inputs {
+        let number = plan.inputs.iter().position(|input| input.name == entry.name);
+        let Some(now) = number.and_then(|number| files.get(&(number as u16))) else { continue };
+        if let Some((old, new)) = entry.files.iter().zip(now).find(|(old, new)| old != new) {
+            return Err(RunError::Unsupported(format!(
+                "files of {} changed their order: {new} is now where {old} was when the state was written; new files \
+                 must come after the old ones by name, or start anew with --fresh",
+                entry.name
+            )));
+        }
+    }
+    Ok(())
 }
