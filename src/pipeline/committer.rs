@@ -240,12 +240,7 @@ impl Committer {
             invariant!(F1, counts.anchor.balances(), "sample {sample}: {:?}", counts.anchor);
             invariant!(F1, counts.labels.iter().all(|label| label.balances()), "sample {sample}: {:?}", counts.labels);
             let accepted = conductor.anchor_accepted[sample];
-            invariant!(
-                F1,
-                counts.anchor.accepted() == accepted,
-                "sample {sample}: {:?} of {accepted} rows",
-                counts.anchor
-            );
+            invariant!(F1, counts.anchor.accepted() == accepted, "sample {sample}: {:?} of {accepted} rows", counts.anchor);
             for (label, accepted) in counts.labels.iter().zip(&conductor.label_accepted[sample]) {
                 invariant!(F1, label.accepted() == *accepted, "sample {sample}: {label:?} of {accepted} rows");
             }

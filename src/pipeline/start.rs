@@ -94,8 +94,7 @@ impl Start<'_> {
         let head = chain.head().clone();
         let positions = self.positions(&head)?;
         let until_end = self.options.until_end;
-        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)?
-        else {
+        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)? else {
             return Ok(self.summary(head.number, 0));
         };
         check_files(&head, &self.plan, &opened.files)?;
@@ -113,9 +112,8 @@ impl Start<'_> {
         committer.publish(&head)?;
         self.sweep(&head, &sample_stores, &committer)?;
 
-        let online =
-            OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
-                .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
+            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
@@ -236,12 +234,8 @@ impl Start<'_> {
                 Some(Track { stream: stream_number(&track.stream)? as u16, partition, newest: track.newest })
             })
             .collect();
-        let accounts: Vec<_> = self
-            .plan
-            .streams
-            .iter()
-            .map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default())
-            .collect();
+        let accounts: Vec<_> =
+            self.plan.streams.iter().map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default()).collect();
         router.restore(positions, &tracks, head.watermark, &accounts);
         router
     }
@@ -256,11 +250,7 @@ impl Start<'_> {
 
     fn sample_stores(&self) -> Result<Vec<Option<Arc<dyn Store>>>, RunError> {
         let open = |path: &Path| Ok(Arc::new(LocalStore::open(path)?) as Arc<dyn Store>);
-        self.plan
-            .samples
-            .iter()
-            .map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose())
-            .collect()
+        self.plan.samples.iter().map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose()).collect()
     }
 
     fn naming(&self, sample: &str, lane: usize, head: &Manifest) -> FileNaming {
@@ -273,12 +263,7 @@ impl Start<'_> {
         }
     }
 
-    fn parquet_sinks(
-        &self,
-        lane: usize,
-        head: &Manifest,
-        stores: &[Option<Arc<dyn Store>>],
-    ) -> Vec<Option<ParquetSink>> {
+    fn parquet_sinks(&self, lane: usize, head: &Manifest, stores: &[Option<Arc<dyn Store>>]) -> Vec<Option<ParquetSink>> {
         let sinks = self.plan.samples.iter().zip(stores).map(|(sample, store)| {
             let (spec, store) = (sample.parquet.as_ref()?, store.as_ref()?);
             let naming = self.naming(&sample.sample.name, lane, head);
@@ -365,27 +350,23 @@ impl Start<'_> {
     ) -> Result<Vec<(Lane, Vec<(u16, crate::join::ClosedRows)>)>, RunError> {
         let restore_one = |number: usize| {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let closed = restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head)?;
+            let closed =
+                restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head)?;
             Ok::<_, RunError>((lane, closed))
         };
         let lanes: Result<Vec<_>, RunError> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..cell.lanes).map(|number| scope.spawn(move || restore_one(number))).collect();
             let joined = threads.into_iter().map(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|_| Err(RunError::Panic { name: "restore".into(), message: "see the log".into() }))
+                thread.join().unwrap_or_else(|_| {
+                    Err(RunError::Panic { name: "restore".into(), message: "see the log".into() })
+                })
             });
             joined.collect()
         });
         let lanes = lanes?;
-        let restored_rows: u64 =
-            lanes.iter().flat_map(|(lane, _)| lane.counts().samples).map(|sample| sample.anchor.pending).sum();
+        let restored_rows: u64 = lanes.iter().flat_map(|(lane, _)| lane.counts().samples).map(|sample| sample.anchor.pending).sum();
         let expected: u64 = head.counts.samples.iter().map(|sample| sample.anchor.pending).sum();
-        crate::invariant!(
-            F15,
-            restored_rows == expected,
-            "{restored_rows} rows are pending after a restore, the manifest says {expected}"
-        );
+        crate::invariant!(F15, restored_rows == expected, "{restored_rows} rows are pending after a restore, the manifest says {expected}");
         let took = self.world.clock.monotonic_ms() - self.started_ms;
         self.world.board.update(|view| {
             view.restored_rows = restored_rows;
@@ -400,9 +381,7 @@ impl Start<'_> {
     fn decoders(&self) -> Vec<Vec<Decoder>> {
         let decoder = |stream: &StreamPlan| Decoder::new(stream.decode.clone());
         let inputs = self.plan.inputs.iter();
-        inputs
-            .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
-            .collect()
+        inputs.map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect()).collect()
     }
 }
 
