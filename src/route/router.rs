@@ -80,6 +80,11 @@ impl Router {
         &self.positions
     }
 
+    /// The cell's watermark: how far it has come, whether or not the inputs have ended.
+    pub fn watermark(&self) -> EventTime {
+        self.watermark
+    }
+
     pub fn accounts(&self) -> &[StreamAccount] {
         &self.accounts
     }
