@@ -21,7 +21,7 @@ mod stop;
 
 pub use board::{Board, RunView};
 pub use build::{cell_spec, routed_streams};
-pub use restore::RestoreError;
+pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};
 
