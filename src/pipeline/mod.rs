@@ -13,6 +13,7 @@ mod committer;
 mod conductor;
 mod intake;
 mod lanes;
+mod progress;
 mod restore;
 mod sinks;
 mod sources;

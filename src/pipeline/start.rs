@@ -12,6 +12,7 @@ use crate::pipeline::committer::{BookNames, Committer, DEAD_LETTERS, GroupNames,
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
+use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
 use crate::pipeline::{Board, Failure, RunError, StopSignal, lanes, sources};
@@ -146,11 +147,13 @@ impl Start<'_> {
             gauges.push(gauge);
         }
         threads.push(failure.spawn("committer", move || committer.run(cuts_out)));
-        let paused = PauseList::default();
+        let (paused, progress) = (PauseList::default(), Progress::default());
+        let told = progress.teller();
         let decoders = || self.decoders();
         let workers = self.plan.state.lanes.max(1);
+        let stop = self.world.stop.clone();
         let mut intake =
-            Intake::start(opened.sources, workers, decoders, paused.clone(), self.world.stop.clone(), failure.clone());
+            Intake::start(opened.sources, workers, decoders, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
         let conductor = Conductor {
             router,
@@ -162,6 +165,7 @@ impl Start<'_> {
             committed: done_out,
             gauges,
             paused,
+            progress: told,
             names,
             clock: self.world.clock.clone(),
             telemetry: self.world.telemetry.clone(),
