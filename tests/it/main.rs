@@ -6,6 +6,7 @@
 
 mod support;
 
+mod cli;
 mod kafka_source;
 mod model_contract;
 mod model_scores;
