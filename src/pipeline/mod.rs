@@ -13,6 +13,7 @@ mod committer;
 mod conductor;
 mod intake;
 mod lanes;
+mod online_state;
 mod progress;
 mod restore;
 mod sinks;
@@ -20,8 +21,9 @@ mod sources;
 mod start;
 mod stop;
 
-pub use board::{Board, RunView};
+pub use board::{Board, Phase, RunView};
 pub use build::{cell_spec, routed_streams};
+pub use online_state::{LoadedOnline, load_online};
 pub use restore::RestoreError;
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};

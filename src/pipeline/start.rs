@@ -15,7 +15,7 @@ use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
-use crate::pipeline::{Board, Failure, RunError, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink, sweep_orphans};
 use crate::telemetry::Telemetry;
@@ -73,10 +73,9 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
     world.board.update(|view| {
         view.started_ms = started_ms;
         view.now_ms = started_ms;
-        view.running = true;
     });
     let result = Start { plan, options, world: &world, state, started_ms }.run();
-    world.board.update(|view| view.running = false);
+    world.board.update(|view| view.phase = Phase::Ended);
     result
 }
 
@@ -95,12 +94,14 @@ impl Start<'_> {
         let head = chain.head().clone();
         let positions = self.positions(&head)?;
         let until_end = self.options.until_end;
+        self.world.board.update(|view| view.phase = Phase::Connecting);
         let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)? else {
             return Ok(self.summary(head.number, 0));
         };
         let partitions: Vec<PartitionId> = opened.sources.iter().flat_map(|source| source.partitions()).collect();
         let cell = Arc::new(cell_spec(&self.plan));
         let router = self.router(&cell, &partitions, positions, &head);
+        self.world.board.update(|view| view.phase = Phase::Restoring);
 
         let failure = Failure::new(self.world.stop.clone());
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
@@ -114,10 +115,12 @@ impl Start<'_> {
 
         let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
             .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        self.world.board.update(|view| view.online = Some(online.stats()));
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let restored = self.restore(&cell, &history, &objects, &head)?;
+        self.world.board.update(|view| view.phase = Phase::Running);
         for (number, (lane, closed)) in restored.into_iter().enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
             let (sink_in, sink_out) = bounded(SINK_QUEUE_MAX);
