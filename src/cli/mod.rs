@@ -1,12 +1,14 @@
 //! Cli: the commands, what they print, and the codes they exit with.
 //!
-//! In: arguments, environment, signals. Out: exit code 0 (done), 1 (failed while running), 2 (wrong arguments or a wrong
-//! pipeline file).
+//! In: arguments, environment, signals. Out: an exit code, see [`EXIT_CODES`].
 //! Does not: hold any logic of its own about samples, features or state.
 
 mod check;
+mod demo;
 pub mod generate;
+mod live;
 mod run;
+mod serve;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ use std::process::ExitCode;
 
 /// Joins impressions with clicks and labels, computes features in real time, writes training samples, and scores.
 #[derive(Parser, Debug)]
-#[command(name = "conjoin", version)]
+#[command(name = "conjoin", version, after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -24,6 +26,10 @@ pub struct Cli {
 enum Command {
     /// Run a pipeline until its inputs end or it is told to stop
     Run(run::RunArgs),
+    /// Answer over HTTP from the online store, or from the state that a run has left
+    Serve(serve::ServeArgs),
+    /// Show the whole of it on made-up traffic
+    Demo(demo::DemoArgs),
     /// Write a synthetic event log whose truth is known
     Gen(generate::GenOptions),
     /// Check a pipeline file and tell everything that is wrong with it
@@ -68,6 +74,18 @@ impl PipelineArgs {
     }
 }
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done, or stopped in order by SIGINT or SIGTERM after a last commit
+  1    failed: the last line says why and what to do; the next start goes on from the last commit
+  2    wrong arguments or a wrong pipeline file; nothing was started
+  130  stopped at once by a second SIGINT (143: SIGTERM)
+
+Environment:
+  RUST_LOG         how much is logged to standard error (default: info)
+  CONJOIN_LOG      json: one JSON object per line of log
+  ORT_DYLIB_PATH   ONNX Runtime's shared library, 1.20 or newer; needed where a model serves";
+
 const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -75,6 +93,8 @@ const EXIT_USAGE: u8 = 2;
 pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Serve(args) => serve::serve(&args),
+        Command::Demo(args) => demo::demo(&args),
         Command::Gen(options) => generate_events(&options),
         Command::Check(args) => check::check(&args),
     }

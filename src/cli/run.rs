@@ -1,8 +1,12 @@
 //! `conjoin run`: runs a pipeline, shows how it goes, and stops in order on SIGINT and SIGTERM.
+//!
+//! With `serve:` in the pipeline file the HTTP server is up before the pipeline connects, and goes down with it.
 
-use crate::cli::{EXIT_FAILED, PipelineArgs, eprint_text, print_text};
+use crate::cli::live::{Live, board_instant, load_models, show_store_alone};
+use crate::cli::{EXIT_FAILED, EXIT_USAGE, PipelineArgs, eprint_text, print_text};
 use crate::config::Plan;
-use crate::env::{SystemClock, SystemEntropy};
+use crate::env::{Entropy, SystemClock, SystemEntropy};
+use crate::online::{OnlineWriter, WriterLimits};
 use crate::pipeline::{Board, RunOptions, RunSummary, RunView, StopSignal, World, run as run_pipeline};
 use crate::telemetry::{RunMoment, Telemetry, status_line};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -25,6 +29,9 @@ pub struct RunArgs {
     /// Forget all state and start anew; files already published stay
     #[arg(long)]
     fresh: bool,
+    /// With `serve:` in the pipeline file, go on serving after the inputs have ended, until a signal
+    #[arg(long)]
+    keep_serving: bool,
     /// Print how the run went as one line of JSON at its end
     #[arg(long)]
     json: bool,
@@ -35,17 +42,18 @@ const STATUS_EVERY: Duration = Duration::from_secs(1);
 const STATUS_LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub fn run(args: &RunArgs) -> ExitCode {
-    init_logs();
+    init_logs("info");
     let plan = match args.pipeline.load() {
         Ok(plan) => Arc::new(plan),
         Err(code) => return code,
     };
     let options = RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh };
-    match start(plan, options) {
-        Ok(summary) => {
-            report(&summary, args.json);
-            ExitCode::SUCCESS
-        }
+    if args.keep_serving && plan.serve.is_none() {
+        eprint_text("error: --keep-serving needs `serve:` in the pipeline file, such as `serve: { listen: 127.0.0.1:8080 }`");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    match start(plan, options, args) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprint_text(&format!("error: {error}"));
             ExitCode::from(EXIT_FAILED)
@@ -53,9 +61,9 @@ pub fn run(args: &RunArgs) -> ExitCode {
     }
 }
 
-/// Logs go to standard error; `RUST_LOG` chooses how much, `CONJOIN_LOG=json` the shape.
-pub fn init_logs() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+/// Logs go to standard error; `RUST_LOG` chooses how much, else `level`, `CONJOIN_LOG=json` the shape.
+pub fn init_logs(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| level.into());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     // A second call in one process finds a subscriber set: the first one stays.
     let _ = match std::env::var("CONJOIN_LOG").as_deref() {
@@ -64,22 +72,45 @@ pub fn init_logs() {
     };
 }
 
-fn start(plan: Arc<Plan>, options: RunOptions) -> Result<RunSummary, String> {
+fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), String> {
+    let models = plan.serve.as_ref().map(|_| load_models(&plan)).transpose()?;
     let online = crate::online::open(&plan.online, &plan.pipeline, &plan.groups).map_err(|error| error.to_string())?;
-    let world = World {
-        clock: Arc::new(SystemClock::new()),
-        entropy: Arc::new(SystemEntropy),
-        online,
-        telemetry: Arc::new(Telemetry::new(&plan.pipeline)),
-        board: Board::default(),
-        stop: StopSignal::default(),
+    let (clock, telemetry) = (Arc::new(SystemClock::new()), Arc::new(Telemetry::new(&plan.pipeline)));
+    let (board, stop) = (Board::default(), StopSignal::default());
+    let server = match (&plan.serve, models) {
+        (Some(serve), Some(models)) => {
+            let (plan, store) = (plan.clone(), online.clone());
+            let (clock, telemetry, board) = (clock.clone(), telemetry.clone(), board.clone());
+            let instant = Some(board_instant(&board));
+            Some(Live { plan, store, models, telemetry, clock, board, instant }.start(serve.listen)?)
+        }
+        _ => None,
     };
-    let signals = stop_on_signals(world.stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
-    let status = Status::start(world.board.clone());
+    let world = World {
+        clock,
+        entropy: Arc::new(SystemEntropy),
+        online: online.clone(),
+        telemetry,
+        board: board.clone(),
+        stop: stop.clone(),
+    };
+    let signals = stop_on_signals(stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
+    let status = Status::start(board.clone());
     let result = run_pipeline(plan, options, world);
     status.stop();
+    if let Ok(summary) = &result {
+        report(summary, args.json);
+        if let Some(server) = server.as_ref().filter(|_| args.keep_serving && !stop.requested()) {
+            tracing::info!(addr = %server.addr, "the inputs have ended; serving until a signal comes");
+            let pulse = OnlineWriter::start(online, WriterLimits::default(), SystemEntropy.random_u64())
+                .map_err(|error| format!("cannot start a thread: {error}"))?;
+            show_store_alone(&board, pulse.stats());
+            while !stop.wait(Duration::from_secs(3600)) {}
+        }
+    }
+    drop(server);
     signals.close();
-    result.map_err(|error| error.to_string())
+    result.map(drop).map_err(|error| error.to_string())
 }
 
 /// The first SIGINT or SIGTERM stops in order; the second one at once.
@@ -92,7 +123,7 @@ pub fn stop_on_signals(stop: StopSignal) -> std::io::Result<signal_hook::iterato
                 eprint_text("stopping at once: what was not committed is read again at the next start");
                 std::process::exit(128 + signal);
             }
-            eprint_text("stopping: committing once more (again to stop at once)");
+            eprint_text("stopping in order: what is under way is finished (a second signal stops at once)");
             stop.request();
         }
     })?;

@@ -65,6 +65,19 @@ pub fn read_last(store: &dyn Store) -> Result<Option<(Manifest, String)>, ChainE
     Ok(Some((manifest, sha256)))
 }
 
+/// Reads the last manifest of a pipeline's chain without taking the chain over; refused as a claim would be.
+pub fn read_for(
+    store: &dyn Store,
+    pipeline: &str,
+    semantics: &BTreeMap<String, String>,
+) -> Result<Option<Manifest>, ChainError> {
+    let last = read_last(store)?.map(|(manifest, _)| manifest);
+    match protocol::claim(last.as_ref(), pipeline, semantics) {
+        ClaimDecision::Refuse(refusal) => Err(refusal.into()),
+        ClaimDecision::Birth | ClaimDecision::TakeOver { .. } => Ok(last),
+    }
+}
+
 fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
     let path = path_of(number);
     let damaged = |found: String| ChainError::Damaged { path: store.describe(&path), found };

@@ -13,7 +13,7 @@ mod object;
 mod protocol;
 mod spec;
 
-pub use chain::{Chain, ChainError, Identity, read_last};
+pub use chain::{Chain, ChainError, Identity, read_for, read_last};
 pub use manifest::*;
 pub use object::{ObjectError, block_ref, read_block, read_footer, verify_object, write_object};
 pub use protocol::{ClaimRefusal, CommitOutcome};

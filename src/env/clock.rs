@@ -14,6 +14,11 @@ pub trait Clock: Send + Sync {
     /// Milliseconds since some fixed instant of this process; never goes back.
     fn monotonic_ms(&self) -> u64;
 
+    /// The same in microseconds, for latencies.
+    fn monotonic_us(&self) -> u64 {
+        self.monotonic_ms() * 1000
+    }
+
     /// Waits. A clock set by hand moves forward at once instead.
     fn sleep_ms(&self, duration_ms: u64);
 }
@@ -49,6 +54,11 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
     fn monotonic_ms(&self) -> u64 {
         Instant::now().duration_since(self.started).as_millis() as u64
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
+    fn monotonic_us(&self) -> u64 {
+        Instant::now().duration_since(self.started).as_micros() as u64
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that waits by time alone")]

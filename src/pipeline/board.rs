@@ -1,11 +1,28 @@
 //! Board: what a running pipeline shows to people: one snapshot that is replaced, never read half.
 
 use crate::event::{EventTime, LaneCounts, StreamAccount, Totals};
+use crate::online::WriterStats;
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// How far a run is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Takes the state over.
+    #[default]
+    Starting,
+    /// Opens its inputs, and waits for those that are not there.
+    Connecting,
+    /// Reads its state back.
+    Restoring,
+    Running,
+    /// Its inputs have ended, it was stopped, or it failed.
+    Ended,
+}
 
 /// The state of a run as its threads last told it.
 #[derive(Clone, Debug, Default)]
 pub struct RunView {
+    pub phase: Phase,
     /// Monotonic ms at which the run began, and now.
     pub started_ms: u64,
     pub now_ms: u64,
@@ -27,12 +44,13 @@ pub struct RunView {
     /// Names of streams that hold the watermark back although they are quiet.
     pub holding: Vec<String>,
     pub connection_problem: Option<String>,
+    /// How the writer to the online store fares; always up to date.
+    pub online: Option<Arc<WriterStats>>,
     /// Pending rows that the start brought back, and how long that took.
     pub restored_rows: u64,
     pub restored_ms: u64,
     pub dead_letters: u64,
     pub failed_values: u64,
-    pub running: bool,
 }
 
 #[derive(Clone, Default)]
@@ -41,6 +59,11 @@ pub struct Board(Arc<Mutex<RunView>>);
 impl Board {
     pub fn view(&self) -> RunView {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The instant as of which features were last published, for every request that looks at it.
+    pub fn online_instant(&self) -> Option<EventTime> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).online_instant
     }
 
     pub fn update(&self, change: impl FnOnce(&mut RunView)) {

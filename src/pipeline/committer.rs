@@ -8,7 +8,7 @@ use crate::commit::{
     Chain, ChainError, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object, write_object,
 };
 use crate::env::{Clock, Store};
-use crate::event::{BlockClass, LaneCounts, StateBlock};
+use crate::event::{BlockClass, LaneCounts, StagedFile, StateBlock};
 use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
@@ -58,11 +58,18 @@ struct Parts {
     lanes: Vec<Option<crate::cell::LaneCut>>,
     sinks: Vec<Option<SinkCut>>,
     conductor: Option<ConductorCut>,
+    /// What was rejected before the cut; rejects that come while it is under way belong to the next one.
+    dead_letters: Vec<StagedFile>,
 }
 
 impl Parts {
     fn new(lanes: usize) -> Self {
-        Parts { lanes: (0..lanes).map(|_| None).collect(), sinks: (0..lanes).map(|_| None).collect(), conductor: None }
+        Parts {
+            lanes: (0..lanes).map(|_| None).collect(),
+            sinks: (0..lanes).map(|_| None).collect(),
+            conductor: None,
+            dead_letters: Vec::new(),
+        }
     }
 
     fn complete(&self) -> bool {
@@ -85,7 +92,10 @@ impl Committer {
                 }
                 CutPart::Lane(lane, cut) => parts.lanes[lane] = Some(cut),
                 CutPart::Sink(lane, cut) => parts.sinks[lane] = Some(cut),
-                CutPart::Conductor(cut) => parts.conductor = Some(*cut),
+                CutPart::Conductor(cut) => {
+                    parts.dead_letters = self.dead_letters.finish()?;
+                    parts.conductor = Some(*cut);
+                }
             }
             if parts.complete() {
                 let parts = std::mem::replace(&mut parts, Parts::new(lanes));
@@ -123,7 +133,7 @@ impl Committer {
             }
         }
         let state_bytes = self.write_state(number, &blocks, &needed_from, dropped)?;
-        let files = self.collect_files(sinks)?;
+        let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
         let head = self.chain.head();
         let mut totals = head.totals;
@@ -197,14 +207,14 @@ impl Committer {
     }
 
     /// All output files of the cut, verified.
-    fn collect_files(&mut self, sinks: Vec<SinkCut>) -> Result<Vec<FileEntry>, RunError> {
+    fn collect_files(&self, sinks: Vec<SinkCut>, dead_letters: Vec<StagedFile>) -> Result<Vec<FileEntry>, RunError> {
         let mut files = Vec::new();
         for (sample, file) in sinks.into_iter().flat_map(|sink| sink.files) {
             let (name, store) = &self.samples[sample];
             verify(store.as_ref().expect("a sample that has files has a store").as_ref(), &file)?;
             files.push(FileEntry { sink: format!("samples.{name}"), file });
         }
-        for file in self.dead_letters.finish()? {
+        for file in dead_letters {
             verify(self.dead_letter_store.as_ref(), &file)?;
             files.push(FileEntry { sink: DEAD_LETTERS.into(), file });
         }

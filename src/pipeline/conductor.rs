@@ -9,11 +9,12 @@
 use crate::cell::{Advance, CellSpec, LaneInput};
 use crate::commit::{InputEntry, TrackEntry};
 use crate::env::Clock;
-use crate::event::{CloseReason, EventTime, PartitionId, RejectKind, StreamAccount, Watermark};
+use crate::event::{CloseReason, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
+use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::route::Router;
@@ -73,6 +74,7 @@ pub struct Conductor {
     pub committed: Receiver<Committed>,
     pub gauges: Vec<Arc<SinkGauge>>,
     pub paused: PauseList,
+    pub progress: ProgressTeller,
     pub names: Names,
     pub clock: Arc<dyn Clock>,
     pub telemetry: Arc<Telemetry>,
@@ -94,6 +96,8 @@ struct Beat {
     last_online_ms: u64,
     last_board_ms: u64,
     in_flight: bool,
+    /// Of the cut under way.
+    positions: Positions,
     /// Something moved since the last cut.
     moved: bool,
     told: Option<Advance>,
@@ -111,6 +115,7 @@ impl Conductor {
             last_online_ms: now,
             last_board_ms: 0,
             in_flight: false,
+            positions: Positions::default(),
             moved: false,
             told: None,
             records: 0,
@@ -185,7 +190,7 @@ impl Conductor {
         let now = self.clock.monotonic_ms();
         while let Ok(committed) = self.committed.try_recv() {
             debug_assert_eq!(committed.cut, self.last_cut);
-            beat.in_flight = false;
+            self.landed(beat);
         }
         let alive = self.advance(now, beat);
         if now >= beat.last_online_ms + self.flush_ms && self.online {
@@ -205,6 +210,12 @@ impl Conductor {
             self.show(now, beat);
         }
         alive && !self.failure.failed()
+    }
+
+    /// The cut under way is committed.
+    fn landed(&self, beat: &mut Beat) {
+        beat.in_flight = false;
+        self.progress.tell(std::mem::take(&mut beat.positions));
     }
 
     /// Moves time on: the watermark as the inputs have it, the frontier as the lanes have it.
@@ -236,6 +247,7 @@ impl Conductor {
         self.last_cut += 1;
         beat.last_cut_ms = now;
         beat.in_flight = true;
+        beat.positions = self.router.positions().clone();
         beat.moved = false;
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
@@ -271,11 +283,11 @@ impl Conductor {
         {
             self.tell(LaneInput::Online { instant, entities_max: usize::MAX });
         }
-        if beat.in_flight && !self.wait_for_commit() {
+        if beat.in_flight && !self.wait_for_commit(beat) {
             return;
         }
         if self.cut(now, true, beat) {
-            self.wait_for_commit();
+            self.wait_for_commit(beat);
         }
         self.show(self.clock.monotonic_ms(), beat);
     }
@@ -297,10 +309,13 @@ impl Conductor {
         self.tell(LaneInput::Advance(end));
     }
 
-    fn wait_for_commit(&self) -> bool {
+    fn wait_for_commit(&self, beat: &mut Beat) -> bool {
         loop {
             match self.committed.recv_timeout(Duration::from_millis(100)) {
-                Ok(_) => return true,
+                Ok(_) => {
+                    self.landed(beat);
+                    return true;
+                }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) if !self.failure.failed() => {}
                 Err(_) => return false,
             }

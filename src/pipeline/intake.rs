@@ -4,10 +4,11 @@
 //!   source thread ─┴──────────┴─> decode worker 1 ─┴─> taken in ticket order by the conductor
 //!
 //! A ticket fixes the order when a record batch is read; worker `k mod D` decodes it. All queues are bounded: a slow lane
-//! slows the reading down, nothing else.
+//! slows the reading down, nothing else. The other way, sources learn which positions were committed.
 
 use crate::decode::Decoder;
 use crate::event::{DecodedBatch, PartitionId, RawBatch};
+use crate::pipeline::progress::Progress;
 use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::source::{Source, SourceEvent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -57,6 +58,7 @@ impl Intake {
         decode_workers: usize,
         decoders: impl Fn() -> Vec<Vec<Decoder>>,
         paused: PauseList,
+        progress: Progress,
         stop: StopSignal,
         failure: Failure,
     ) -> Intake {
@@ -71,8 +73,9 @@ impl Intake {
         }
         let tickets = Arc::new(Mutex::new(Tickets { next: 0, workers: inputs }));
         for (number, source) in sources.into_iter().enumerate() {
-            let (tickets, paused, stop) = (tickets.clone(), paused.clone(), stop.clone());
-            threads.push(failure.spawn(&format!("source-{number}"), move || read(source, tickets, paused, stop)));
+            let (tickets, paused, progress, stop) = (tickets.clone(), paused.clone(), progress.clone(), stop.clone());
+            let body = move || source_thread(source, tickets, paused, progress, stop);
+            threads.push(failure.spawn(&format!("source-{number}"), body));
         }
         Intake { workers: outputs, next: 0, threads }
     }
@@ -97,10 +100,28 @@ impl Intake {
 /// All sources have ended or failed.
 pub struct Disconnected;
 
-fn read(
+/// Reads to the end, and stays to tell the outside of the last commit.
+fn source_thread(
     mut source: Box<dyn Source>,
     tickets: Arc<Mutex<Tickets>>,
     paused: PauseList,
+    progress: Progress,
+    stop: StopSignal,
+) -> Result<(), RunError> {
+    let mut told = 0;
+    read(source.as_mut(), tickets, paused, &progress, &mut told, stop)?;
+    if let Some(positions) = progress.wait_for_last(told) {
+        source.committed(&positions);
+    }
+    Ok(())
+}
+
+fn read(
+    source: &mut dyn Source,
+    tickets: Arc<Mutex<Tickets>>,
+    paused: PauseList,
+    progress: &Progress,
+    told: &mut u64,
     stop: StopSignal,
 ) -> Result<(), RunError> {
     let partitions: BTreeSet<PartitionId> = source.partitions().into_iter().collect();
@@ -112,6 +133,9 @@ fn read(
         wanted.difference(&held).for_each(|partition| source.pause(*partition));
         held.difference(&wanted).for_each(|partition| source.resume(*partition));
         held = wanted;
+        if let Some(positions) = progress.newer(told) {
+            source.committed(&positions);
+        }
         let item = match source.poll(POLL_TIMEOUT)? {
             SourceEvent::Nothing => continue,
             SourceEvent::Batch(batch) => Ticketed::Raw(batch),

@@ -13,14 +13,17 @@ mod committer;
 mod conductor;
 mod intake;
 mod lanes;
+mod online_state;
+mod progress;
 mod restore;
 mod sinks;
 mod sources;
 mod start;
 mod stop;
 
-pub use board::{Board, RunView};
+pub use board::{Board, Phase, RunView};
 pub use build::{cell_spec, routed_streams};
+pub use online_state::{LoadedOnline, load_online};
 pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};

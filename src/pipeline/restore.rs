@@ -104,6 +104,38 @@ pub fn restore_lane(
     Ok(lane.finish_restore(head.counts.frontier, &through))
 }
 
+/// Reads what is needed to answer for every entity, whichever lane owns it: `take` gets (group, rows) in the order in
+/// which they were written.
+pub fn read_features(
+    store: &dyn Store,
+    objects: &Objects,
+    mut take: impl FnMut(usize, RecordBatch) -> Result<(), RestoreError>,
+) -> Result<(), RestoreError> {
+    let mut blocks: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+    for (object, entries) in objects {
+        let path: Arc<str> = object.path.as_str().into();
+        let wanted = |entry: &&BlockEntry| matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries);
+        for entry in entries.iter().filter(wanted) {
+            blocks.insert((entry.segment, entry.lanes, entry.offset), Found { object: path.clone(), entry });
+        }
+    }
+    for found in blocks.into_values() {
+        take(found.entry.class.node as usize, read_found(store, &found)?)?;
+    }
+    Ok(())
+}
+
+fn reference(store: &dyn Store, found: &Found<'_>) -> Result<crate::event::BlockRef, RestoreError> {
+    block_ref(&found.object, found.entry).ok_or_else(|| RestoreError::Block {
+        path: store.describe(&found.object),
+        reason: format!("sha256 {}", found.entry.sha256),
+    })
+}
+
+fn read_found(store: &dyn Store, found: &Found<'_>) -> Result<RecordBatch, RestoreError> {
+    Ok(read_block(store, &reference(store, found)?)?)
+}
+
 struct Reader<'a> {
     store: &'a dyn Store,
     lanes: usize,
@@ -112,14 +144,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn reference(&self, found: &Found<'_>) -> Result<crate::event::BlockRef, RestoreError> {
-        block_ref(&found.object, found.entry).ok_or_else(|| RestoreError::Block {
-            path: self.store.describe(&found.object),
-            reason: format!("sha256 {}", found.entry.sha256),
-        })
+        reference(self.store, found)
     }
 
     fn read(&self, found: &Found<'_>) -> Result<RecordBatch, RestoreError> {
-        Ok(read_block(self.store, &self.reference(found)?)?)
+        read_found(self.store, found)
     }
 
     fn filed_through(&self, sample: u16) -> Option<u32> {

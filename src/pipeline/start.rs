@@ -12,9 +12,10 @@ use crate::pipeline::committer::{BookNames, Committer, DEAD_LETTERS, GroupNames,
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
+use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
-use crate::pipeline::{Board, Failure, RunError, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink, sweep_orphans};
 use crate::telemetry::Telemetry;
@@ -72,10 +73,9 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
     world.board.update(|view| {
         view.started_ms = started_ms;
         view.now_ms = started_ms;
-        view.running = true;
     });
     let result = Start { plan, options, world: &world, state, started_ms }.run();
-    world.board.update(|view| view.running = false);
+    world.board.update(|view| view.phase = Phase::Ended);
     result
 }
 
@@ -94,6 +94,7 @@ impl Start<'_> {
         let head = chain.head().clone();
         let positions = self.positions(&head)?;
         let until_end = self.options.until_end;
+        self.world.board.update(|view| view.phase = Phase::Connecting);
         let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)? else {
             return Ok(self.summary(head.number, 0));
         };
@@ -101,6 +102,7 @@ impl Start<'_> {
         let partitions: Vec<PartitionId> = opened.sources.iter().flat_map(|source| source.partitions()).collect();
         let cell = Arc::new(cell_spec(&self.plan));
         let router = self.router(&cell, &partitions, positions, &head);
+        self.world.board.update(|view| view.phase = Phase::Restoring);
 
         let failure = Failure::new(self.world.stop.clone());
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
@@ -114,10 +116,12 @@ impl Start<'_> {
 
         let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
             .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        self.world.board.update(|view| view.online = Some(online.stats()));
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let restored = self.restore(&cell, &history, &objects, &head)?;
+        self.world.board.update(|view| view.phase = Phase::Running);
         for (number, (lane, closed)) in restored.into_iter().enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
             let (sink_in, sink_out) = bounded(SINK_QUEUE_MAX);
@@ -147,11 +151,13 @@ impl Start<'_> {
             gauges.push(gauge);
         }
         threads.push(failure.spawn("committer", move || committer.run(cuts_out)));
-        let paused = PauseList::default();
+        let (paused, progress) = (PauseList::default(), Progress::default());
+        let told = progress.teller();
         let decoders = || self.decoders();
         let workers = self.plan.state.lanes.max(1);
+        let stop = self.world.stop.clone();
         let mut intake =
-            Intake::start(opened.sources, workers, decoders, paused.clone(), self.world.stop.clone(), failure.clone());
+            Intake::start(opened.sources, workers, decoders, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
         let conductor = Conductor {
             router,
@@ -163,6 +169,7 @@ impl Start<'_> {
             committed: done_out,
             gauges,
             paused,
+            progress: told,
             names,
             clock: self.world.clock.clone(),
             telemetry: self.world.telemetry.clone(),

@@ -1,5 +1,7 @@
 //! Counters of the server, for telemetry to export.
 
+use crate::telemetry::Telemetry;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a request was for. Anything but a known path is `Other`, so that clients cannot make up tags.
@@ -34,8 +36,10 @@ struct RouteCounters {
     sum_us: AtomicU64,
 }
 
+/// Counts for whoever asks for a [`snapshot`](ServeMetrics::snapshot), and tells telemetry where there is one.
 #[derive(Debug, Default)]
 pub struct ServeMetrics {
+    telemetry: Option<Arc<Telemetry>>,
     routes: [RouteCounters; 3],
     shed: AtomicU64,
     candidates: AtomicU64,
@@ -64,6 +68,10 @@ pub struct ServeSnapshot {
 }
 
 impl ServeMetrics {
+    pub fn telling(telemetry: Arc<Telemetry>) -> ServeMetrics {
+        ServeMetrics { telemetry: Some(telemetry), ..ServeMetrics::default() }
+    }
+
     pub(super) fn answered(&self, route: Route, status: u16, took_us: u64) {
         let counters = &self.routes[route as usize];
         let class = match status {
@@ -75,15 +83,33 @@ impl ServeMetrics {
         let bucket = LATENCY_BUCKETS_US.partition_point(|end| *end < took_us);
         counters.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         counters.sum_us.fetch_add(took_us, Ordering::Relaxed);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.http_request(route.name(), status, took_us as f64 / 1e6);
+        }
     }
 
     pub(super) fn turned_away(&self) {
         self.shed.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn ranked(&self, candidates: usize, missing: &[u64]) {
+    /// A model has scored `candidates` in `took_us`; `missing` counts the candidates without a value, by input.
+    pub(super) fn ranked<'a>(
+        &self,
+        model: &str,
+        candidates: usize,
+        missing: impl Iterator<Item = (&'a str, u64)>,
+        took_us: u64,
+    ) {
         self.candidates.fetch_add(candidates as u64, Ordering::Relaxed);
-        self.values_missing.fetch_add(missing.iter().sum(), Ordering::Relaxed);
+        if let Some(telemetry) = &self.telemetry {
+            telemetry.model_run(model, candidates, took_us as f64 / 1e6);
+        }
+        for (input, values) in missing.filter(|(_, values)| *values > 0) {
+            self.values_missing.fetch_add(values, Ordering::Relaxed);
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.model_missing_values(model, input, values);
+            }
+        }
     }
 
     pub fn snapshot(&self) -> ServeSnapshot {

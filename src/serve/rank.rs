@@ -92,14 +92,16 @@ pub(super) fn answer(state: &ServeState, body: &[u8]) -> Result<Vec<u8>, ApiErro
             Column::Rows(values) => InputColumn::Rows(values),
         })
         .collect();
+    let since = (state.monotonic_us)();
     let scored = model.score(rows, &shown)?;
-    state.requests.ranked(rows, &scored.missing);
-    let missing = model.spec.inputs.iter().zip(&scored.missing).filter(|(_, rows)| **rows > 0);
+    let took_us = (state.monotonic_us)().saturating_sub(since);
+    let missing = model.spec.inputs.iter().map(|input| input.name.as_str()).zip(scored.missing.iter().copied());
+    state.requests.ranked(&model.name, rows, missing.clone(), took_us);
     let answer = RankAnswer {
         model: &model.name,
         model_version: model.version.to_string(),
         scores: &scored.scores,
-        missing: Missing(missing.map(|(input, rows)| (input.name.as_str(), *rows)).collect()),
+        missing: Missing(missing.filter(|(_, rows)| *rows > 0).collect()),
     };
     Ok(serde_json::to_vec(&answer).expect("names and finite numbers can always be written as JSON"))
 }

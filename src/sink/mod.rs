@@ -13,10 +13,12 @@ mod encoding;
 mod staged;
 mod parquet;
 mod dead_letter;
+mod reading;
 
 pub use dead_letter::*;
 pub use name::*;
 pub use parquet::*;
+pub use reading::*;
 pub use spec::*;
 pub use staged::*;
 

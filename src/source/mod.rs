@@ -18,7 +18,7 @@ pub mod kafka;
 mod spec;
 pub use spec::*;
 
-use crate::event::{PartitionId, RawBatch};
+use crate::event::{PartitionId, Positions, RawBatch};
 use std::time::Duration;
 
 /// What one [`Source::poll`] found.
@@ -48,6 +48,9 @@ pub trait Source: Send {
     fn pause(&mut self, partition: PartitionId);
 
     fn resume(&mut self, partition: PartitionId);
+
+    /// Takes note of what was committed, for whoever watches from outside; nothing depends on it.
+    fn committed(&mut self, _positions: &Positions) {}
 
     /// A position as people know it, such as `clicks/3 offset 17` or `clicks.ndjson byte 123`.
     fn label(&self, partition: PartitionId, position: i64) -> String;

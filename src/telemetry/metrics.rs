@@ -145,9 +145,9 @@ impl Telemetry {
         self.set(Metric::ParquetUncommittedRows, &[sample], progress.uncommitted_rows as f64);
     }
 
-    pub fn online_writes(&self, group: &str, writes: &OnlineWrites) {
-        for (outcome, count) in [("written", writes.written), ("stale", writes.stale), ("failed", writes.failed)] {
-            self.count_to(Metric::OnlineWrites, &[group, outcome], count);
+    pub fn online_writes(&self, writes: &OnlineWrites) {
+        for (outcome, count) in [("written", writes.written), ("stale", writes.stale), ("refused", writes.refused)] {
+            self.count_to(Metric::OnlineWrites, &[outcome], count);
         }
     }
 

@@ -48,10 +48,11 @@ pub struct FeatureProgress {
     pub sweep_lag_ms: u64,
 }
 
-/// What became of the entities of one group that were sent to the online store since the process started.
+/// What became of the entities that were sent to the online store since the process started.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct OnlineWrites {
     pub written: u64,
     pub stale: u64,
-    pub failed: u64,
+    /// The store will never take them.
+    pub refused: u64,
 }

@@ -6,6 +6,8 @@
 
 mod support;
 
+mod cli;
+mod end_to_end;
 mod kafka_source;
 mod model_contract;
 mod model_scores;

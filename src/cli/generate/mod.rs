@@ -54,6 +54,10 @@ pub struct GenOptions {
     /// Items shown per second of event time, instead of --minutes
     #[arg(long)]
     pub rate: Option<f64>,
+    /// Minutes after the last impression at which the log ends: later clicks and conversions are not in it [default: all
+    /// are]
+    #[arg(long)]
+    pub tail: Option<u32>,
     /// Event time of the first impression, in ms since 1970
     #[arg(long, default_value_t = 1_767_225_600_000)]
     pub start: i64,
@@ -118,6 +122,8 @@ struct Run<'a> {
     random: Random,
     summary: GenSummary,
     auc: AucCounts,
+    /// Clicks and conversions after it are not in the log.
+    end_ms: i64,
     impressions: StreamFile,
     clicks: StreamFile,
     conversions: StreamFile,
@@ -141,6 +147,7 @@ impl<'a> Run<'a> {
             random: Random::new(options.seed, 2),
             summary: GenSummary::default(),
             auc: AucCounts::new(),
+            end_ms: options.tail.map_or(i64::MAX, |tail| options.start + span_ms(options) as i64 + tail as i64 * 60_000),
             impressions: StreamFile::create(&options.out, "impressions.ndjson")?,
             clicks: StreamFile::create(&options.out, "clicks.ndjson")?,
             conversions: StreamFile::create(&options.out, "conversions.ndjson")?,
@@ -150,11 +157,7 @@ impl<'a> Run<'a> {
 
     fn slates(&mut self) -> io::Result<()> {
         let total = self.options.impressions;
-        let span_ms = match self.options.rate {
-            Some(rate) => total as f64 / rate * 1000.0,
-            None => self.options.minutes as f64 * 60_000.0,
-        };
-        let rhythm = Rhythm::new(self.options.start, span_ms);
+        let rhythm = Rhythm::new(self.options.start, span_ms(self.options));
         let mut slate = Vec::new();
         while self.summary.impressions < total {
             let length = (4 + self.random.below(7)).min(total - self.summary.impressions) as usize;
@@ -208,20 +211,24 @@ impl<'a> Run<'a> {
             return;
         }
         let delay = self.random.delay_ms(12_000.0, 1.5, 20.0 * 60_000.0);
-        self.click(&shown, shown.ts + delay);
-        self.summary.clicked_within_10m += (delay <= CLICK_WINDOW_MS) as u64;
+        let in_log = self.click(&shown, shown.ts + delay);
+        self.summary.clicked_within_10m += (in_log && delay <= CLICK_WINDOW_MS) as u64;
         if self.random.chance(0.02) {
             let again = 500 + self.random.below(30_000) as i64;
             self.click(&shown, shown.ts + delay + again);
         }
         if self.random.chance(self.world.conversion_probability(shown.item)) {
             let delay = delay + 1000 + self.random.delay_ms(180_000.0, 1.3, 2.0 * 3_600_000.0);
-            self.convert(&shown, shown.ts + delay);
-            self.summary.converted_within_30m += (delay <= CONVERSION_WINDOW_MS) as u64;
+            let in_log = self.convert(&shown, shown.ts + delay);
+            self.summary.converted_within_30m += (in_log && delay <= CONVERSION_WINDOW_MS) as u64;
         }
     }
 
-    fn click(&mut self, Shown { request, user, item, .. }: &Shown, ts: i64) {
+    /// Returns whether the click is in the log.
+    fn click(&mut self, Shown { request, user, item, .. }: &Shown, ts: i64) -> bool {
+        if ts > self.end_ms {
+            return false;
+        }
         let event = self.summary.clicks;
         self.summary.clicks += 1;
         self.line.clear();
@@ -230,9 +237,14 @@ impl<'a> Run<'a> {
         );
         write_line(&mut self.line, line);
         self.clicks.add(ts, &self.line, &mut self.random);
+        true
     }
 
-    fn convert(&mut self, Shown { request, user, item, .. }: &Shown, ts: i64) {
+    /// Returns whether the conversion is in the log.
+    fn convert(&mut self, Shown { request, user, item, .. }: &Shown, ts: i64) -> bool {
+        if ts > self.end_ms {
+            return false;
+        }
         let event = self.summary.conversions;
         self.summary.conversions += 1;
         let cents = self.world.price_cents(*item) as u64 * (1 + self.random.below(3));
@@ -244,6 +256,7 @@ impl<'a> Run<'a> {
         );
         write_line(&mut self.line, line);
         self.conversions.add(ts, &self.line, &mut self.random);
+        true
     }
 
     fn finish(self) -> io::Result<GenSummary> {
@@ -253,6 +266,14 @@ impl<'a> Run<'a> {
         (summary.duplicate_clicks, summary.malformed_clicks) = self.clicks.finish()?;
         (summary.duplicate_conversions, summary.malformed_conversions) = self.conversions.finish()?;
         Ok(summary)
+    }
+}
+
+/// Event time from the first impression to the last.
+fn span_ms(options: &GenOptions) -> f64 {
+    match options.rate {
+        Some(rate) => options.impressions as f64 / rate * 1000.0,
+        None => options.minutes as f64 * 60_000.0,
     }
 }
 

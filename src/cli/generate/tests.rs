@@ -13,6 +13,7 @@ fn options(out: &Path) -> GenOptions {
         seed: 7,
         minutes: 600,
         rate: None,
+        tail: None,
         start: 1_767_225_600_000,
     }
 }
@@ -81,6 +82,24 @@ fn truth_is_what_a_naive_join_of_the_files_finds() {
     let rate = summary.clicked_within_10m as f64 / summary.impressions as f64;
     assert!((0.03..0.3).contains(&rate) && summary.best_auc > 0.7, "{rate} {}", summary.best_auc);
     assert!(summary.converted_within_30m > 100 && summary.clicks > summary.clicked_within_10m);
+}
+
+#[test]
+fn a_log_that_ends_has_nothing_after_its_end_and_its_truth_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let summary = generate(&GenOptions { tail: Some(2), ..options(folder.path()) }).unwrap();
+    let (clicks, ..) = read(folder.path(), "clicks.ndjson");
+    let last = clicks.iter().filter_map(|click| click["ts"].as_i64()).max().unwrap();
+    assert!(last <= summary.last_impression_ts + 2 * 60_000 + 1_000, "{last}");
+    let (slates, ..) = read(folder.path(), "impressions.ndjson");
+    let shown: BTreeMap<String, i64> =
+        slates.iter().map(|slate| (slate["request_id"].to_string(), slate["ts"].as_i64().unwrap())).collect();
+    let near: BTreeSet<_> = clicks
+        .iter()
+        .filter(|click| click["ts"].as_i64().unwrap() - shown[&click["request_id"].to_string()] <= 600_000)
+        .map(|click| pair(click, &click["item_id"]))
+        .collect();
+    assert_eq!(near.len() as u64, summary.clicked_within_10m);
 }
 
 #[test]

@@ -199,7 +199,8 @@ pub struct State {
     /// Time between commits.
     #[schemars(extend("default" = defaults::COMMIT_EVERY))]
     pub commit_every: Option<Duration>,
-    /// Past this, payload leaves memory and is read back at close.
+    /// Past this, payload is to leave memory and be read back at close. Not held yet, and `check` warns: payload stays in
+    /// memory until its impression closes; after a restart it stays on disk until then.
     #[schemars(extend("default" = defaults::MEMORY))]
     pub memory: Option<Size>,
     /// Threads that join. Default: the number of cores.

@@ -204,6 +204,10 @@ impl Source for KafkaSource {
         }
     }
 
+    fn committed(&mut self, positions: &Positions) {
+        self.commit_for_monitoring(positions);
+    }
+
     fn label(&self, partition: PartitionId, position: i64) -> String {
         let reader = self.readers.iter().find(|reader| reader.input() == partition.input);
         let topic = reader.map_or("?", TopicReader::topic);

@@ -1,6 +1,9 @@
 //! Support: what the integration tests share: addresses of the services, topics to play with, a plan made by hand.
 
+pub mod binary;
 pub mod kafka;
+pub mod oracle;
+pub mod world;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};

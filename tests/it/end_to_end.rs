@@ -1,0 +1,339 @@
+//! End to end: the real binary between a real Kafka and a real Redis, held against what the definitions say.
+
+use crate::support::binary::{Conjoin, files, file_rows, newest_manifest, rows, wait_for};
+use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
+use crate::support::oracle::{Oracle, Row, Windows};
+use crate::support::world::{CLICKS, FEED, ORDERS, Record, TOPICS, World, WorldSpec, world};
+use crate::support::env;
+use conjoin::event::{Value as KeyPart, entity_key};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+const HOUR: i64 = 3_600_000;
+const START: i64 = 1_767_225_600_000;
+
+/// Over a day of event time, with windows of minutes, hours and a day.
+const LONG: Windows = Windows {
+    item: &[("10m", HOUR / 6), ("1h", HOUR)],
+    user: &[("1h", HOUR), ("24h", 24 * HOUR)],
+    click_ms: HOUR / 6,
+    order_ms: HOUR / 2,
+    serving_lag_ms: 1_500,
+};
+
+/// So short that they slide empty while a test waits.
+const SHORT: Windows = Windows {
+    item: &[("3s", 3_000), ("10s", 10_000)],
+    user: &[("5s", 5_000), ("20s", 20_000)],
+    click_ms: 3_000,
+    order_ms: 6_000,
+    serving_lag_ms: 0,
+};
+
+/// Topics, the pipeline file, and a folder of one test.
+struct Setup {
+    folder: TempDir,
+    kafka: KafkaProducer,
+    topics: [String; 3],
+    pipeline: String,
+    windows: Windows,
+    redis: String,
+    /// Next offset of each partition.
+    next: BTreeMap<(usize, i32), i64>,
+}
+
+struct Times<'a> {
+    idle_after: &'a str,
+    commit_every: &'a str,
+    click: &'a str,
+    order: &'a str,
+    roll: &'a str,
+}
+
+impl Setup {
+    fn new(windows: Windows) -> Self {
+        Self::with_redis(windows, env("REDIS_URL"))
+    }
+
+    fn with_redis(windows: Windows, redis: String) -> Self {
+        let kafka = KafkaProducer::new();
+        let topics = TOPICS.map(|(name, partitions)| kafka.create_topic(name, partitions));
+        let folder = tempfile::tempdir().unwrap();
+        let pipeline = unique("e2e");
+        Setup { folder, kafka, topics, pipeline, windows, redis, next: BTreeMap::new() }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write_pipeline(&self, brokers: &str, times: &Times<'_>) {
+        let names = |windows: &[(&'static str, i64)]| windows.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let (user, item) = (names(self.windows.user), names(self.windows.item));
+        let derived = |(name, _): &(&str, i64)| {
+            format!("      item_ctr_{name}: \"(item_clicks_{name} + 1.0) / (item_shown_{name} + 20.0)\"\n")
+        };
+        let derived: String = self.windows.item.iter().map(derived).collect();
+        let [feed, clicks, orders] = &self.topics;
+        let (pipeline, redis, lag) = (&self.pipeline, &self.redis, self.windows.serving_lag_ms);
+        let Times { idle_after, commit_every, click, order, roll } = times;
+        let label = "columns: { event_id: string, kind: string, req: string, item: string, uid: { type: string, nullable: true }, \
+                     at: { type: timestamp, unit: ms }, value: { type: float64, nullable: true } }";
+        let time = format!("lateness: 2s, idle_after: {idle_after}, max_drift: 2h");
+        let text = format!(
+            r#"version: 1
+pipeline: {pipeline}
+connections:
+  main: {{ kafka: {{ brokers: "{brokers}" }} }}
+  features: {{ redis: {{ url: "{redis}" }} }}
+streams:
+  impressions: {{
+    kafka: {{ connection: main, topics: [{feed}] }},
+    columns: {{
+      request_id: string, user_id: {{ type: string, path: $.user.id }}, ts: {{ type: timestamp, unit: ms }},
+      device: {{ type: string, nullable: true, default: unknown }}, item_id: {{ type: string, path: $.id, from: item }},
+      price: {{ type: float64, from: item }}, position: {{ type: int32, path: $index, from: item }} }},
+    explode: {{ path: $.items, as: item, max: 50 }},
+    time: ts, key: [request_id, item_id], partition_by: user_id, {time} }}
+  clicks: {{
+    kafka: {{ connection: main, topics: [{clicks}] }}, {label}, where: "kind = 'click'",
+    time: at, id: event_id, key: [req, item], partition_by: uid, {time} }}
+  orders: {{
+    kafka: {{ connection: main, topics: [{orders}] }}, {label}, where: "kind = 'order'",
+    time: at, id: event_id, key: [req, item], partition_by: uid, {time} }}
+features:
+  user_activity:
+    entity: user_id
+    aggregates:
+      user_clicks: {{ from: clicks, by: uid, count: "*", windows: [{user}] }}
+      user_last_items: {{ from: clicks, by: uid, last_k: item, k: 5, windows: [{user}] }}
+      user_spend: {{ from: orders, by: uid, sum: value, windows: [{user}] }}
+  item_ctr:
+    entity: item_id
+    aggregates:
+      item_shown: {{ from: impressions, count: "*", windows: [{item}] }}
+      item_clicks: {{ from: clicks, by: item, count: "*", windows: [{item}] }}
+    derived:
+{derived}
+samples:
+  ctr:
+    from: impressions
+    serving_lag: {lag}ms
+    join:
+      click: {{ stream: clicks, within: {click}, before: 2s, take: first, select: [at] }}
+      order: {{ stream: orders, within: {order}, take: {{ sum: value }} }}
+    features: [user_activity, item_ctr]
+    columns:
+      clicked: "click.at IS NOT NULL"
+      click_delay_ms: "millis_between(ts, click.at)"
+    write: {{ parquet: {{ path: samples, partition_by: [date, hour], roll: {{ size: 1MB, age: {roll} }} }} }}
+online: {{ store: features, flush: 100ms }}
+state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
+"#
+        );
+        std::fs::write(self.path().join("pipeline.yaml"), text).unwrap();
+    }
+
+    /// Writes records in their order; their offsets.
+    fn produce(&mut self, records: &[Record]) -> Vec<i64> {
+        let mut offsets = Vec::new();
+        for (topic, name) in self.topics.iter().enumerate() {
+            let mine = records.iter().filter(|record| record.topic == topic);
+            let test = |record: &Record| (record.partition, record.payload.clone());
+            let payloads: Vec<_> = mine.map(test).collect();
+            let test = |(partition, payload): &'_ (i32, Option<Vec<u8>>)| (*partition, payload.clone());
+            let owned: Vec<_> = payloads.iter().map(test).collect();
+            let tests: Vec<_> = owned
+                .iter()
+                .map(|(partition, payload)| TestRecord { partition: *partition, payload: payload.as_deref(), ..Default::default() })
+                .collect();
+            self.kafka.produce(name, &tests);
+        }
+        for record in records {
+            let next = self.next.entry((record.topic, record.partition)).or_default();
+            offsets.push(*next);
+            *next += 1;
+        }
+        offsets
+    }
+
+    /// Samples are the oracle's, each once.
+    fn check_samples(&self, oracle: &Oracle<'_>) {
+        let mut expected = oracle.samples();
+        let mut wrong = Vec::new();
+        let mut found = 0;
+        for row in rows(&self.path().join("samples")) {
+            found += 1;
+            match expected.remove(&key(&row)) {
+                None => wrong.push(format!("twice, or never shown: {row:?}")),
+                Some(expected) if expected != row => wrong.push(difference(&key(&row), &row, &expected)),
+                Some(_) => {}
+            }
+        }
+        wrong.extend(expected.keys().map(|key| format!("{key:?} is missing")));
+        let count = wrong.len();
+        wrong.truncate(12);
+        assert!(wrong.is_empty(), "{found} rows, {count} wrong:\n{}", wrong.join("\n"));
+    }
+
+    /// Redis holds what the definitions give at the instant, for everybody who was ever seen.
+    fn check_redis(&self, oracle: &Oracle<'_>, instant: i64) {
+        let client = redis::Client::open(self.redis.as_str()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let users = oracle.users().into_iter().map(|user| ("user_activity", user, oracle.user_features(user, instant)));
+        let items = oracle.items().into_iter().map(|item| ("item_ctr", item, oracle.item_features(item, instant)));
+        let (mut wrong, mut empty, mut all) = (Vec::new(), 0, 0);
+        for (group, entity, expected) in users.chain(items) {
+            let name = entity_key(&[KeyPart::Text(entity.into())]).unwrap();
+            let stored: BTreeMap<String, String> =
+                redis::cmd("HGETALL").arg(format!("{}:{group}:{name}", self.pipeline)).query(&mut connection).unwrap();
+            let value = |(column, text): (String, String)| {
+                let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{column} {text:?}: {error}"));
+                (column, value)
+            };
+            let found: Row = stored.into_iter().filter(|(column, _)| !column.starts_with('_')).map(value).collect();
+            if found != expected {
+                wrong.push(difference(&(group.into(), entity.into()), &found, &expected));
+            }
+            let nothing = |value: &Value| value.as_f64() == Some(0.0) || value == &json!([]) || value.as_f64() == Some(0.05);
+            empty += expected.values().all(nothing) as u64;
+            all += 1;
+        }
+        let count = wrong.len();
+        wrong.truncate(12);
+        assert!(wrong.is_empty(), "{count} of {all} entities wrong at {instant}:\n{}", wrong.join("\n"));
+        assert!(all > 100 && empty > 10, "{empty} of {all} entities slid empty: the test shows little");
+    }
+
+    /// What lag monitors see is where reading ended.
+    fn check_group(&self) {
+        for (&(topic, partition), &next) in &self.next {
+            let group = format!("conjoin-{}", self.pipeline);
+            let committed = self.kafka.committed(&group, &self.topics[topic], partition);
+            assert_eq!(committed, Some(next), "{} {partition}", self.topics[topic]);
+        }
+    }
+}
+
+fn key(row: &Row) -> (String, String) {
+    let text = |column: &str| row[column].as_str().unwrap().to_owned();
+    (text("request_id"), text("item_id"))
+}
+
+/// Only the columns that differ.
+fn difference(key: &(String, String), found: &Row, expected: &Row) -> String {
+    let columns: BTreeSet<&String> = found.keys().chain(expected.keys()).collect();
+    let differ = columns.into_iter().filter(|column| found.get(*column) != expected.get(*column));
+    let tell = |column: &String| format!("{column}: {:?}, expected {:?}", found.get(column), expected.get(column));
+    format!("{key:?}: {}", differ.map(tell).collect::<Vec<_>>().join("; "))
+}
+
+fn long_world() -> World {
+    world(&WorldSpec {
+        seed: 7,
+        start: START,
+        bursts: 180,
+        burst_every_ms: HOUR / 6,
+        burst_slates: 18,
+        lateness_ms: 2_000,
+        click_delay_max_ms: 12 * 60_000,
+        name: "long",
+    })
+}
+
+const LONG_TIMES: Times<'static> =
+    Times { idle_after: "30s", commit_every: "300ms", click: "10m", order: "30m", roll: "1s" };
+
+#[test]
+fn a_log_with_everything_in_it_becomes_exactly_the_samples_features_and_dead_letters_it_should() {
+    let mut setup = Setup::new(LONG);
+    let world = long_world();
+    let oracle = Oracle::new(&world, LONG);
+    let offsets = setup.produce(&world.records);
+    setup.write_pipeline(&brokers(), &LONG_TIMES);
+    let run = Conjoin::run(setup.path(), "run", &["--until-end", "--close", "--json"]);
+    let summary = run.summary();
+    setup.check_samples(&oracle);
+    check_accounts(&world, &oracle, &summary);
+    check_dead_letters(&setup, &world, &offsets);
+    setup.check_redis(&oracle, summary["online_instant"].as_i64().unwrap());
+    setup.check_group();
+}
+
+/// Every record is accounted for, by the numbers that the generator knows.
+fn check_accounts(world: &World, oracle: &Oracle<'_>, summary: &Value) {
+    let streams = ["impressions", "clicks", "orders"];
+    let meant = [world.impressions.len(), world.clicks.len(), world.orders.len()].map(|rows| rows as u64);
+    for (topic, stream) in streams.iter().enumerate() {
+        let mine = || world.records.iter().filter(|record| record.topic == topic);
+        let expected = json!({
+            "records": mine().count(),
+            "consumed": mine().map(|record| record.rows).sum::<u64>(),
+            "filtered": mine().map(|record| record.filtered).sum::<u64>(),
+            "dead_lettered": mine().filter(|record| record.poison.is_some()).count(),
+            "accepted": meant[topic] + world.duplicates[topic],
+        });
+        assert_eq!(summary["streams"][stream], expected, "{stream}");
+    }
+    assert_eq!(summary["records"], world.records.len());
+    let sample = &summary["counts"]["samples"][0];
+    let expected = json!({
+        "duplicate": world.duplicates[FEED], "conflict": 0, "late": 0, "applied": meant[FEED],
+        "pending": 0, "emitted": meant[FEED], "sampled_out": 0,
+    });
+    assert_eq!(sample["anchor"], expected);
+    assert_eq!(summary["totals"]["file_rows"], meant[FEED]);
+    let labels: Vec<_> = world.impressions.iter().map(|shown| oracle.labels(shown)).collect();
+    let attached = [
+        labels.iter().map(|(clicks, _)| clicks.len()).sum::<usize>() as u64,
+        labels.iter().map(|(_, orders)| orders.len()).sum::<usize>() as u64,
+    ];
+    for (number, topic) in [(0, CLICKS), (1, ORDERS)] {
+        let label = &sample["labels"][number];
+        let count = |name: &str| label[name].as_u64().unwrap();
+        assert_eq!(
+            [count("filtered"), count("duplicate"), count("conflict"), count("late"), count("waiting"), count("applied")],
+            [0, world.duplicates[topic], 0, 0, 0, meant[topic]],
+            "{label}"
+        );
+        assert_eq!(count("attached"), attached[number], "{label}");
+        assert_eq!(count("out_of_window") + count("expired_unmatched"), meant[topic] - attached[number], "{label}");
+    }
+    for group in summary["counts"]["groups"].as_array().unwrap() {
+        for feature in group["uses"].as_array().unwrap() {
+            assert_eq!([&feature["masked"], &feature["late"]], [0, 0], "{group}");
+            let total = feature["applied"].as_u64().unwrap();
+            assert!(meant.contains(&total), "{group}: {meant:?}");
+        }
+    }
+}
+
+/// Each record that cannot be read lies there with its place, its reason and its bytes.
+fn check_dead_letters(setup: &Setup, world: &World, offsets: &[i64]) {
+    let mut expected = BTreeMap::new();
+    for (record, offset) in world.records.iter().zip(offsets) {
+        if let Some(reason) = record.poison {
+            let raw = record.payload.clone().unwrap_or_default();
+            expected.insert((setup.topics[record.topic].clone(), record.partition as i64, *offset), (reason.to_owned(), raw));
+        }
+    }
+    let mut found = BTreeMap::new();
+    for row in rows(&setup.path().join("state/dead-letters")) {
+        let text = |column: &str| row[column].as_str().unwrap().to_owned();
+        let bytes = row["raw"].as_array().unwrap().iter().map(|byte| byte.as_u64().unwrap() as u8).collect::<Vec<u8>>();
+        let place = (text("input"), row["partition"].as_i64().unwrap(), row["position"].as_i64().unwrap());
+        assert!(!text("message").is_empty());
+        assert!(found.insert(place, (text("reason"), bytes)).is_none(), "twice: {row:?}");
+    }
+    let short = |letters: &BTreeMap<_, (String, Vec<u8>)>| -> Vec<_> {
+        let letter = |(place, (reason, raw)): (&(String, i64, i64), &(String, Vec<u8>))| {
+            (place.clone(), reason.clone(), raw.len(), String::from_utf8_lossy(&raw[..raw.len().min(80)]).into_owned())
+        };
+        letters.iter().map(letter).collect()
+    };
+    assert_eq!(short(&found), short(&expected));
+    assert!(found == expected, "bytes differ");
+}

@@ -1,0 +1,176 @@
+//! Conjoin: the real binary as a process, and readers of what it leaves behind.
+
+use super::oracle::Row;
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type, TimestampMillisecondType};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Value, json};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long anything may take on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(120);
+
+/// Waits until `ready` gives something.
+pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A run of the binary; dropping it kills it.
+pub struct Conjoin {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Conjoin {
+    /// `conjoin run` in `folder`, with what it says in files named after `name`.
+    pub fn run(folder: &Path, name: &str, arguments: &[&str]) -> Self {
+        let (stdout, stderr) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
+        let child = Command::new(env!("CARGO_BIN_EXE_conjoin"))
+            .arg("run")
+            .arg(folder.join("pipeline.yaml"))
+            .args(arguments)
+            .current_dir(folder)
+            .env("RUST_LOG", "info")
+            .stdin(Stdio::null())
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .expect("the binary starts");
+        Conjoin { child, stdout, stderr }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// What it wrote to standard error so far.
+    pub fn errors(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
+    }
+
+    #[expect(unsafe_code, reason = "std sends no signal but KILL")]
+    pub fn terminate(&self) {
+        // SAFETY: a plain system call on a child that was not waited for, so the number is still its own.
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) }, 0);
+    }
+
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        let errors = self.stderr.clone();
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(began.elapsed() < DEADLINE, "still running; it said:\n{}", fs::read_to_string(&errors).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for its end, which must be a good one, and takes the line of JSON.
+    pub fn summary(mut self) -> Value {
+        let status = self.wait();
+        assert!(status.success(), "{status}; it said:\n{}", self.errors());
+        let text = fs::read_to_string(&self.stdout).unwrap();
+        let summary: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text:?}"));
+        assert_eq!(summary["violations"], 0, "{}", self.errors());
+        summary
+    }
+}
+
+impl Drop for Conjoin {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The number of the newest manifest; 0 before the first.
+pub fn newest_manifest(folder: &Path) -> u64 {
+    let mut newest = 0;
+    for path in files(&folder.join("state/manifest"), "") {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        newest = newest.max(name.parse().unwrap_or(0));
+    }
+    newest
+}
+
+/// All files of a folder and its folders whose names end so, as a plain glob sees them.
+pub fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        // A file may be renamed or deleted between the listing and the look.
+        let Ok(entry) = entry else { continue };
+        let path = entry.path();
+        let hidden = entry.file_name().to_string_lossy().starts_with('.');
+        if path.is_dir() {
+            found.extend(files(&path, ending));
+        } else if !hidden && path.to_string_lossy().ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The rows of all Parquet files of a folder.
+pub fn rows(folder: &Path) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for path in files(folder, ".parquet") {
+        rows.extend(file_rows(&path));
+    }
+    rows
+}
+
+pub fn file_rows(path: &Path) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let file = File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
+    for batch in reader.unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
+        let batch: RecordBatch = batch.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let fields = batch.schema();
+        let cells = |row| batch.columns().iter().zip(fields.fields()).map(move |(c, f)| (f.name().clone(), cell(c, row)));
+        rows.extend((0..batch.num_rows()).map(|row| cells(row).collect::<Row>()));
+    }
+    rows
+}
+
+fn cell(array: &dyn Array, row: usize) -> Value {
+    if array.is_null(row) {
+        return Value::Null;
+    }
+    match array.data_type() {
+        DataType::Utf8 => json!(array.as_string::<i32>().value(row)),
+        DataType::Int32 => json!(array.as_primitive::<Int32Type>().value(row)),
+        DataType::Int64 => json!(array.as_primitive::<Int64Type>().value(row)),
+        DataType::Float64 => json!(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Boolean => json!(array.as_boolean().value(row)),
+        DataType::Timestamp(..) => json!(array.as_primitive::<TimestampMillisecondType>().value(row)),
+        DataType::Binary => json!(array.as_binary::<i32>().value(row)),
+        DataType::List(_) => {
+            let items = array.as_list::<i32>().value(row);
+            (0..items.len()).map(|item| cell(&items, item)).collect()
+        }
+        other => panic!("a column of type {other}"),
+    }
+}
