@@ -1,9 +1,7 @@
 //! Cut: what a lane adds to a commit, and how it is brought back.
 
 use crate::cell::lane::{Lane, LaneCut, write};
-use crate::event::{
-    BlockClass, BlockKind, EventTime, SegmentId, StateBlock, Watermark, key_group,
-};
+use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, StateBlock, Watermark, key_group};
 use crate::feature::{StateError, StateKind};
 use crate::join::{ClosedRows, RestoreError, Segment};
 use arrow::array::RecordBatch;
@@ -23,10 +21,32 @@ pub enum LaneRestoreError {
 /// One block on its way back to a lane. Blocks come in the order of their segments.
 pub enum RestoredBlock {
     /// Impressions with what belongs to their segment. Without a segment id they are written again at the next cut.
-    Impressions { sample: usize, segment: Segment },
-    ClosedIds { sample: usize, bucket: u32, rows: RecordBatch, stored: bool },
-    Labels { sample: usize, label: usize, bucket: u32, rows: RecordBatch, stored: bool },
-    Features { group: usize, rows: RecordBatch },
+    Impressions {
+        sample: usize,
+        segment: Segment,
+    },
+    ClosedIds {
+        sample: usize,
+        bucket: u32,
+        rows: RecordBatch,
+        stored: bool,
+    },
+    Labels {
+        sample: usize,
+        label: usize,
+        bucket: u32,
+        rows: RecordBatch,
+        stored: bool,
+    },
+    LabelStates {
+        sample: usize,
+        label: usize,
+        rows: RecordBatch,
+    },
+    Features {
+        group: usize,
+        rows: RecordBatch,
+    },
 }
 
 impl Lane {
@@ -61,6 +81,9 @@ impl Lane {
             }
             RestoredBlock::Labels { sample, label, bucket, rows, stored } => {
                 self.joins[sample].restore_labels(label, bucket, stored, &rows, &groups)?;
+            }
+            RestoredBlock::LabelStates { sample, label, rows } => {
+                self.joins[sample].restore_label_states(label, &rows)?;
             }
             RestoredBlock::Features { group, rows } => {
                 let mine = |entity| groups.contains(&key_group(entity));

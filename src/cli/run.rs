@@ -148,7 +148,11 @@ impl Status {
             while !signal.wait(every) {
                 let now = moment(&board.view());
                 let line = status_line(&before, &now);
-                if terminal { rewrite(&line) } else { eprint_text(&line) }
+                if terminal {
+                    rewrite(&line)
+                } else {
+                    eprint_text(&line)
+                }
                 before = now;
             }
             if terminal {
@@ -173,7 +177,8 @@ fn rewrite(line: &str) {
 /// The board as the status line wants it.
 pub fn moment(view: &RunView) -> RunMoment {
     let anchors = view.counts.samples.iter().map(|sample| sample.anchor);
-    let attached: u64 = view.counts.samples.iter().filter_map(|sample| sample.labels.first()).map(|label| label.attached).sum();
+    let attached: u64 =
+        view.counts.samples.iter().filter_map(|sample| sample.labels.first()).map(|label| label.attached).sum();
     RunMoment {
         elapsed_ms: view.now_ms.saturating_sub(view.started_ms),
         events: view.records_this_run,

@@ -17,6 +17,8 @@ pub enum BlockKind {
     Labels,
     /// Identities of impressions that closed before any cut wrote them, kept for the dedup horizon.
     ClosedIds,
+    /// What became of labels whose sample lies in a file: id and state.
+    LabelStates,
     /// Tiles of a feature group.
     Tiles,
     /// Single values of a feature group (`last`, `last_k`).

@@ -7,8 +7,8 @@
 //! two came first, an early label needs no place of its own, and a label never moves.
 
 use crate::event::{DecodedBatch, EventTime, Fingerprint, LabelAccount};
-use crate::join::{LabelSpec, Take};
 use crate::join::index::{Index, RowRef};
+use crate::join::{LabelSpec, Take};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
@@ -16,9 +16,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What became of a label so far.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum LabelState {
+    #[default]
     Waiting,
     /// Waiting still, but an impression of its key has closed without it.
     PassedOver,
@@ -39,6 +40,8 @@ pub struct LabelBucket {
     pub came_at: Vec<EventTime>,
     pub next: Vec<RowRef>,
     pub state: Vec<LabelState>,
+    /// The state that is on disk: what became of a label is written when the sample that decided it lies in a file.
+    pub stored_state: Vec<LabelState>,
     pub parts: Vec<LabelPart>,
     /// Rows that a cut has written.
     pub stored_rows: usize,
@@ -48,6 +51,18 @@ pub struct LabelBucket {
 pub struct LabelPart {
     pub start: u32,
     pub columns: RecordBatch,
+}
+
+impl LabelState {
+    /// The number in state blocks.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    pub fn from_code(code: u8) -> Option<LabelState> {
+        let all = [LabelState::Waiting, LabelState::PassedOver, LabelState::Attached, LabelState::Replaced];
+        all.into_iter().find(|state| state.code() == code)
+    }
 }
 
 impl LabelBucket {
@@ -67,7 +82,7 @@ impl LabelBucket {
             + self.key_group.capacity()
             + self.came_at.capacity() * 8
             + self.next.capacity() * 8
-            + self.state.capacity()
+            + self.state.capacity() * 2
             + self.parts.iter().map(|part| part.columns.get_array_memory_size()).sum::<usize>()
     }
 }
@@ -158,8 +173,7 @@ impl Labels {
         let Some(found) = found else { return Admission::New };
         let old = self.bucket(found);
         let at = found.row() as usize;
-        let (old_order, new_order) =
-            ((old.event_time[at], old.content[at]), (label.event_time, label.content));
+        let (old_order, new_order) = ((old.event_time[at], old.content[at]), (label.event_time, label.content));
         if old_order == new_order {
             return Admission::Duplicate;
         }
@@ -186,6 +200,7 @@ impl Labels {
         bucket.came_at.push(label.came_at);
         bucket.next.push(head);
         bucket.state.push(LabelState::Waiting);
+        bucket.stored_state.push(LabelState::Waiting);
         self.ids.insert(label.id, row);
         if head.is_none() {
             self.chains.insert(label.key, row);
@@ -201,6 +216,19 @@ impl Labels {
         self.chains
             .get(key, |row| buckets.get(&row.bucket()).is_some_and(|bucket| bucket.key[row.row() as usize] == key))
             .unwrap_or(RowRef::NONE)
+    }
+
+    /// Takes back what a block says became of a label.
+    pub fn restore_state(&mut self, id: Fingerprint, state: LabelState) {
+        let buckets = &self.buckets;
+        let found = self
+            .ids
+            .get(id, |row| buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[row.row() as usize] == id));
+        if let Some(row) = found {
+            let bucket = self.bucket_mut(row);
+            bucket.state[row.row() as usize] = state;
+            bucket.stored_state[row.row() as usize] = state;
+        }
     }
 
     /// Labels that are held and not decided.

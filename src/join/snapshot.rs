@@ -5,12 +5,13 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock, Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock,
+    Watermark,
 };
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
 use crate::join::index::RowRef;
-use crate::join::label::{Admission, LabelBucket, NewLabel};
+use crate::join::label::{Admission, LabelBucket, LabelState, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState};
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
@@ -72,6 +73,7 @@ impl JoinState {
         for label in 0..self.labels.len() {
             let first = self.first_label_bucket(label);
             let class = BlockClass { kind: BlockKind::Labels, node, part: label as u16 };
+            let states = BlockClass { kind: BlockKind::LabelStates, ..class };
             for (number, mut bucket) in std::mem::take(&mut self.labels[label].expired_unstored) {
                 if number >= first {
                     writer.labels(class, number, &mut bucket);
@@ -79,8 +81,11 @@ impl JoinState {
             }
             for (number, bucket) in &mut self.labels[label].buckets {
                 writer.labels(class, *number, bucket);
+                if roll {
+                    writer.label_states(states, *number, bucket);
+                }
             }
-            needed_from.push((class, first as i64));
+            needed_from.extend([(class, first as i64), (states, first as i64)]);
         }
         JoinCut { blocks: writer.blocks, needed_from }
     }
@@ -108,8 +113,8 @@ impl JoinState {
                 oldest.div_euclid(self.spec.bucket_ms).max(0) as u32
             }
         };
-        // Nothing is closed beyond what is filed: then only the waiting ones matter.
-        if self.closed_through == self.filed_through { waiting.max(unfiled) } else { waiting.min(unfiled) }
+        // Nothing is closed beyond what is filed: then only those that are held matter.
+        if self.closed_through == self.filed_through { waiting } else { waiting.min(unfiled) }
     }
 
     /// Brings back one segment of impressions; rows of other key groups are left out.
@@ -118,7 +123,8 @@ impl JoinState {
         let mine = keys.mask(groups);
         if let Some(mask) = mine.filter(|_| segment.id.is_none()) {
             let filter = |batch: &RecordBatch| {
-                filter_record_batch(batch, &mask).map_err(|error| RestoreError { what: "impressions", reason: error.to_string() })
+                filter_record_batch(batch, &mask)
+                    .map_err(|error| RestoreError { what: "impressions", reason: error.to_string() })
             };
             let Payload::Memory(rows) = &segment.payload else {
                 return Err(RestoreError { what: "impressions", reason: "split rows must be in memory".into() });
@@ -172,7 +178,13 @@ impl JoinState {
     }
 
     /// Brings back identities of closed impressions.
-    pub fn restore_closed_ids(&mut self, bucket: u32, keys: &RecordBatch, groups: &Range<u16>, stored: bool) -> Result<(), RestoreError> {
+    pub fn restore_closed_ids(
+        &mut self,
+        bucket: u32,
+        keys: &RecordBatch,
+        groups: &Range<u16>,
+        stored: bool,
+    ) -> Result<(), RestoreError> {
         let id = fingerprints_of(keys, "id")?;
         let key_group = column::<UInt8Type>(keys, "key_group")?;
         let entry = self.closed.entry(bucket).or_insert(ClosedBucket { id: Vec::new(), key_group: Vec::new(), stored });
@@ -229,6 +241,17 @@ impl JoinState {
                 let bucket = labels.buckets.get_mut(&bucket).expect("rows were just pushed");
                 bucket.stored_rows = bucket.rows();
             }
+        }
+        Ok(())
+    }
+
+    /// Brings back what became of labels; their labels come before.
+    pub fn restore_label_states(&mut self, label: usize, rows: &RecordBatch) -> Result<(), RestoreError> {
+        let (ids, states) = (fingerprints_of(rows, "id")?, column::<UInt8Type>(rows, "state")?);
+        for (id, code) in ids.into_iter().zip(states) {
+            let state = LabelState::from_code(code);
+            let unknown = || RestoreError { what: "label states", reason: format!("state {code} is not known") };
+            self.labels[label].restore_state(id, state.ok_or_else(unknown)?);
         }
         Ok(())
     }
@@ -300,7 +323,8 @@ fn merge(mut group: Vec<Part>) -> Part {
         let groups = group[0].features.as_ref().map_or(0, Vec::len);
         (0..groups)
             .map(|index| {
-                let batches: Vec<&RecordBatch> = group.iter().flat_map(|part| part.features.as_ref()).map(|features| &features[index]).collect();
+                let batches: Vec<&RecordBatch> =
+                    group.iter().flat_map(|part| part.features.as_ref()).map(|features| &features[index]).collect();
                 concat_batches(&batches[0].schema(), batches).expect("outputs of one group have one schema")
             })
             .collect()
@@ -399,10 +423,29 @@ impl Writer {
     }
 }
 
+impl Writer {
+    fn label_states(&mut self, class: BlockClass, number: u32, bucket: &mut LabelBucket) {
+        let changed: Vec<usize> =
+            (0..bucket.rows()).filter(|row| bucket.state[*row] != bucket.stored_state[*row]).collect();
+        if changed.is_empty() {
+            return;
+        }
+        let ids: Vec<Fingerprint> = changed.iter().map(|row| bucket.id[*row]).collect();
+        let states: Vec<u8> = changed.iter().map(|row| bucket.state[*row].code()).collect();
+        for row in changed {
+            bucket.stored_state[row] = bucket.state[row];
+        }
+        let rows = record_batch(vec![("id", fingerprint_array(&ids)), ("state", Arc::new(UInt8Array::from(states)))]);
+        let segment = self.next_segment();
+        self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+    }
+}
+
 const LABEL_KEY_COLUMNS: usize = 6;
 
 fn record_batch(fields: Vec<(&str, ArrayRef)>) -> RecordBatch {
-    let schema = fields.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect::<Vec<_>>();
+    let schema =
+        fields.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect::<Vec<_>>();
     let arrays = fields.into_iter().map(|(_, array)| array).collect();
     RecordBatch::try_new(Arc::new(Schema::new(schema)), arrays).expect("columns of one block have one length")
 }
@@ -428,7 +471,8 @@ fn key_block(bucket: &Bucket, part: &Part) -> RecordBatch {
         fields.push(("key", key));
     }
     if part.features.is_none() {
-        fields.extend(names.iter().zip(&part.entities).map(|(name, prints)| (name.as_str(), fingerprint_array(prints))));
+        fields
+            .extend(names.iter().zip(&part.entities).map(|(name, prints)| (name.as_str(), fingerprint_array(prints))));
     }
     record_batch(fields)
 }
@@ -455,7 +499,10 @@ fn split_features(batch: &RecordBatch, groups: usize) -> Result<Vec<RecordBatch>
         let slot = fields.get_mut(group).ok_or_else(|| bad(format!("group {group} of {groups}")))?;
         slot.push((name.to_owned(), array.clone()));
     }
-    Ok(fields.into_iter().map(|fields| record_batch(fields.iter().map(|(name, array)| (name.as_str(), array.clone())).collect())).collect())
+    Ok(fields
+        .into_iter()
+        .map(|fields| record_batch(fields.iter().map(|(name, array)| (name.as_str(), array.clone())).collect()))
+        .collect())
 }
 
 /// The identity columns of a block.
@@ -498,7 +545,10 @@ fn named<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, Restore
     batch.column_by_name(name).ok_or_else(|| RestoreError { what: "keys", reason: format!("column {name} is missing") })
 }
 
-fn column<T: arrow::datatypes::ArrowPrimitiveType>(batch: &RecordBatch, name: &str) -> Result<Vec<T::Native>, RestoreError> {
+fn column<T: arrow::datatypes::ArrowPrimitiveType>(
+    batch: &RecordBatch,
+    name: &str,
+) -> Result<Vec<T::Native>, RestoreError> {
     let array = named(batch, name)?;
     let array = array.as_primitive_opt::<T>().ok_or_else(|| RestoreError {
         what: "keys",

@@ -147,6 +147,7 @@ impl Committer {
             }
         }
         let sinks: Vec<SinkCut> = parts.sinks.into_iter().flatten().collect();
+        debug_assert!(sinks.iter().all(|sink| sink.number == number));
         let failed_values = sinks.iter().flat_map(|sink| &sink.failed_values).sum();
         for sink in &sinks {
             for (sample, left_out) in sink.sampled_out.iter().enumerate() {
@@ -249,7 +250,12 @@ impl Committer {
             invariant!(F1, counts.anchor.balances(), "sample {sample}: {:?}", counts.anchor);
             invariant!(F1, counts.labels.iter().all(|label| label.balances()), "sample {sample}: {:?}", counts.labels);
             let accepted = conductor.anchor_accepted[sample];
-            invariant!(F1, counts.anchor.accepted() == accepted, "sample {sample}: {:?} of {accepted} rows", counts.anchor);
+            invariant!(
+                F1,
+                counts.anchor.accepted() == accepted,
+                "sample {sample}: {:?} of {accepted} rows",
+                counts.anchor
+            );
             for (label, accepted) in counts.labels.iter().zip(&conductor.label_accepted[sample]) {
                 invariant!(F1, label.accepted() == *accepted, "sample {sample}: {label:?} of {accepted} rows");
             }

@@ -303,7 +303,8 @@ impl Conductor {
             }
         }
         let oldest_needed = self.router.online_instant(0).unwrap_or(i64::MIN);
-        let end = Advance { watermark: Watermark::MAX, frontier: Watermark::MAX, oldest_needed, reason: CloseReason::End };
+        let end =
+            Advance { watermark: Watermark::MAX, frontier: Watermark::MAX, oldest_needed, reason: CloseReason::End };
         self.tell(LaneInput::Advance(end));
     }
 

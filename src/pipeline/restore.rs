@@ -1,7 +1,7 @@
 //! Restore: reads the blocks that the last manifest names and gives each lane its own.
 
 use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
-use crate::commit::{BlockEntry, Manifest, ObjectError, ObjectEntry, block_ref, read_block, read_footer};
+use crate::commit::{BlockEntry, Manifest, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
 use crate::env::Store;
 use crate::event::{BlockKind, Payload, SegmentId};
 use crate::join::{ClosedRows, Segment};
@@ -131,7 +131,12 @@ impl Reader<'_> {
         read_found(self.store, found)
     }
 
-    fn segment(&self, sample: usize, id: SegmentId, blocks: SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
+    fn segment(
+        &self,
+        sample: usize,
+        id: SegmentId,
+        blocks: SegmentBlocks<'_>,
+    ) -> Result<Option<RestoredBlock>, RestoreError> {
         let Some(keys) = blocks.keys else { return Ok(None) };
         let bucket = keys.entry.bucket as u32;
         let whole = keys.entry.lanes == self.lanes;
@@ -167,6 +172,7 @@ impl Reader<'_> {
             BlockKind::Labels => {
                 RestoredBlock::Labels { sample: node, label: class.part as usize, bucket: bucket as u32, rows, stored }
             }
+            BlockKind::LabelStates => RestoredBlock::LabelStates { sample: node, label: class.part as usize, rows },
             _ => RestoredBlock::Features { group: node, rows },
         })
     }

@@ -63,7 +63,13 @@ impl Router {
     }
 
     /// Takes up where a manifest left off.
-    pub fn restore(&mut self, positions: Positions, tracks: &[Track], watermark: EventTime, accounts: &[StreamAccount]) {
+    pub fn restore(
+        &mut self,
+        positions: Positions,
+        tracks: &[Track],
+        watermark: EventTime,
+        accounts: &[StreamAccount],
+    ) {
         self.positions = positions;
         self.watermark = watermark;
         for track in tracks {
@@ -149,9 +155,8 @@ impl Router {
             }
         }
         state.newest = newest;
-        let lanes = (0..stream.key_sets).map(|set| {
-            stream.routing_sets.contains(&set).then(|| deal(&decoded.keys[set], self.lanes))
-        });
+        let lanes = (0..stream.key_sets)
+            .map(|set| stream.routing_sets.contains(&set).then(|| deal(&decoded.keys[set], self.lanes)));
         RoutedBatch { late, watermark: self.watermark, lanes: lanes.collect(), decoded }
     }
 
@@ -194,7 +199,8 @@ impl Router {
         }
         let (since, at) = *self.idle_since.get_or_insert_with(|| {
             let open = self.tracks.iter().filter(|(_, state)| !state.ended && state.newest > i64::MIN);
-            let low = open.map(|(&(stream, _), state)| state.newest - self.streams[stream as usize].time.lateness_ms).min();
+            let low =
+                open.map(|(&(stream, _), state)| state.newest - self.streams[stream as usize].time.lateness_ms).min();
             (now_ms, self.watermark.max(low.unwrap_or(i64::MIN)))
         });
         self.idle_for_ms = now_ms.saturating_sub(since);
