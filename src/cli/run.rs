@@ -49,7 +49,9 @@ pub fn run(args: &RunArgs) -> ExitCode {
     };
     let options = RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh };
     if args.keep_serving && plan.serve.is_none() {
-        eprint_text("error: --keep-serving needs `serve:` in the pipeline file, such as `serve: { listen: 127.0.0.1:8080 }`");
+        eprint_text(
+            "error: --keep-serving needs `serve:` in the pipeline file, such as `serve: { listen: 127.0.0.1:8080 }`",
+        );
         return ExitCode::from(EXIT_USAGE);
     }
     match start(plan, options, args) {

@@ -95,7 +95,8 @@ impl Start<'_> {
         let positions = self.positions(&head)?;
         let until_end = self.options.until_end;
         self.world.board.update(|view| view.phase = Phase::Connecting);
-        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)? else {
+        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)?
+        else {
             return Ok(self.summary(head.number, 0));
         };
         check_files(&head, &self.plan, &opened.files)?;
@@ -114,8 +115,9 @@ impl Start<'_> {
         committer.publish(&head)?;
         self.sweep(&head, &sample_stores, &committer)?;
 
-        let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
-            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        let online =
+            OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
+                .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         self.world.board.update(|view| view.online = Some(online.stats()));
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
