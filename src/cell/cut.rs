@@ -1,9 +1,7 @@
 //! Cut: what a lane adds to a commit, and how it is brought back.
 
 use crate::cell::lane::{Lane, LaneCut, write};
-use crate::event::{
-    BlockClass, BlockKind, EventTime, SegmentId, StateBlock, Watermark, key_group,
-};
+use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, StateBlock, Watermark, key_group};
 use crate::feature::{StateError, StateKind};
 use crate::join::{ClosedRows, RestoreError, Segment};
 use arrow::array::RecordBatch;
@@ -24,12 +22,34 @@ pub enum LaneRestoreError {
 /// the order of their segments.
 pub enum RestoredBlock {
     /// Impressions with what belongs to their segment. Without a segment id they are written again at the next cut.
-    Impressions { sample: usize, segment: Segment },
-    ClosedIds { sample: usize, bucket: u32, rows: RecordBatch, stored: bool },
-    Labels { sample: usize, label: usize, bucket: u32, rows: RecordBatch, stored: bool },
+    Impressions {
+        sample: usize,
+        segment: Segment,
+    },
+    ClosedIds {
+        sample: usize,
+        bucket: u32,
+        rows: RecordBatch,
+        stored: bool,
+    },
+    Labels {
+        sample: usize,
+        label: usize,
+        bucket: u32,
+        rows: RecordBatch,
+        stored: bool,
+    },
     /// After the labels.
-    LabelStates { sample: usize, label: usize, rows: RecordBatch, filed: Option<u32> },
-    Features { group: usize, rows: RecordBatch },
+    LabelStates {
+        sample: usize,
+        label: usize,
+        rows: RecordBatch,
+        filed: Option<u32>,
+    },
+    Features {
+        group: usize,
+        rows: RecordBatch,
+    },
 }
 
 impl Lane {

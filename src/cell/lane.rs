@@ -12,8 +12,8 @@
 
 use crate::cell::{CellSpec, StreamUse};
 use crate::event::{
-    BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts,
-    RoutedBatch, SampleCounts, StateBlock, Watermark, lane_of, key_group,
+    BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, RoutedBatch,
+    SampleCounts, StateBlock, Watermark, key_group, lane_of,
 };
 use crate::feature::GroupStore;
 use crate::join::{ClosedRows, JoinState, LaneRows};
@@ -26,7 +26,13 @@ pub type FeatureHistory = Arc<Vec<Vec<RwLock<GroupStore>>>>;
 
 /// Makes an empty history for all lanes of a cell.
 pub fn feature_history(spec: &CellSpec) -> FeatureHistory {
-    let stores = || spec.groups.iter().enumerate().map(|(number, group)| RwLock::new(GroupStore::new(number as u16, group.clone()))).collect();
+    let stores = || {
+        spec.groups
+            .iter()
+            .enumerate()
+            .map(|(number, group)| RwLock::new(GroupStore::new(number as u16, group.clone())))
+            .collect()
+    };
     Arc::new((0..spec.lanes).map(|_| stores()).collect())
 }
 
@@ -36,9 +42,15 @@ pub enum LaneInput {
     Rows(Arc<RoutedBatch>),
     Advance(Advance),
     /// Evaluate entities whose online value changed, at most so many.
-    Online { instant: EventTime, entities_max: usize },
+    Online {
+        instant: EventTime,
+        entities_max: usize,
+    },
     /// Snapshot here. With `roll`, the Parquet files that are open end at this cut.
-    Cut { number: u64, roll: bool },
+    Cut {
+        number: u64,
+        roll: bool,
+    },
 }
 
 /// Time moves on.
@@ -94,13 +106,18 @@ pub struct Lane {
 
 impl Lane {
     pub fn new(number: usize, spec: Arc<CellSpec>, history: FeatureHistory) -> Self {
-        let joins = spec.samples.iter().map(|sample| {
-            JoinState::new(sample.join.clone(), sample.anchor_keys.clone(), &sample.label_streams)
-        });
+        let joins = spec
+            .samples
+            .iter()
+            .map(|sample| JoinState::new(sample.join.clone(), sample.anchor_keys.clone(), &sample.label_streams));
         Lane {
             number,
             joins: joins.collect(),
-            feature_accounts: spec.groups.iter().map(|group| vec![FeatureAccount::default(); group.uses.len()]).collect(),
+            feature_accounts: spec
+                .groups
+                .iter()
+                .map(|group| vec![FeatureAccount::default(); group.uses.len()])
+                .collect(),
             history,
             spec,
             frontier: Watermark::MIN,
@@ -165,7 +182,8 @@ impl Lane {
             write(store).advance(watermark, advance.oldest_needed);
         }
         let lag = |sample: usize| self.spec.samples[sample].serving_lag_ms;
-        let oldest = (0..self.joins.len()).filter_map(|sample| self.joins[sample].oldest_unevaluated(lag(sample))).min();
+        let oldest =
+            (0..self.joins.len()).filter_map(|sample| self.joins[sample].oldest_unevaluated(lag(sample))).min();
         out.applied = Some(Applied { watermark: advance.watermark, oldest_needed: oldest.unwrap_or(i64::MAX) });
     }
 
@@ -214,7 +232,11 @@ impl Lane {
                 memory_bytes: store.memory_bytes() as u64,
             }
         });
-        LaneCounts { frontier: self.frontier.max(self.restored_frontier).0, samples: samples.collect(), groups: groups.collect() }
+        LaneCounts {
+            frontier: self.frontier.max(self.restored_frontier).0,
+            samples: samples.collect(),
+            groups: groups.collect(),
+        }
     }
 }
 
@@ -226,12 +248,7 @@ fn lane_rows(routed: &RoutedBatch, route: usize, lane: usize) -> LaneRows<'_> {
 const NULLABLE: &str = "the plan makes every derived feature nullable, so a row that fails is null";
 
 /// Reads one group's features of many (entity, instant) pairs from the lanes that own the entities.
-fn evaluate(
-    history: &FeatureHistory,
-    group: usize,
-    entities: &[u128],
-    instants: &[EventTime],
-) -> RecordBatch {
+fn evaluate(history: &FeatureHistory, group: usize, entities: &[u128], instants: &[EventTime]) -> RecordBatch {
     let lanes = history.len();
     if lanes == 1 {
         return read(&history[0][group]).evaluate(entities, instants).expect(NULLABLE);

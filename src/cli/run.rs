@@ -49,7 +49,9 @@ pub fn run(args: &RunArgs) -> ExitCode {
     };
     let options = RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh };
     if args.keep_serving && plan.serve.is_none() {
-        eprint_text("error: --keep-serving needs `serve:` in the pipeline file, such as `serve: { listen: 127.0.0.1:8080 }`");
+        eprint_text(
+            "error: --keep-serving needs `serve:` in the pipeline file, such as `serve: { listen: 127.0.0.1:8080 }`",
+        );
         return ExitCode::from(EXIT_USAGE);
     }
     match start(plan, options, args) {
@@ -148,7 +150,11 @@ impl Status {
             while !signal.wait(every) {
                 let now = moment(&board.view());
                 let line = status_line(&before, &now);
-                if terminal { rewrite(&line) } else { eprint_text(&line) }
+                if terminal {
+                    rewrite(&line)
+                } else {
+                    eprint_text(&line)
+                }
                 before = now;
             }
             if terminal {
@@ -173,7 +179,8 @@ fn rewrite(line: &str) {
 /// The board as the status line wants it.
 pub fn moment(view: &RunView) -> RunMoment {
     let anchors = view.counts.samples.iter().map(|sample| sample.anchor);
-    let attached: u64 = view.counts.samples.iter().filter_map(|sample| sample.labels.first()).map(|label| label.attached).sum();
+    let attached: u64 =
+        view.counts.samples.iter().filter_map(|sample| sample.labels.first()).map(|label| label.attached).sum();
     RunMoment {
         elapsed_ms: view.now_ms.saturating_sub(view.started_ms),
         events: view.records_this_run,

@@ -21,7 +21,9 @@ pub enum ChainError {
     Refused(#[from] ClaimRefusal),
     #[error("manifest {path} is damaged ({found}): restore it from a backup, or start anew with --fresh")]
     Damaged { path: String, found: String },
-    #[error("another process (writer {writer}, epoch {epoch}) has taken over this pipeline's state; this one stops without committing")]
+    #[error(
+        "another process (writer {writer}, epoch {epoch}) has taken over this pipeline's state; this one stops without committing"
+    )]
     Fenced { writer: String, epoch: u64 },
 }
 
@@ -97,22 +99,23 @@ impl Chain {
     pub fn claim(store: Arc<dyn Store>, identity: &Identity<'_>) -> Result<Chain, ChainError> {
         loop {
             let last = read_last(store.as_ref())?;
-            let claim = match protocol::claim(last.as_ref().map(|(last, _)| last), identity.pipeline, identity.semantics) {
-                ClaimDecision::Birth => birth(identity),
-                ClaimDecision::TakeOver { number, epoch } => {
-                    let (last, sha256) = last.expect("only an existing chain is taken over");
-                    Manifest {
-                        kind: ManifestKind::Claim,
-                        number,
-                        epoch,
-                        writer: identity.writer.clone(),
-                        parent_sha256: sha256,
-                        committed_at_ms: identity.now_ms,
-                        ..last
+            let claim =
+                match protocol::claim(last.as_ref().map(|(last, _)| last), identity.pipeline, identity.semantics) {
+                    ClaimDecision::Birth => birth(identity),
+                    ClaimDecision::TakeOver { number, epoch } => {
+                        let (last, sha256) = last.expect("only an existing chain is taken over");
+                        Manifest {
+                            kind: ManifestKind::Claim,
+                            number,
+                            epoch,
+                            writer: identity.writer.clone(),
+                            parent_sha256: sha256,
+                            committed_at_ms: identity.now_ms,
+                            ..last
+                        }
                     }
-                }
-                ClaimDecision::Refuse(refusal) => return Err(refusal.into()),
-            };
+                    ClaimDecision::Refuse(refusal) => return Err(refusal.into()),
+                };
             match create(store.as_ref(), &claim)? {
                 (CommitOutcome::Committed, sha256) => {
                     let writer = identity.writer.clone();

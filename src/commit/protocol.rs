@@ -17,14 +17,19 @@ pub enum ClaimDecision {
     /// Nothing there: be born with manifest 0.
     Birth,
     /// Write number `last + 1` with epoch `epoch`, otherwise a copy of the last one.
-    TakeOver { number: u64, epoch: u64 },
+    TakeOver {
+        number: u64,
+        epoch: u64,
+    },
     Refuse(ClaimRefusal),
 }
 
 /// Why a chain cannot be taken over.
 #[derive(Debug, PartialEq, thiserror::Error)]
 pub enum ClaimRefusal {
-    #[error("the state was written in format {found}, this version reads format {FORMAT}: run the version that wrote it, or start anew with --fresh")]
+    #[error(
+        "the state was written in format {found}, this version reads format {FORMAT}: run the version that wrote it, or start anew with --fresh"
+    )]
     Format { found: u32 },
     #[error("the state belongs to pipeline `{found}`, not to `{expected}`: choose another state.path")]
     OtherPipeline { found: String, expected: String },
@@ -69,7 +74,10 @@ fn changed_nodes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>)
 pub enum CommitOutcome {
     Committed,
     /// Another writer has the number: drop everything and stop.
-    Fenced { epoch: u64, writer: String },
+    Fenced {
+        epoch: u64,
+        writer: String,
+    },
     /// Nothing is there: write the same bytes again.
     WriteAgain,
 }

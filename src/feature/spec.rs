@@ -24,7 +24,12 @@ pub struct GroupSpec {
 
 impl GroupSpec {
     pub fn longest_window_ms(&self) -> DurationMs {
-        self.aggregates.iter().flat_map(|aggregate| &aggregate.windows).map(|window| window.window_ms).max().unwrap_or(0)
+        self.aggregates
+            .iter()
+            .flat_map(|aggregate| &aggregate.windows)
+            .map(|window| window.window_ms)
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -50,7 +55,9 @@ pub enum AggregateKind {
     /// The value of the last event by (ts, id, content hash). Empty: null.
     Last,
     /// The last `k` values, newest first. Empty: an empty list.
-    LastK { k: usize },
+    LastK {
+        k: usize,
+    },
 }
 
 impl AggregateKind {

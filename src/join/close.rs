@@ -150,7 +150,10 @@ impl JoinState {
             let distance = if ts <= label_time { label_time - ts } else { ts - label_time };
             (ts > label_time, distance, id(row))
         };
-        let best = rivals.into_iter().filter(|rival| self.claims(label, at, time(*rival), longest)).min_by_key(|rival| rank(*rival));
+        let best = rivals
+            .into_iter()
+            .filter(|rival| self.claims(label, at, time(*rival), longest))
+            .min_by_key(|rival| rank(*rival));
         best == Some(RowRef::new(number, row))
     }
 }

@@ -7,8 +7,8 @@
 //! two came first, an early label needs no place of its own, and a label never moves.
 
 use crate::event::{DecodedBatch, EventTime, Fingerprint, LabelAccount};
-use crate::join::{LabelSpec, Take};
 use crate::join::index::{Index, RowRef};
+use crate::join::{LabelSpec, Take};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
@@ -204,8 +204,7 @@ impl Labels {
         let Some(found) = found else { return Admission::New };
         let old = self.bucket(found);
         let at = found.row() as usize;
-        let (old_order, new_order) =
-            ((old.event_time[at], old.content[at]), (label.event_time, label.content));
+        let (old_order, new_order) = ((old.event_time[at], old.content[at]), (label.event_time, label.content));
         let decided = !matches!(old.state[at], LabelState::Waiting | LabelState::PassedOver);
         if old_order == new_order {
             if decided || old.came_at[at] <= label.came_at {

@@ -5,7 +5,8 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock, Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock,
+    Watermark,
 };
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
@@ -126,7 +127,8 @@ impl JoinState {
         let mine = keys.mask(groups);
         if let Some(mask) = mine.filter(|_| segment.id.is_none()) {
             let filter = |batch: &RecordBatch| {
-                filter_record_batch(batch, &mask).map_err(|error| RestoreError { what: "impressions", reason: error.to_string() })
+                filter_record_batch(batch, &mask)
+                    .map_err(|error| RestoreError { what: "impressions", reason: error.to_string() })
             };
             let Payload::Memory(rows) = &segment.payload else {
                 return Err(RestoreError { what: "impressions", reason: "split rows must be in memory".into() });
@@ -181,7 +183,13 @@ impl JoinState {
     }
 
     /// Brings back identities of closed impressions, before any that are pending.
-    pub fn restore_closed_ids(&mut self, bucket: u32, keys: &RecordBatch, groups: &Range<u16>, stored: bool) -> Result<(), RestoreError> {
+    pub fn restore_closed_ids(
+        &mut self,
+        bucket: u32,
+        keys: &RecordBatch,
+        groups: &Range<u16>,
+        stored: bool,
+    ) -> Result<(), RestoreError> {
         let id = fingerprints_of(keys, "id")?;
         let key_group = column::<UInt8Type>(keys, "key_group")?;
         let entry = self.closed.entry(bucket).or_insert(ClosedBucket { id: Vec::new(), key_group: Vec::new(), stored });
@@ -336,7 +344,8 @@ fn merge(mut group: Vec<Part>) -> Part {
         let groups = group[0].features.as_ref().map_or(0, Vec::len);
         (0..groups)
             .map(|index| {
-                let batches: Vec<&RecordBatch> = group.iter().flat_map(|part| part.features.as_ref()).map(|features| &features[index]).collect();
+                let batches: Vec<&RecordBatch> =
+                    group.iter().flat_map(|part| part.features.as_ref()).map(|features| &features[index]).collect();
                 concat_batches(&batches[0].schema(), batches).expect("outputs of one group have one schema")
             })
             .collect()
@@ -415,8 +424,14 @@ impl Writer {
             let rows = record_batch(vec![
                 ("id", fingerprint_array(&ids)),
                 ("content", Arc::new(UInt64Array::from_iter_values(decisions.iter().map(|decision| decision.content)))),
-                ("key_group", Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.key_group)))),
-                ("state", Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.state as u8)))),
+                (
+                    "key_group",
+                    Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.key_group))),
+                ),
+                (
+                    "state",
+                    Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.state as u8))),
+                ),
                 ("by", Arc::new(Int64Array::from_iter_values(decisions.iter().map(|decision| decision.by as i64)))),
             ]);
             let segment = self.next_segment();
@@ -455,7 +470,8 @@ impl Writer {
 const LABEL_KEY_COLUMNS: usize = 6;
 
 fn record_batch(fields: Vec<(&str, ArrayRef)>) -> RecordBatch {
-    let schema = fields.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect::<Vec<_>>();
+    let schema =
+        fields.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect::<Vec<_>>();
     let arrays = fields.into_iter().map(|(_, array)| array).collect();
     RecordBatch::try_new(Arc::new(Schema::new(schema)), arrays).expect("columns of one block have one length")
 }
@@ -481,7 +497,8 @@ fn key_block(bucket: &Bucket, part: &Part) -> RecordBatch {
         fields.push(("key", key));
     }
     if part.features.is_none() {
-        fields.extend(names.iter().zip(&part.entities).map(|(name, prints)| (name.as_str(), fingerprint_array(prints))));
+        fields
+            .extend(names.iter().zip(&part.entities).map(|(name, prints)| (name.as_str(), fingerprint_array(prints))));
     }
     record_batch(fields)
 }
@@ -508,7 +525,10 @@ fn split_features(batch: &RecordBatch, groups: usize) -> Result<Vec<RecordBatch>
         let slot = fields.get_mut(group).ok_or_else(|| bad(format!("group {group} of {groups}")))?;
         slot.push((name.to_owned(), array.clone()));
     }
-    Ok(fields.into_iter().map(|fields| record_batch(fields.iter().map(|(name, array)| (name.as_str(), array.clone())).collect())).collect())
+    Ok(fields
+        .into_iter()
+        .map(|fields| record_batch(fields.iter().map(|(name, array)| (name.as_str(), array.clone())).collect()))
+        .collect())
 }
 
 /// The identity columns of a block.
@@ -551,7 +571,10 @@ fn named<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, Restore
     batch.column_by_name(name).ok_or_else(|| RestoreError { what: "keys", reason: format!("column {name} is missing") })
 }
 
-fn column<T: arrow::datatypes::ArrowPrimitiveType>(batch: &RecordBatch, name: &str) -> Result<Vec<T::Native>, RestoreError> {
+fn column<T: arrow::datatypes::ArrowPrimitiveType>(
+    batch: &RecordBatch,
+    name: &str,
+) -> Result<Vec<T::Native>, RestoreError> {
     let array = named(batch, name)?;
     let array = array.as_primitive_opt::<T>().ok_or_else(|| RestoreError {
         what: "keys",

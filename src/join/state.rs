@@ -1,8 +1,7 @@
 //! State: the pending impressions of one sample in one lane, and the labels that wait for them.
 
 use crate::event::{
-    AnchorAccount, CloseReason, DecodedBatch, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
-    key_group,
+    AnchorAccount, CloseReason, DecodedBatch, EventTime, Fingerprint, LabelAccount, Payload, Watermark, key_group,
 };
 use crate::invariant;
 use crate::join::JoinSpec;
@@ -105,11 +104,7 @@ pub struct JoinState {
 
 impl JoinState {
     /// `label_streams` gives each label stream's schema and keys, in the order of `spec.labels`.
-    pub fn new(
-        spec: Arc<JoinSpec>,
-        keys: AnchorKeys,
-        label_streams: &[(SchemaRef, LabelKeys)],
-    ) -> Self {
+    pub fn new(spec: Arc<JoinSpec>, keys: AnchorKeys, label_streams: &[(SchemaRef, LabelKeys)]) -> Self {
         let labels = spec.labels.iter().zip(label_streams);
         JoinState {
             by_key: (keys.key != keys.id).then(Index::default),
@@ -267,9 +262,9 @@ impl JoinState {
 
     fn newest_of_key(&self, key: Fingerprint) -> Option<RowRef> {
         let buckets = &self.buckets;
-        self.by_key.as_ref()?.get(key, |row| {
-            buckets.get(&row.bucket()).is_some_and(|bucket| bucket.key[row.row() as usize] == key)
-        })
+        self.by_key
+            .as_ref()?
+            .get(key, |row| buckets.get(&row.bucket()).is_some_and(|bucket| bucket.key[row.row() as usize] == key))
     }
 
     /// All pending rows of a key when several may share it, newest arrival first; empty when the key is the id.
@@ -415,7 +410,9 @@ impl JoinState {
             Watermark::MIN => 0,
             Watermark::MAX => u32::MAX,
             // bucket_end + reach < watermark
-            Watermark(at) => at.saturating_sub(reach + 1).div_euclid(self.spec.bucket_ms).clamp(0, u32::MAX as i64) as u32,
+            Watermark(at) => {
+                at.saturating_sub(reach + 1).div_euclid(self.spec.bucket_ms).clamp(0, u32::MAX as i64) as u32
+            }
         }
     }
 

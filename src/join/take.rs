@@ -6,9 +6,7 @@ use crate::join::index::RowRef;
 use crate::join::label::Labels;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, new_null_array};
 use arrow::compute::interleave;
-use arrow::datatypes::{
-    DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType,
-};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -41,7 +39,12 @@ pub(super) fn label_columns(labels: &Labels, found: &[RowRef], ends: &[u32]) -> 
 }
 
 fn selected(labels: &Labels, column: usize) -> usize {
-    labels.spec.select.iter().position(|other| *other == column).expect("the plan selects the column that is aggregated")
+    labels
+        .spec
+        .select
+        .iter()
+        .position(|other| *other == column)
+        .expect("the plan selects the column that is aggregated")
 }
 
 fn column_type(labels: &Labels, column: usize) -> DataType {
@@ -107,9 +110,7 @@ fn extreme(labels: &Labels, column: usize, rows: &[RowRef], largest: bool) -> Op
         let Some(value) = number(labels, column, row) else { continue };
         let wins = match best {
             None => true,
-            Some((old, old_row)) => {
-                better(value, old) || (value == old && labels.order(row) < labels.order(old_row))
-            }
+            Some((old, old_row)) => better(value, old) || (value == old && labels.order(row) < labels.order(old_row)),
         };
         if wins {
             best = Some((value, row));
@@ -137,7 +138,8 @@ fn sum<'a>(labels: &Labels, column: usize, rows: impl Iterator<Item = &'a [RowRe
     } else {
         Arc::new(Int64Array::from_iter(rows.map(|of| {
             let numbers = numbers(of);
-            let total: i128 = numbers.iter().map(|value| if let Number::Int(value) = value { *value as i128 } else { 0 }).sum();
+            let total: i128 =
+                numbers.iter().map(|value| if let Number::Int(value) = value { *value as i128 } else { 0 }).sum();
             (!numbers.is_empty()).then(|| total.clamp(i64::MIN as i128, i64::MAX as i128) as i64)
         })))
     }

@@ -62,9 +62,8 @@ pub fn routed_streams(plan: &Plan, cell: &CellSpec, partitions: &[PartitionId]) 
                 StreamUse::Feature { entity, .. } => entity,
             })
             .collect();
-        let carries = |partition: &&PartitionId| {
-            plan.inputs[partition.input as usize].streams.contains(&(number as StreamId))
-        };
+        let carries =
+            |partition: &&PartitionId| plan.inputs[partition.input as usize].streams.contains(&(number as StreamId));
         RoutedStream {
             time: stream.time,
             is_anchor: plan.samples.iter().any(|sample| sample.join.anchor as usize == number),

@@ -108,7 +108,12 @@ impl Committer {
         Ok(())
     }
 
-    fn commit(&mut self, parts: Parts, base: &LaneCounts, dropped: &mut VecDeque<(u64, String)>) -> Result<u64, RunError> {
+    fn commit(
+        &mut self,
+        parts: Parts,
+        base: &LaneCounts,
+        dropped: &mut VecDeque<(u64, String)>,
+    ) -> Result<u64, RunError> {
         let started = self.clock.monotonic_ms();
         let conductor = parts.conductor.expect("the parts are complete");
         let number = conductor.number;
@@ -227,7 +232,12 @@ impl Committer {
             invariant!(F1, counts.anchor.balances(), "sample {sample}: {:?}", counts.anchor);
             invariant!(F1, counts.labels.iter().all(|label| label.balances()), "sample {sample}: {:?}", counts.labels);
             let accepted = conductor.anchor_accepted[sample];
-            invariant!(F1, counts.anchor.accepted() == accepted, "sample {sample}: {:?} of {accepted} rows", counts.anchor);
+            invariant!(
+                F1,
+                counts.anchor.accepted() == accepted,
+                "sample {sample}: {:?} of {accepted} rows",
+                counts.anchor
+            );
             for (label, accepted) in counts.labels.iter().zip(&conductor.label_accepted[sample]) {
                 invariant!(F1, label.accepted() == *accepted, "sample {sample}: {label:?} of {accepted} rows");
             }

@@ -305,7 +305,8 @@ impl Conductor {
         // A lane that is done must not roll up what another one has yet to read.
         let (_, oldest) = self.frontier.get(self.cell.serving_lag_max_ms());
         let oldest_needed = oldest.min(self.router.online_instant(0).unwrap_or(i64::MIN));
-        let end = Advance { watermark: Watermark::MAX, frontier: Watermark::MAX, oldest_needed, reason: CloseReason::End };
+        let end =
+            Advance { watermark: Watermark::MAX, frontier: Watermark::MAX, oldest_needed, reason: CloseReason::End };
         self.tell(LaneInput::Advance(end));
     }
 

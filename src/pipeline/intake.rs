@@ -25,10 +25,16 @@ const POLL_TIMEOUT: Duration = Duration::from_millis(50);
 /// What comes out, in order.
 pub enum Arrival {
     /// A batch, decoded by each stream of its input.
-    Batch { raw_delta: crate::event::PositionDelta, decoded: Vec<DecodedBatch> },
+    Batch {
+        raw_delta: crate::event::PositionDelta,
+        decoded: Vec<DecodedBatch>,
+    },
     CaughtUp(PartitionId),
     Ended(PartitionId),
-    Connection { ready: bool, message: String },
+    Connection {
+        ready: bool,
+        message: String,
+    },
 }
 
 enum Ticketed {

@@ -91,7 +91,12 @@ pub enum CutPart {
     Rejected(Vec<crate::event::Rejected>),
 }
 
-pub fn run(number: usize, mut lane: Lane, input: Receiver<LaneInput>, mut outlets: LaneOutlets) -> Result<(), RunError> {
+pub fn run(
+    number: usize,
+    mut lane: Lane,
+    input: Receiver<LaneInput>,
+    mut outlets: LaneOutlets,
+) -> Result<(), RunError> {
     let mut out = LaneOutput::default();
     for message in input {
         let roll = matches!(message, LaneInput::Cut { roll: true, .. });

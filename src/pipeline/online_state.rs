@@ -42,7 +42,9 @@ pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<Loaded
     })?;
     let (mut entities, mut step) = (0, 0);
     for group in &mut groups {
-        while let Some(batch) = group.take_due(instant, ENTITIES_AT_ONCE).map_err(|error| RunError::Online(error.to_string()))? {
+        while let Some(batch) =
+            group.take_due(instant, ENTITIES_AT_ONCE).map_err(|error| RunError::Online(error.to_string()))?
+        {
             step += 1;
             let rows: Vec<u32> = (0..batch.entities.len() as u32).collect();
             let version = Version::new(head.born_at_ms.max(0) as u64, head.epoch as u32, head.cut, step);

@@ -1,7 +1,7 @@
 //! Restore: reads the blocks that the last manifest names and gives each lane its own.
 
 use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
-use crate::commit::{BlockEntry, Manifest, ObjectError, ObjectEntry, block_ref, read_block, read_footer};
+use crate::commit::{BlockEntry, Manifest, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind, Payload, SegmentId};
 use crate::join::{ClosedRows, Segment};
@@ -79,7 +79,9 @@ pub fn restore_lane(
         others.into_values().partition(|found| found.entry.class.kind == BlockKind::ClosedIds);
     let (filed, open): (Vec<_>, Vec<_>) = segments
         .into_iter()
-        .filter_map(|((_, id, _), blocks)| Some((id, blocks.keys.as_ref().map(|keys| reader.is_filed(keys.entry))?, blocks)))
+        .filter_map(|((_, id, _), blocks)| {
+            Some((id, blocks.keys.as_ref().map(|keys| reader.is_filed(keys.entry))?, blocks))
+        })
         .partition(|(_, filed, _)| *filed);
     // Rows that closed without a file close again, and tell their ids themselves.
     for found in closed.into_iter().filter(|found| reader.is_filed(found.entry)) {

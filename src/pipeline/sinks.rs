@@ -21,8 +21,15 @@ const UNSTORED_BYTES_MAX: u64 = 8 << 20;
 
 pub enum SinkInput {
     /// `recount` is false for rows that were counted before a restart.
-    Closed { sample: u16, rows: ClosedRows, recount: bool },
-    Cut { number: u64, roll: bool },
+    Closed {
+        sample: u16,
+        rows: ClosedRows,
+        recount: bool,
+    },
+    Cut {
+        number: u64,
+        roll: bool,
+    },
 }
 
 /// What one sink adds to a commit.

@@ -95,7 +95,8 @@ impl Start<'_> {
         let positions = self.positions(&head)?;
         let until_end = self.options.until_end;
         self.world.board.update(|view| view.phase = Phase::Connecting);
-        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)? else {
+        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)?
+        else {
             return Ok(self.summary(head.number, 0));
         };
         check_files(&head, &self.plan, &opened.files)?;
@@ -114,8 +115,9 @@ impl Start<'_> {
         committer.publish(&head)?;
         self.sweep(&head, &sample_stores, &committer)?;
 
-        let online = OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
-            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        let online =
+            OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
+                .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         self.world.board.update(|view| view.online = Some(online.stats()));
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
@@ -241,8 +243,12 @@ impl Start<'_> {
                 Some(Track { stream: stream_number(&track.stream)? as u16, partition, newest: track.newest })
             })
             .collect();
-        let accounts: Vec<_> =
-            self.plan.streams.iter().map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default()).collect();
+        let accounts: Vec<_> = self
+            .plan
+            .streams
+            .iter()
+            .map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default())
+            .collect();
         router.restore(positions, &tracks, head.watermark, &accounts);
         router
     }
@@ -257,7 +263,11 @@ impl Start<'_> {
 
     fn sample_stores(&self) -> Result<Vec<Option<Arc<dyn Store>>>, RunError> {
         let open = |path: &Path| Ok(Arc::new(LocalStore::open(path)?) as Arc<dyn Store>);
-        self.plan.samples.iter().map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose()).collect()
+        self.plan
+            .samples
+            .iter()
+            .map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose())
+            .collect()
     }
 
     fn naming(&self, sample: &str, lane: usize, head: &Manifest) -> FileNaming {
@@ -270,7 +280,12 @@ impl Start<'_> {
         }
     }
 
-    fn parquet_sinks(&self, lane: usize, head: &Manifest, stores: &[Option<Arc<dyn Store>>]) -> Vec<Option<ParquetSink>> {
+    fn parquet_sinks(
+        &self,
+        lane: usize,
+        head: &Manifest,
+        stores: &[Option<Arc<dyn Store>>],
+    ) -> Vec<Option<ParquetSink>> {
         let sinks = self.plan.samples.iter().zip(stores).map(|(sample, store)| {
             let (spec, store) = (sample.parquet.as_ref()?, store.as_ref()?);
             let naming = self.naming(&sample.sample.name, lane, head);
@@ -357,23 +372,27 @@ impl Start<'_> {
     ) -> Result<Vec<(Lane, Vec<(u16, crate::join::ClosedRows)>)>, RunError> {
         let restore_one = |number: usize| {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let closed =
-                restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head)?;
+            let closed = restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head)?;
             Ok::<_, RunError>((lane, closed))
         };
         let lanes: Result<Vec<_>, RunError> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..cell.lanes).map(|number| scope.spawn(move || restore_one(number))).collect();
             let joined = threads.into_iter().map(|thread| {
-                thread.join().unwrap_or_else(|_| {
-                    Err(RunError::Panic { name: "restore".into(), message: "see the log".into() })
-                })
+                thread
+                    .join()
+                    .unwrap_or_else(|_| Err(RunError::Panic { name: "restore".into(), message: "see the log".into() }))
             });
             joined.collect()
         });
         let lanes = lanes?;
-        let restored_rows: u64 = lanes.iter().flat_map(|(lane, _)| lane.counts().samples).map(|sample| sample.anchor.pending).sum();
+        let restored_rows: u64 =
+            lanes.iter().flat_map(|(lane, _)| lane.counts().samples).map(|sample| sample.anchor.pending).sum();
         let expected: u64 = head.counts.samples.iter().map(|sample| sample.anchor.pending).sum();
-        crate::invariant!(F15, restored_rows == expected, "{restored_rows} rows are pending after a restore, the manifest says {expected}");
+        crate::invariant!(
+            F15,
+            restored_rows == expected,
+            "{restored_rows} rows are pending after a restore, the manifest says {expected}"
+        );
         let took = self.world.clock.monotonic_ms() - self.started_ms;
         self.world.board.update(|view| {
             view.restored_rows = restored_rows;
@@ -388,7 +407,9 @@ impl Start<'_> {
     fn decoders(&self) -> Vec<Vec<Decoder>> {
         let decoder = |stream: &StreamPlan| Decoder::new(stream.decode.clone());
         let inputs = self.plan.inputs.iter();
-        inputs.map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect()).collect()
+        inputs
+            .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
+            .collect()
     }
 }
 

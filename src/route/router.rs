@@ -63,7 +63,13 @@ impl Router {
     }
 
     /// Takes up where a manifest left off.
-    pub fn restore(&mut self, positions: Positions, tracks: &[Track], watermark: EventTime, accounts: &[StreamAccount]) {
+    pub fn restore(
+        &mut self,
+        positions: Positions,
+        tracks: &[Track],
+        watermark: EventTime,
+        accounts: &[StreamAccount],
+    ) {
         self.positions = positions;
         self.watermark = watermark;
         for track in tracks {
@@ -154,9 +160,8 @@ impl Router {
             }
         }
         state.newest = newest;
-        let lanes = (0..stream.key_sets).map(|set| {
-            stream.routing_sets.contains(&set).then(|| deal(&decoded.keys[set], self.lanes))
-        });
+        let lanes = (0..stream.key_sets)
+            .map(|set| stream.routing_sets.contains(&set).then(|| deal(&decoded.keys[set], self.lanes)));
         RoutedBatch { late, watermark: self.watermark, lanes: lanes.collect(), decoded }
     }
 
@@ -199,7 +204,8 @@ impl Router {
         }
         let (since, at) = *self.idle_since.get_or_insert_with(|| {
             let low = |with_ended: bool| {
-                let known = self.tracks.iter().filter(|(_, state)| state.newest > i64::MIN && (with_ended || !state.ended));
+                let known =
+                    self.tracks.iter().filter(|(_, state)| state.newest > i64::MIN && (with_ended || !state.ended));
                 known.map(|(&(stream, _), state)| state.newest - self.streams[stream as usize].time.lateness_ms).min()
             };
             // Where nothing that is open has a time yet, that of the inputs that have ended is all there is.

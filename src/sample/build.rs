@@ -102,7 +102,8 @@ fn narrow(
         }
     };
     let sampled_out = (rows - kept.num_rows()) as u64;
-    let batch = SampleBatch { sample, rows: kept, impression_time: impression_time as Vec<EventTime>, bucket: bucket as i64 };
+    let batch =
+        SampleBatch { sample, rows: kept, impression_time: impression_time as Vec<EventTime>, bucket: bucket as i64 };
     Ok(Built { batch, sampled_out, failed_values: wide.failed })
 }
 

@@ -7,8 +7,8 @@
 
 use super::{FileNaming, SinkError};
 use crate::env::{Created, Renamed, Store, StoreError, StoreWriter, folder_of};
-pub use crate::event::StagedFile;
 use crate::event::EventTime;
+pub use crate::event::StagedFile;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ParquetMetaDataReader;

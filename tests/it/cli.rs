@@ -115,11 +115,15 @@ fn rows(folder: &Path) -> Vec<String> {
 
 fn add_rows(batch: &RecordBatch, rows: &mut Vec<String>) {
     let options = FormatOptions::default().with_null("null");
-    let columns: Vec<ArrayFormatter<'_>> =
-        batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).expect("it can be shown")).collect();
-    rows.extend((0..batch.num_rows()).map(|row| {
-        columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|")
-    }));
+    let columns: Vec<ArrayFormatter<'_>> = batch
+        .columns()
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column, &options).expect("it can be shown"))
+        .collect();
+    rows.extend(
+        (0..batch.num_rows())
+            .map(|row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join("|")),
+    );
 }
 
 fn truth(folder: &Path) -> Json {
@@ -132,12 +136,18 @@ fn check_says_that_a_good_file_is_fine_and_everything_that_is_wrong_with_a_broke
     let folder = tempfile::tempdir().expect("a folder can be made");
     fs::write(folder.path().join("good.yaml"), PIPELINE).expect("the file can be written");
     let (code, out, errors) = finish(folder.path(), &["check", "good.yaml"]);
-    assert_eq!((code, out.as_str()), (0, "pipeline small is fine: 2 streams, 1 feature group, 1 sample, 0 models\n"), "{errors}");
-    let broken = PIPELINE.replace("take: first", "take: frist").replace("    lateness: 5s\nfeatures", "    latenes: 5s\nfeatures");
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "pipeline small is fine: 2 streams, 1 feature group, 1 sample, 0 models\n"),
+        "{errors}"
+    );
+    let broken = PIPELINE
+        .replace("take: first", "take: frist")
+        .replace("    lateness: 5s\nfeatures", "    latenes: 5s\nfeatures");
     fs::write(folder.path().join("broken.yaml"), broken).expect("the file can be written");
     let (code, out, errors) = finish(folder.path(), &["check", "broken.yaml"]);
     assert_eq!((code, out.as_str()), (2, ""), "{errors}");
-    for part in ["broken.yaml:29", "did you mean `lateness`?", "did you mean `first`?"] {
+    for part in ["broken.yaml:25", "did you mean `lateness`?", "did you mean `first`?"] {
         assert!(errors.contains(part), "{part} is not in:\n{errors}");
     }
     let (code, _, errors) = finish(folder.path(), &["check", "nowhere.yaml"]);
@@ -204,7 +214,8 @@ fn a_second_run_over_finished_files_says_that_nothing_is_new_and_serve_answers_f
 
     // The last click's user has that click in the last hour, as of the end of the log.
     let clicks = fs::read_to_string(folder.path().join("data/clicks.ndjson")).expect("the clicks are there");
-    let click = clicks.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok()).filter(|click| click["ts"].is_i64());
+    let click =
+        clicks.lines().filter_map(|line| serde_json::from_str::<Json>(line).ok()).filter(|click| click["ts"].is_i64());
     let click = click.max_by_key(|click| click["ts"].as_i64()).expect("there are clicks");
     let mut server = Server::start(conjoin(folder.path(), &["serve", "p.yaml", "--set", "serve.listen=127.0.0.1:0"]));
     let (status, ready) = server.ask("GET", "/readyz", "");
@@ -229,7 +240,11 @@ fn run_keeps_serving_after_its_inputs_have_ended_if_told_to() {
     let args = ["run", "p.yaml", "--set", "serve.listen=127.0.0.1:0", "--keep-serving"];
     let mut server = Server::start(conjoin(folder.path(), &args));
     let since = Instant::now();
-    while server.ask("GET", "/metrics", "").1.lines().all(|line| line != r#"conjoin_sample_rows_total{outcome="emitted",sample="ctr"} 2000"#)
+    while server
+        .ask("GET", "/metrics", "")
+        .1
+        .lines()
+        .all(|line| line != r#"conjoin_sample_rows_total{outcome="emitted",sample="ctr"} 2000"#)
     {
         assert!(since.elapsed() < DEADLINE, "the pipeline did not come to its end");
         std::thread::sleep(Duration::from_millis(100));
@@ -267,7 +282,10 @@ fn a_demo_does_not_clear_a_folder_that_is_not_its_own() {
 #[test]
 fn a_run_that_is_told_to_stop_commits_and_the_next_one_comes_to_the_same_samples() {
     let folder = workspace(150_000);
-    let (code, _, errors) = finish(folder.path(), &["run", "p.yaml", "--set", "state.path=whole/state", "--set", "samples.ctr.write.parquet.path=whole/samples"]);
+    let (code, _, errors) = finish(
+        folder.path(),
+        &["run", "p.yaml", "--set", "state.path=whole/state", "--set", "samples.ctr.write.parquet.path=whole/samples"],
+    );
     assert_eq!(code, 0, "{errors}");
     let manifests = || files(&folder.path().join("out/state/manifests"), ".json").len();
     let mut run = conjoin(folder.path(), &["run", "p.yaml"])
@@ -327,7 +345,10 @@ impl Server {
 
     fn ask(&mut self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut connection = TcpStream::connect(&self.addr).expect("the server listens");
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
         connection.write_all(request.as_bytes()).expect("the request is sent");
         let mut answer = String::new();
         connection.read_to_string(&mut answer).expect("the answer is text");

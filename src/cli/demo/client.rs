@@ -50,7 +50,8 @@ fn read_answer(connection: &mut impl BufRead) -> std::io::Result<(u16, Vec<u8>)>
     let wrong = |what: &str| std::io::Error::new(std::io::ErrorKind::InvalidData, what);
     let mut line = String::new();
     connection.read_line(&mut line)?;
-    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| wrong("no status line"))?;
+    let status =
+        line.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or_else(|| wrong("no status line"))?;
     let mut length = None;
     loop {
         line.clear();

@@ -51,31 +51,39 @@ pub fn demo(args: &DemoArgs) -> ExitCode {
     }
 }
 
+/// Sections are set apart by an empty line.
+fn section(text: &str) {
+    print_text(&format!("\n{text}"));
+}
+
 /// Returns whether what came out is what the truth says.
 fn run(args: &DemoArgs) -> Result<bool, String> {
-    print_text("Conjoin demo: slates shown in a made-up shop, and the clicks and conversions after them\n");
+    print_text("Conjoin demo: the impressions, clicks and conversions of a made-up shop");
     let plan = pipeline::plan(args)?;
     pipeline::clear(&args.dir)?;
     let data = data::prepare(args)?;
-    print_text(&report::events(&data, &args.data));
+    section(&report::events(&data, &args.data));
     let demo = pipeline::Demo::start(args, plan)?;
     let ran = demo.run(data.records())?;
-    print_text(&report::run(&ran));
+    section(&report::run(&ran));
+    if demo.stop.requested() {
+        return Ok(true);
+    }
+    section(&report::streams(&ran));
     let found = samples::read(&args.dir.join("samples"))?;
     let comparison = report::compare(&ran, &data.truth, &found);
-    print_text(&report::samples(&ran, &found, &args.dir));
-    print_text(&comparison.text);
-    if demo.stop.requested() {
-        return Ok(comparison.equal);
-    }
+    section(&report::samples(&ran, &found, &args.dir));
+    section(&report::labels(&found));
+    section(&comparison.text);
     let last = data::last_slate(&args.data)?;
-    print_text(&tryout::show(&demo, &last)?);
-    print_text(&report::further(args, demo.server.addr, &last));
+    section(&tryout::features(&demo, &last)?);
+    section(&tryout::ranking(&demo, &last)?);
+    section(&report::further(args, demo.server.addr, &last));
     if args.serve {
         let pulse = OnlineWriter::start(demo.online.clone(), WriterLimits::default(), args.seed)
             .map_err(|error| format!("cannot start a thread: {error}"))?;
         show_store_alone(&demo.board, pulse.stats());
-        print_text(&format!("\nserving on http://{} until Ctrl-C", demo.server.addr));
+        section(&format!("serving on http://{} until Ctrl-C", demo.server.addr));
         while !demo.stop.wait(Duration::from_secs(3600)) {}
     }
     Ok(comparison.equal)

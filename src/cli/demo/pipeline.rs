@@ -24,7 +24,8 @@ const MARKER: &str = ".conjoin-demo";
 
 /// The demo's plan, with its folders where the options want them.
 pub fn plan(args: &DemoArgs) -> Result<Arc<Plan>, String> {
-    let data = |stream: &str| format!("streams.{stream}.file.path={}", args.data.join(format!("{stream}.ndjson")).display());
+    let data =
+        |stream: &str| format!("streams.{stream}.file.path={}", args.data.join(format!("{stream}.ndjson")).display());
     let mut sets = vec![
         format!("samples.ctr.write.parquet.path={}", args.dir.join("samples").display()),
         format!("state.path={}", args.dir.join("state").display()),
@@ -55,7 +56,8 @@ pub fn clear(folder: &Path) -> Result<(), String> {
         fs::remove_dir_all(&path).map_err(failed)?;
     }
     fs::create_dir_all(folder).map_err(failed)?;
-    fs::write(folder.join(MARKER), "A folder of `conjoin demo`: the next demo replaces what is in it.\n").map_err(failed)
+    fs::write(folder.join(MARKER), "A folder of `conjoin demo`: the next demo replaces what is in it.\n")
+        .map_err(failed)
 }
 
 /// The demo, from its server's start to its end.
@@ -108,7 +110,8 @@ impl Demo {
 
     /// Runs the pipeline over all `records`.
     pub fn run(&self, records: u64) -> Result<Ran, String> {
-        let signals = stop_on_signals(self.stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
+        let signals =
+            stop_on_signals(self.stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
         let world = World {
             clock: self.clock.clone(),
             entropy: Arc::new(SystemEntropy),
@@ -155,7 +158,10 @@ impl Progress {
                 let rate = human_count(read * 1000 / ms);
                 if terminal {
                     bar.set_position(read);
-                    bar.set_message(format!("{rate} records/s"));
+                    bar.set_message(match read < records {
+                        true => format!("{rate} records/s"),
+                        false => "all read: windows close, files are published".to_owned(),
+                    });
                 } else {
                     super::eprint_text(&format!(
                         "  {:>3} %  {} of {} records, {rate} records/s",

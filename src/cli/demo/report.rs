@@ -46,19 +46,24 @@ pub fn run(ran: &Ran) -> String {
     let mut text = String::new();
     line!(
         text,
-        "pipeline     {FILE}: {} by {} lanes, {} commits",
+        "pipeline     {FILE}: {} by {}, {}",
         human_duration_ms(ran.wall_ms as i64),
-        ran.plan.state.lanes,
-        view.commits_this_run
+        counted(ran.plan.state.lanes as u64, "lane"),
+        counted(view.commits_this_run, "commit")
     );
     line!(
         text,
-        "  {} events/s ({} records/s: a record holds one slate, click or conversion)",
+        "  {} events/s ({} records/s; a record is one slate, click or conversion)",
         per_second(rows),
         per_second(view.records_this_run)
     );
-    line!(text, "\n{:<12} {:>12} = {:>12} + {:>10} + {:>12}", "streams", "rows", "accepted", "filtered", "dead letters");
-    for (name, account) in &view.streams {
+    text
+}
+
+pub fn streams(ran: &Ran) -> String {
+    let mut text = String::new();
+    line!(text, "{:<12} {:>12} = {:>12} + {:>10} + {:>12}", "streams", "rows", "accepted", "filtered", "dead letters");
+    for (name, account) in &ran.summary.view.streams {
         line!(
             text,
             "  {name:<12} {:>10} = {:>12} + {:>10} + {:>12}",
@@ -91,7 +96,22 @@ pub fn samples(ran: &Ran, found: &Samples, folder: &Path) -> String {
         exact_count(anchor.duplicate + anchor.conflict),
         exact_count(anchor.late)
     );
-    line!(text, "\n{:<12} {:>10} {:>8} {:>10} {:>10} {:>10} {:>10}", "labels", "rows", "of all", "delay p50", "p90", "p99", "max");
+    text
+}
+
+pub fn labels(found: &Samples) -> String {
+    let mut text = String::new();
+    line!(
+        text,
+        "{:<12} {:>10} {:>8} {:>10} {:>10} {:>10} {:>10}",
+        "labels",
+        "rows",
+        "of all",
+        "delay p50",
+        "p90",
+        "p99",
+        "max"
+    );
     for ((name, _), delays) in JOINS.iter().zip(&found.delays_ms) {
         let at = |percent| percentile(delays, percent).map_or("-".to_owned(), human_duration_ms);
         line!(
@@ -137,14 +157,18 @@ pub fn compare(ran: &Ran, truth: &GenSummary, found: &Samples) -> Comparison {
     Comparison { text, equal: rows.iter().all(|(_, made, found)| made == found) }
 }
 
+fn counted(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 /// How to look further.
 pub fn further(args: &DemoArgs, addr: SocketAddr, slate: &Slate) -> String {
     let samples = args.dir.join("samples");
     let mut text = String::from("look further\n");
     line!(text, "  duckdb -c \"SELECT position, avg(clicked::INT) AS ctr, count(*) AS n");
     line!(text, "    FROM '{}/**/*.parquet' GROUP BY 1 ORDER BY 1\"", samples.display());
-    line!(text, "  python3 -c \"import pyarrow.parquet as p; print(p.read_table('{}')", samples.display());
-    line!(text, "    .slice(0, 5).to_pandas().T)\"");
+    line!(text, "  python3 -c \"import pyarrow.parquet as p; print(");
+    line!(text, "    p.read_table('{}').slice(0, 3).to_pylist())\"", samples.display());
     if args.serve {
         line!(text, "  curl -s http://{addr}/metrics");
         line!(text, "  curl -s http://{addr}/v1/features -d '{}'", features_request(slate));

@@ -69,7 +69,10 @@ mod tests {
     #[test]
     fn a_percentile_is_a_value_of_the_list() {
         let hundred: Vec<i64> = (0..=100).collect();
-        assert_eq!([0, 50, 99, 100].map(|percent| percentile(&hundred, percent)), [Some(0), Some(50), Some(99), Some(100)]);
+        assert_eq!(
+            [0, 50, 99, 100].map(|percent| percentile(&hundred, percent)),
+            [Some(0), Some(50), Some(99), Some(100)]
+        );
         assert_eq!((percentile(&[7], 50), percentile(&[], 50)), (Some(7), None));
     }
 }

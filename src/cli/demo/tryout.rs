@@ -5,6 +5,7 @@ use crate::cli::demo::data::{Item, Slate};
 use crate::cli::demo::pipeline::Demo;
 use crate::cli::demo::samples::percentile;
 use crate::env::Clock;
+use crate::model::LIBRARY_VARIABLE;
 use serde_json::{Value as Json, json};
 
 /// The group that is looked up, and the model that ranks.
@@ -31,37 +32,35 @@ pub fn rank_request(slate: &Slate) -> Json {
     })
 }
 
-/// Looks features up and ranks, and says what came.
-pub fn show(demo: &Demo, slate: &Slate) -> Result<String, String> {
+/// Looks the user's features up.
+pub fn features(demo: &Demo, slate: &Slate) -> Result<String, String> {
     let mut client = Client::connect(demo.server.addr)?;
     let request = features_request(slate);
     let found = client.post("/v1/features", &request)?;
     let latency = latency(demo, &mut client, "/v1/features", &request)?;
-    let mut text = format!("\nfeatures     of user {}, in {latency}\n", slate.user_id);
+    let mut text = format!("features     of user {}, in {latency}\n", slate.user_id);
     for (name, column) in found["features"].as_object().into_iter().flatten() {
         text += &format!("  {name:<24} {}\n", shown_value(&column["values"][0]));
-    }
-    match &demo.no_model {
-        Some(error) => text += &skipped(error),
-        None => text += &rank(demo, &mut client, slate)?,
     }
     Ok(text)
 }
 
-fn rank(demo: &Demo, client: &mut Client, slate: &Slate) -> Result<String, String> {
+/// Ranks the slate for its user, or says why not.
+pub fn ranking(demo: &Demo, slate: &Slate) -> Result<String, String> {
+    if let Some(error) = &demo.no_model {
+        return Ok(skipped(error));
+    }
+    let mut client = Client::connect(demo.server.addr)?;
     let request = rank_request(slate);
     let answer = client.post("/v1/rank", &request)?;
-    let latency = latency(demo, client, "/v1/rank", &request)?;
+    let latency = latency(demo, &mut client, "/v1/rank", &request)?;
     let scores = answer["scores"].as_array().ok_or("the ranking answer has no scores")?;
-    let mut ranked: Vec<(f64, &Item)> =
-        scores.iter().filter_map(Json::as_f64).zip(&slate.items).collect();
+    let mut ranked: Vec<(f64, &Item)> = scores.iter().filter_map(Json::as_f64).zip(&slate.items).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
     let best = ranked.first().map_or(1.0, |(score, _)| score.max(f64::MIN_POSITIVE));
     let version = answer["model_version"].as_str().unwrap_or_default();
-    let mut text = format!(
-        "\nranking      {} items for that user by {MODEL}/{version}/model.onnx, in {latency}\n",
-        ranked.len()
-    );
+    let mut text =
+        format!("ranking      {} items for that user by {MODEL}/{version}/model.onnx, in {latency}\n", ranked.len());
     for (score, item) in ranked {
         let bar = "━".repeat((score / best * BAR_WIDTH).round() as usize);
         text += &format!("  {:<10} {:>9.2}   score {score:.4}  {bar}\n", item.id, item.price);
@@ -103,9 +102,13 @@ fn shown_value(value: &Json) -> String {
 
 /// Why nothing is ranked, and how it would be.
 fn skipped(error: &str) -> String {
-    let mut text = String::from("\nranking      skipped\n");
+    let mut text = String::from("ranking      skipped\n");
     for line in super::report::wrapped(error, 74) {
         text += &format!("  {line}\n");
     }
-    text + "  `make demo` finds or downloads the library by itself; by hand:\n  export ORT_DYLIB_PATH=$(scripts/onnxruntime.sh)\n"
+    if error.contains(LIBRARY_VARIABLE) {
+        text += "  `make demo` finds or downloads the library by itself; by hand:\n";
+        text += &format!("  export {LIBRARY_VARIABLE}=$(scripts/onnxruntime.sh)\n");
+    }
+    text
 }

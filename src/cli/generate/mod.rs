@@ -147,7 +147,9 @@ impl<'a> Run<'a> {
             random: Random::new(options.seed, 2),
             summary: GenSummary::default(),
             auc: AucCounts::new(),
-            end_ms: options.tail.map_or(i64::MAX, |tail| options.start + span_ms(options) as i64 + tail as i64 * 60_000),
+            end_ms: options
+                .tail
+                .map_or(i64::MAX, |tail| options.start + span_ms(options) as i64 + tail as i64 * 60_000),
             impressions: StreamFile::create(&options.out, "impressions.ndjson")?,
             clicks: StreamFile::create(&options.out, "clicks.ndjson")?,
             conversions: StreamFile::create(&options.out, "conversions.ndjson")?,

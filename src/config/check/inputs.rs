@@ -101,7 +101,12 @@ fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path)
         properties: cluster.properties.iter().map(|(key, value)| (key.to_string(), scalar_text(value))).collect(),
     };
     let topic = |topic: &String| {
-        let spec = KafkaTopicSpec { topic: topic.clone(), start, connection: connection.clone(), allow_gaps: kafka.allow_gaps };
+        let spec = KafkaTopicSpec {
+            topic: topic.clone(),
+            start,
+            connection: connection.clone(),
+            allow_gaps: kafka.allow_gaps,
+        };
         (InputKind::Kafka(spec), topic.clone())
     };
     kafka.topics.names.iter().map(topic).collect()

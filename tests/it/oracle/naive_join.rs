@@ -33,9 +33,7 @@ pub fn join<'a>(events: &'a [Event], anchor: usize, rules: &[LabelRule]) -> Vec<
                     && delay <= rule.within
                     && came_at(label) <= impression.ts + longest
             };
-            let rank = |impression: &Event| {
-                (impression.ts > label.ts, (impression.ts - label.ts).abs(), impression.id)
-            };
+            let rank = |impression: &Event| (impression.ts > label.ts, (impression.ts - label.ts).abs(), impression.id);
             let best = joined.iter_mut().filter(|row| open(row.impression)).min_by_key(|row| rank(row.impression));
             if let Some(row) = best {
                 row.labels[number].push(label);
@@ -56,7 +54,13 @@ fn came_at(label: &Event) -> i64 {
 fn best_by_id<'a, K: Ord>(events: impl Iterator<Item = &'a Event>, rank: impl Fn(&Event) -> K) -> Vec<&'a Event> {
     let mut best: BTreeMap<u128, &Event> = BTreeMap::new();
     for event in events {
-        best.entry(event.id).and_modify(|old| if rank(event) < rank(old) { *old = event }).or_insert(event);
+        best.entry(event.id)
+            .and_modify(|old| {
+                if rank(event) < rank(old) {
+                    *old = event
+                }
+            })
+            .or_insert(event);
     }
     best.into_values().collect()
 }

@@ -346,7 +346,12 @@ impl<'a> Life<'a> {
         let name = |stream: u16| self.plan.streams[stream as usize].name.clone();
         let inputs = self.plan.inputs.iter().enumerate().map(|(number, input)| InputEntry {
             name: input.name.clone(),
-            next: cut.positions.iter().filter(|(at, _)| at.input as usize == number).map(|(at, n)| (at.partition, n)).collect(),
+            next: cut
+                .positions
+                .iter()
+                .filter(|(at, _)| at.input as usize == number)
+                .map(|(at, n)| (at.partition, n))
+                .collect(),
             files: Vec::new(),
         });
         let tracks = cut.tracks.iter().map(|track| TrackEntry {
