@@ -51,6 +51,10 @@ impl Disk {
         Disk { store, rows: Vec::new(), trace: String::new(), crashes: 0, commits: 0, lives: 0 }
     }
 
+    pub fn trace_hash(&self) -> u64 {
+        conjoin::event::content_hash(self.trace.as_bytes(), 0)
+    }
+
     pub fn sorted_rows(&self) -> Vec<String> {
         let mut rows = self.rows.clone();
         rows.sort();
@@ -420,7 +424,7 @@ impl<'a> Life<'a> {
     }
 }
 
-fn partition_of((stream, partition): (usize, u32)) -> PartitionId {
+pub fn partition_of((stream, partition): (usize, u32)) -> PartitionId {
     PartitionId { input: stream as u16, partition }
 }
 
