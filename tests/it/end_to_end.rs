@@ -1,15 +1,17 @@
 //! End to end: the real binary between a real Kafka and a real Redis, held against what the definitions say.
 
-use crate::support::binary::{Conjoin, file_rows, files, newest_manifest, rows, wait_for};
-use crate::support::env;
+use crate::online_redis::Private;
+use crate::support::binary::{Conjoin, files, file_rows, newest_manifest, rows, wait_for};
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use crate::support::oracle::{Oracle, Row, Windows};
 use crate::support::world::{CLICKS, FEED, ORDERS, Record, TOPICS, World, WorldSpec, world};
+use crate::support::env;
 use conjoin::event::{Value as KeyPart, entity_key};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const HOUR: i64 = 3_600_000;
@@ -71,8 +73,7 @@ impl Setup {
     }
 
     fn write_pipeline(&self, brokers: &str, times: &Times<'_>) {
-        let names =
-            |windows: &[(&'static str, i64)]| windows.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let names = |windows: &[(&'static str, i64)]| windows.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let (user, item) = (names(self.windows.user), names(self.windows.item));
         let derived = |(name, _): &(&str, i64)| {
             format!("      item_ctr_{name}: \"(item_clicks_{name} + 1.0) / (item_shown_{name} + 20.0)\"\n")
@@ -149,11 +150,7 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
             let owned: Vec<_> = payloads.iter().map(test).collect();
             let tests: Vec<_> = owned
                 .iter()
-                .map(|(partition, payload)| TestRecord {
-                    partition: *partition,
-                    payload: payload.as_deref(),
-                    ..Default::default()
-                })
+                .map(|(partition, payload)| TestRecord { partition: *partition, payload: payload.as_deref(), ..Default::default() })
                 .collect();
             self.kafka.produce(name, &tests);
         }
@@ -195,16 +192,12 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
             let name = entity_key(&[KeyPart::Text(entity.into())]).unwrap();
             let stored: BTreeMap<String, String> =
                 redis::cmd("HGETALL").arg(format!("{}:{group}:{name}", self.pipeline)).query(&mut connection).unwrap();
-            let value = |(column, text): (String, String)| {
-                let value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{column} {text:?}: {error}"));
-                (column, value)
-            };
-            let found: Row = stored.into_iter().filter(|(column, _)| !column.starts_with('_')).map(value).collect();
+            let features = stored.into_iter().filter(|(column, _)| !column.starts_with('_'));
+            let found: Row = features.map(|(column, text)| (column, stored_value(&text))).collect();
             if found != expected {
                 wrong.push(difference(&(group.into(), entity.into()), &found, &expected));
             }
-            let nothing =
-                |value: &Value| value.as_f64() == Some(0.0) || value == &json!([]) || value.as_f64() == Some(0.05);
+            let nothing = |value: &Value| value.as_f64() == Some(0.0) || value == &json!([]) || value.as_f64() == Some(0.05);
             empty += expected.values().all(nothing) as u64;
             all += 1;
         }
@@ -227,6 +220,15 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
 fn key(row: &Row) -> (String, String) {
     let text = |column: &str| row[column].as_str().unwrap().to_owned();
     (text("request_id"), text("item_id"))
+}
+
+/// Numbers are parsed by the standard library: that of JSON may be off by the last bit.
+fn stored_value(text: &str) -> Value {
+    match (text.parse::<i64>(), text.parse::<f64>()) {
+        (Ok(number), _) => json!(number),
+        (_, Ok(number)) => json!(number),
+        _ => serde_json::from_str(text).unwrap_or_else(|error| panic!("{text:?}: {error}")),
+    }
 }
 
 /// Only the columns that differ.
@@ -301,14 +303,7 @@ fn check_accounts(world: &World, oracle: &Oracle<'_>, summary: &Value) {
         let label = &sample["labels"][number];
         let count = |name: &str| label[name].as_u64().unwrap();
         assert_eq!(
-            [
-                count("filtered"),
-                count("duplicate"),
-                count("conflict"),
-                count("late"),
-                count("waiting"),
-                count("applied")
-            ],
+            [count("filtered"), count("duplicate"), count("conflict"), count("late"), count("waiting"), count("applied")],
             [0, world.duplicates[topic], 0, 0, 0, meant[topic]],
             "{label}"
         );
@@ -330,10 +325,7 @@ fn check_dead_letters(setup: &Setup, world: &World, offsets: &[i64]) {
     for (record, offset) in world.records.iter().zip(offsets) {
         if let Some(reason) = record.poison {
             let raw = record.payload.clone().unwrap_or_default();
-            expected.insert(
-                (setup.topics[record.topic].clone(), record.partition as i64, *offset),
-                (reason.to_owned(), raw),
-            );
+            expected.insert((setup.topics[record.topic].clone(), record.partition as i64, *offset), (reason.to_owned(), raw));
         }
     }
     let mut found = BTreeMap::new();
@@ -352,4 +344,154 @@ fn check_dead_letters(setup: &Setup, world: &World, offsets: &[i64]) {
     };
     assert_eq!(short(&found), short(&expected));
     assert!(found == expected, "bytes differ");
+}
+
+/// Two logs with ten minutes between them, to be written while the pipeline runs.
+fn short_worlds() -> World {
+    let spec = WorldSpec {
+        seed: 11,
+        start: START,
+        bursts: 30,
+        burst_every_ms: 3_000,
+        burst_slates: 14,
+        lateness_ms: 2_000,
+        click_delay_max_ms: 4_000,
+        name: "first",
+    };
+    let mut both = world(&spec);
+    let second = world(&WorldSpec { seed: 12, start: START + HOUR / 6, name: "second", ..spec });
+    both.impressions.extend(second.impressions);
+    both.clicks.extend(second.clicks);
+    both.orders.extend(second.orders);
+    both.records.extend(second.records);
+    both
+}
+
+const SHORT_TIMES: Times<'static> =
+    Times { idle_after: "4s", commit_every: "300ms", click: "3s", order: "6s", roll: "1s" };
+
+/// Reads every file once, as soon as a glob shows it, and counts rows; a row must not come twice.
+#[derive(Default)]
+struct PlainReader {
+    seen: BTreeSet<std::path::PathBuf>,
+    keys: BTreeSet<(String, String)>,
+}
+
+impl PlainReader {
+    fn look(&mut self, folder: &Path) -> usize {
+        for path in files(&folder.join("samples"), ".parquet") {
+            if self.seen.insert(path.clone()) {
+                for row in file_rows(&path) {
+                    assert!(self.keys.insert(key(&row)), "{:?} is in two files, or twice in {}", key(&row), path.display());
+                }
+            }
+        }
+        self.keys.len()
+    }
+}
+
+#[test]
+fn a_live_run_that_is_killed_twice_and_then_falls_quiet_loses_and_doubles_nothing() {
+    let mut setup = Setup::new(SHORT);
+    let world = short_worlds();
+    let oracle = Oracle::new(&world, SHORT);
+    setup.write_pipeline(&brokers(), &SHORT_TIMES);
+    let start = |setup: &Setup, name| Conjoin::run(setup.path(), name, &["--json"]);
+    let mut run = start(&setup, "first");
+    let mut reader = PlainReader::default();
+    for (number, chunk) in world.records.chunks(world.records.len() / 40).enumerate() {
+        setup.produce(chunk);
+        if number == 8 || number == 28 {
+            let before = newest_manifest(setup.path());
+            wait_for("the next commit", || (newest_manifest(setup.path()) > before).then_some(()));
+        }
+        if number == 9 || number == 29 {
+            run.kill();
+            run = start(&setup, if number == 9 { "second" } else { "third" });
+        }
+        reader.look(setup.path());
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    wait_for("all windows to close", || (reader.look(setup.path()) >= world.impressions.len()).then_some(()));
+    assert!(run.is_running(), "{}", run.errors());
+    run.terminate();
+    let summary = run.summary();
+    assert!(summary["restored_rows"].as_u64().unwrap() > 0, "the kill was not in the middle: {summary}");
+    setup.check_samples(&oracle);
+    setup.check_redis(&oracle, summary["online_instant"].as_i64().unwrap());
+    setup.check_group();
+    assert!(reader.seen.len() > 5, "only {} files", reader.seen.len());
+}
+
+#[test]
+fn redis_away_at_the_start_and_in_the_middle_costs_nothing() {
+    let mut redis = Private::new();
+    let mut setup = Setup::with_redis(SHORT, redis.url());
+    let world = short_worlds();
+    let oracle = Oracle::new(&world, SHORT);
+    setup.write_pipeline(&brokers(), &SHORT_TIMES);
+    let mut run = Conjoin::run(setup.path(), "run", &["--json"]);
+    for (number, chunk) in world.records.chunks(world.records.len() / 20).enumerate() {
+        setup.produce(chunk);
+        match number {
+            6 => {
+                wait_for("a word about Redis", || run.errors().contains("features").then_some(()));
+                redis.start(&[]);
+            }
+            12 => redis.kill(),
+            17 => redis.start(&[]),
+            _ => {}
+        }
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let all = world.impressions.len();
+    wait_for("all windows to close", || (rows(&setup.path().join("samples")).len() >= all).then_some(()));
+    assert!(run.is_running(), "{}", run.errors());
+    run.terminate();
+    let summary = run.summary();
+    setup.check_samples(&oracle);
+    setup.check_redis(&oracle, summary["online_instant"].as_i64().unwrap());
+}
+
+#[test]
+fn kafka_away_at_the_start_is_told_waited_for_and_can_be_stopped() {
+    let mut setup = Setup::new(SHORT);
+    let world = short_worlds();
+    let oracle = Oracle::new(&world, SHORT);
+    setup.produce(&world.records);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    setup.write_pipeline(&closed.to_string(), &SHORT_TIMES);
+    let waiting = |run: &Conjoin| {
+        let said = format!("no answer from the brokers {closed}");
+        wait_for("a word about Kafka", || {
+            let errors = run.errors();
+            (errors.contains(&said) && errors.contains("trying again")).then_some(())
+        });
+    };
+    let stopped = Conjoin::run(setup.path(), "stopped", &["--json"]);
+    waiting(&stopped);
+    stopped.terminate();
+    assert_eq!(stopped.summary()["records"], 0);
+    let run = Conjoin::run(setup.path(), "run", &["--until-end", "--close", "--json"]);
+    waiting(&run);
+    forward(closed, brokers());
+    let summary = run.summary();
+    assert_eq!(summary["records"], world.records.len());
+    setup.check_samples(&oracle);
+}
+
+/// Passes connections on: brokers that come late. Clients find the real address through it.
+fn forward(from: SocketAddr, to: String) {
+    let listener = TcpListener::bind(from).expect("the port is still free");
+    std::thread::spawn(move || {
+        for client in listener.incoming().flatten() {
+            let Ok(server) = TcpStream::connect(&to) else { continue };
+            for (mut read, mut write) in
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+            {
+                // Ends with the connection.
+                std::thread::spawn(move || std::io::copy(&mut read, &mut write));
+            }
+        }
+    });
 }

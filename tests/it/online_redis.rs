@@ -211,24 +211,24 @@ fn a_read_of_several_groups_is_one_round_trip() {
 }
 
 /// A server of this test's own, to be killed.
-struct Private {
+pub struct Private {
     port: u16,
     folder: tempfile::TempDir,
     server: Option<Child>,
 }
 
 impl Private {
-    fn new() -> Private {
+    pub fn new() -> Private {
         let port =
             TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
         Private { port, folder: tempfile::tempdir().expect("a folder can be made"), server: None }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn start(&mut self, extra: &[&str]) {
+    pub fn start(&mut self, extra: &[&str]) {
         let server = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
             .args(["--appendfsync", "always", "--dir"])
@@ -240,7 +240,7 @@ impl Private {
         self.server = Some(server);
     }
 
-    fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             server.kill().expect("the server can be killed");
             server.wait().expect("the server has ended");

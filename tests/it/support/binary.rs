@@ -50,10 +50,6 @@ impl Conjoin {
         Conjoin { child, stdout, stderr }
     }
 
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
