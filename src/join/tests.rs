@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 fn labels(take: Take) -> Labels {
     let schema = Arc::new(Schema::new(vec![Field::new("value", DataType::Int64, true)]));
-    let spec = LabelSpec { name: "l".into(), stream: 1, within_ms: 10_000, before_ms: 0, take, select: vec![0], filter: None };
+    let spec =
+        LabelSpec { name: "l".into(), stream: 1, within_ms: 10_000, before_ms: 0, take, select: vec![0], filter: None };
     Labels::new(spec, &schema)
 }
 
@@ -92,8 +93,11 @@ fn columns_are_made_of_the_labels_of_each_impression() {
     let column = |take: Take| {
         let mut labels = labels(take);
         let made = [(1_000, Some(4)), (2_000, None), (1_000, Some(-3))];
-        let rows: Vec<RowRef> =
-            made.iter().enumerate().map(|(id, (ts, value))| add(&mut labels, label(id as u128, *ts, 0, *ts), *value)).collect();
+        let rows: Vec<RowRef> = made
+            .iter()
+            .enumerate()
+            .map(|(id, (ts, value))| add(&mut labels, label(id as u128, *ts, 0, *ts), *value))
+            .collect();
         // The first impression has all three, the second none, the third the one without a value.
         label_columns(&labels, &[rows[0], rows[1], rows[2], rows[1]], &[3, 3, 4]).remove(0)
     };

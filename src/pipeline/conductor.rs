@@ -167,9 +167,10 @@ impl Conductor {
                         return Ok(());
                     }
                 }
-                self.pause();
             }
         }
+        // Also when an input has ended: others may have waited for it.
+        self.pause();
         Ok(())
     }
 

@@ -78,7 +78,7 @@ fn run(args: &DemoArgs) -> Result<bool, String> {
     let last = data::last_slate(&args.data)?;
     section(&tryout::features(&demo, &last)?);
     section(&tryout::ranking(&demo, &last)?);
-    section(&report::further(args, demo.server.addr, &last));
+    section(&report::further(args, demo.server.addr, &last, demo.no_model.is_none()));
     if args.serve {
         let pulse = OnlineWriter::start(demo.online.clone(), WriterLimits::default(), args.seed)
             .map_err(|error| format!("cannot start a thread: {error}"))?;

@@ -162,7 +162,7 @@ fn counted(count: u64, what: &str) -> String {
 }
 
 /// How to look further.
-pub fn further(args: &DemoArgs, addr: SocketAddr, slate: &Slate) -> String {
+pub fn further(args: &DemoArgs, addr: SocketAddr, slate: &Slate, ranks: bool) -> String {
     let samples = args.dir.join("samples");
     let mut text = String::from("look further\n");
     line!(text, "  duckdb -c \"SELECT position, avg(clicked::INT) AS ctr, count(*) AS n");
@@ -172,7 +172,9 @@ pub fn further(args: &DemoArgs, addr: SocketAddr, slate: &Slate) -> String {
     if args.serve {
         line!(text, "  curl -s http://{addr}/metrics");
         line!(text, "  curl -s http://{addr}/v1/features -d '{}'", features_request(slate));
-        line!(text, "  curl -s http://{addr}/v1/rank -d '{}'", rank_request(slate));
+        if ranks {
+            line!(text, "  curl -s http://{addr}/v1/rank -d '{}'", rank_request(slate));
+        }
     } else {
         line!(text, "  make demo SERVE=1      keeps the server up, and prints curl lines for it");
     }

@@ -66,14 +66,22 @@ fn a_label_goes_to_the_latest_impression_at_or_before_it() {
         ((BUYS, 0), vec![buy("first", "", "u", "i", 49_000, Some(1))]),
     ]);
     let rows = rows(&setup, &logs);
-    assert!(has(&rows, "b", "clicks_count=2") && has(&rows, "a", "clicks_count=0") && has(&rows, "c", "clicks_count=0"));
+    assert!(
+        has(&rows, "b", "clicks_count=2") && has(&rows, "a", "clicks_count=0") && has(&rows, "c", "clicks_count=0")
+    );
     assert!(has(&rows, "a", "total_value=1"), "before all of them it goes to the earliest: {rows:#?}");
 }
 
 #[test]
 fn exact_copies_count_once_and_of_a_conflict_the_smaller_stays() {
-    let imps = [imp("a", "u", "i", 50_000), imp("a", "u", "i", 50_000), imp("b", "u", "i", 50_000), imp("b", "u", "j", 49_000)];
-    let clicks = [click("e", "a", "u", "i", 51_000), click("e", "a", "u", "i", 51_000), click("e", "a", "u", "i", 52_000)];
+    let imps = [
+        imp("a", "u", "i", 50_000),
+        imp("a", "u", "i", 50_000),
+        imp("b", "u", "i", 50_000),
+        imp("b", "u", "j", 49_000),
+    ];
+    let clicks =
+        [click("e", "a", "u", "i", 51_000), click("e", "a", "u", "i", 51_000), click("e", "a", "u", "i", 52_000)];
     let logs = world(&imps, &clicks);
     let rows = rows(&Setup { features: false, ..Setup::PLAIN }, &logs);
     assert_eq!(rows.len(), 2);
@@ -95,7 +103,9 @@ fn a_run_over_inputs_that_have_grown_goes_on_where_it_stopped() {
         disk.run(&setup, &logs, &[second], 2);
         assert_eq!(disk.rows.len(), 1, "nothing new, nothing again");
         logs.get_mut(&(IMPRESSIONS, 0)).unwrap().extend([imp("a", "u", "i", 50_000), imp("b", "u", "i", 90_000)]);
-        logs.get_mut(&(CLICKS, 0)).unwrap().extend([click("e", "a", "u", "i", 51_000), click("f", "b", "u", "i", 91_000)]);
+        logs.get_mut(&(CLICKS, 0))
+            .unwrap()
+            .extend([click("e", "a", "u", "i", 51_000), click("f", "b", "u", "i", 91_000)]);
         // Crashes after it grew must not close what is pending.
         for seed in 0..20 {
             let mut disk = Disk::new();
@@ -114,7 +124,8 @@ fn a_run_over_inputs_that_have_grown_goes_on_where_it_stopped() {
 fn negatives_are_kept_by_the_hash_of_their_id() {
     let setup = Setup { negatives: true, features: false, ..Setup::PLAIN };
     let logs = logs(&setup, 7, 120);
-    let kept: Vec<_> = [&[1][..], &[2], &[5, 3, 1]].map(|lanes| simulate(&setup, &logs, lanes, 5)).into_iter().collect();
+    let kept: Vec<_> =
+        [&[1][..], &[2], &[5, 3, 1]].map(|lanes| simulate(&setup, &logs, lanes, 5)).into_iter().collect();
     let all = expected(&setup, &logs).len() as u64;
     for (disk, books) in &kept {
         assert_eq!(disk.sorted_rows(), kept[0].0.sorted_rows());
