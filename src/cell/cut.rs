@@ -20,12 +20,15 @@ pub enum LaneRestoreError {
     Feature(#[from] StateError),
 }
 
-/// One block on its way back to a lane. Blocks come in the order of their segments.
+/// One block on its way back to a lane: closed ids first, then impressions, the newest segments first; then the others in
+/// the order of their segments.
 pub enum RestoredBlock {
     /// Impressions with what belongs to their segment. Without a segment id they are written again at the next cut.
     Impressions { sample: usize, segment: Segment },
     ClosedIds { sample: usize, bucket: u32, rows: RecordBatch, stored: bool },
     Labels { sample: usize, label: usize, bucket: u32, rows: RecordBatch, stored: bool },
+    /// After the labels.
+    LabelStates { sample: usize, label: usize, rows: RecordBatch, filed: Option<u32> },
     Features { group: usize, rows: RecordBatch },
 }
 
@@ -61,6 +64,9 @@ impl Lane {
             }
             RestoredBlock::Labels { sample, label, bucket, rows, stored } => {
                 self.joins[sample].restore_labels(label, bucket, stored, &rows, &groups)?;
+            }
+            RestoredBlock::LabelStates { sample, label, rows, filed } => {
+                self.joins[sample].restore_label_states(label, &rows, &groups, filed)?;
             }
             RestoredBlock::Features { group, rows } => {
                 let mine = |entity| groups.contains(&key_group(entity));

@@ -159,8 +159,10 @@ impl Lane {
             self.joins[sample].close(advance.frontier, advance.reason, &mut closed);
             out.closed.extend(closed.into_iter().map(|rows| (sample as u16, rows)));
         }
+        // The end of the inputs is no promise to the stores: files may grow.
+        let watermark = if advance.watermark < Watermark::MAX { advance.watermark } else { Watermark::MIN };
         for store in &self.history[self.number] {
-            write(store).advance(advance.watermark, advance.oldest_needed);
+            write(store).advance(watermark, advance.oldest_needed);
         }
         let lag = |sample: usize| self.spec.samples[sample].serving_lag_ms;
         let oldest = (0..self.joins.len()).filter_map(|sample| self.joins[sample].oldest_unevaluated(lag(sample))).min();

@@ -192,6 +192,7 @@ fn birth(identity: &Identity<'_>) -> Manifest {
         streams: BTreeMap::new(),
         counts: Default::default(),
         objects: Vec::new(),
+        needed_from: Vec::new(),
         files: Vec::new(),
         totals: Default::default(),
     }

@@ -45,6 +45,9 @@ pub struct Manifest {
     /// Books of the whole cell.
     pub counts: LaneCounts,
     pub objects: Vec<ObjectEntry>,
+    /// Per class, the first bucket whose blocks are needed: objects also hold older ones, which a restore leaves alone.
+    #[serde(default)]
+    pub needed_from: Vec<(BlockClass, i64)>,
     /// Output files that this manifest adds, with the sink they belong to (`samples.<name>` or `dead_letters`).
     pub files: Vec<FileEntry>,
     pub totals: Totals,

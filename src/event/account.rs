@@ -170,6 +170,25 @@ pub struct GroupCounts {
 }
 
 impl LaneCounts {
+    /// Where a process that takes over starts to count: rows that are held, and how far time has come, are told by the
+    /// lanes that hold them now.
+    pub fn without_held(&self) -> LaneCounts {
+        let mut counts = LaneCounts { frontier: EventTime::MIN, ..self.clone() };
+        for sample in &mut counts.samples {
+            sample.anchor.applied -= sample.anchor.pending;
+            sample.anchor.pending = 0;
+            for label in &mut sample.labels {
+                label.applied -= label.waiting;
+                label.waiting = 0;
+            }
+            sample.memory_bytes = 0;
+        }
+        for group in &mut counts.groups {
+            (group.entities, group.tiles, group.due, group.memory_bytes) = (0, 0, 0, 0);
+        }
+        counts
+    }
+
     /// The books of a whole cell: lanes own disjoint rows, and all stand at the same cut.
     pub fn add(&mut self, other: &LaneCounts) {
         self.frontier = self.frontier.max(other.frontier);

@@ -17,6 +17,8 @@ pub enum BlockKind {
     Labels,
     /// Identities of impressions that closed before any cut wrote them, kept for the dedup horizon.
     ClosedIds,
+    /// What became of labels by the impressions that closed: until those are in files it is found out again.
+    LabelStates,
     /// Tiles of a feature group.
     Tiles,
     /// Single values of a feature group (`last`, `last_k`).

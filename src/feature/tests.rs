@@ -1,6 +1,7 @@
 //! Tests: the store against the oracle, whatever the order, the batches, the promises, the crashes.
 
 use crate::event::*;
+use crate::feature::StateBlock;
 use crate::feature::oracle::{Seen, window_value};
 use crate::feature::*;
 use arrow::array::*;

@@ -106,7 +106,7 @@ impl JoinState {
                     if self.claims(label, at, ts, longest) && self.has_best_claim(label, at, key, number, row) {
                         found.push(at);
                     } else {
-                        self.labels[label].pass_over(at);
+                        self.labels[label].pass_over(at, number);
                     }
                     at = next;
                 }
@@ -114,6 +114,7 @@ impl JoinState {
                     let labels = &mut self.labels[label];
                     labels.set_state(row, LabelState::Attached);
                     if self.counting {
+                        labels.decide(row, LabelState::Attached, number);
                         labels.account.waiting -= 1;
                         labels.account.attached += 1;
                     }
@@ -155,9 +156,9 @@ impl JoinState {
 }
 
 impl Labels {
-    fn pass_over(&mut self, row: RowRef) {
+    fn pass_over(&mut self, row: RowRef, by: u32) {
         if self.state(row) == LabelState::Waiting {
-            self.set_state(row, LabelState::PassedOver);
+            self.decide(row, LabelState::PassedOver, by);
         }
     }
 

@@ -27,6 +27,25 @@ pub enum LabelState {
     Replaced,
 }
 
+impl LabelState {
+    /// The state of a number in a block.
+    pub fn of(number: u8) -> Option<LabelState> {
+        use LabelState::*;
+        [Waiting, PassedOver, Attached, Replaced].into_iter().find(|state| *state as u8 == number)
+    }
+}
+
+/// What became of a label, for the next cut.
+pub struct Decision {
+    pub row: RowRef,
+    pub id: Fingerprint,
+    pub content: u64,
+    pub key_group: u8,
+    pub state: LabelState,
+    /// Bucket of the impression that decided: once it is in a file, this is the only trace.
+    pub by: u32,
+}
+
 #[derive(Default)]
 pub struct LabelBucket {
     pub event_time: Vec<EventTime>,
@@ -92,6 +111,8 @@ pub struct Labels {
     chains: Index,
     /// Buckets that left memory before a cut wrote them.
     pub expired_unstored: Vec<(u32, LabelBucket)>,
+    /// Since the last cut.
+    pub decisions: Vec<Decision>,
     pub account: LabelAccount,
 }
 
@@ -100,6 +121,8 @@ pub enum Admission {
     New,
     /// An exact copy is there.
     Duplicate,
+    /// An exact copy is there, but it came later in event time, when fewer impressions were open: the new one stands in.
+    Sooner,
     /// A record with the same id and other content is there and wins by the smaller (time, content hash).
     ConflictLost,
     /// The same, but the new one wins; the old one is marked.
@@ -121,6 +144,7 @@ impl Labels {
             ids: Index::default(),
             chains: Index::default(),
             expired_unstored: Vec::new(),
+            decisions: Vec::new(),
             account: LabelAccount::default(),
         }
     }
@@ -149,6 +173,28 @@ impl Labels {
         self.bucket_mut(row).state[row.row() as usize] = state;
     }
 
+    /// As [`Labels::set_state`], remembered for the next cut.
+    pub fn decide(&mut self, row: RowRef, state: LabelState, by: u32) {
+        self.set_state(row, state);
+        let (bucket, at) = (self.bucket(row), row.row() as usize);
+        let (id, content, key_group) = (bucket.id[at], bucket.content[at], bucket.key_group[at]);
+        self.decisions.push(Decision { row, id, content, key_group, state, by });
+    }
+
+    /// Takes a decision back from the state; a label that is not here any more needs none.
+    pub fn restore_decision(&mut self, id: Fingerprint, content: u64, state: LabelState) {
+        let buckets = &self.buckets;
+        let found = self.ids.get(id, |row| {
+            let at = row.row() as usize;
+            buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[at] == id && bucket.content[at] == content)
+        });
+        let Some(row) = found else { return };
+        self.set_state(row, state);
+        if state == LabelState::Replaced {
+            self.ids.remove(id, row);
+        }
+    }
+
     /// Decides by id whether a label is new. The loser of a conflict leaves; if that is the old one it is marked here.
     pub fn admit(&mut self, label: &NewLabel) -> Admission {
         let buckets = &self.buckets;
@@ -160,15 +206,21 @@ impl Labels {
         let at = found.row() as usize;
         let (old_order, new_order) =
             ((old.event_time[at], old.content[at]), (label.event_time, label.content));
+        let decided = !matches!(old.state[at], LabelState::Waiting | LabelState::PassedOver);
         if old_order == new_order {
-            return Admission::Duplicate;
+            if decided || old.came_at[at] <= label.came_at {
+                return Admission::Duplicate;
+            }
+            self.set_state(found, LabelState::Replaced);
+            self.ids.remove(label.id, found);
+            return Admission::Sooner;
         }
         // An attached label has left with its impression: nothing can replace it.
         if old_order < new_order || old.state[at] == LabelState::Attached {
             return Admission::ConflictLost;
         }
         // Its key may differ: it stays in its chain, marked.
-        self.set_state(found, LabelState::Replaced);
+        self.decide(found, LabelState::Replaced, 0);
         self.ids.remove(label.id, found);
         Admission::ConflictWon
     }

@@ -10,11 +10,12 @@ use crate::event::{
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
 use crate::join::index::RowRef;
-use crate::join::label::{Admission, LabelBucket, NewLabel};
+use crate::join::label::{Admission, Decision, LabelBucket, LabelState, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState};
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt64Type};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -59,6 +60,9 @@ impl JoinState {
         let mut writer = Writer { node, segment: SegmentId { cut, lane, ordinal: 0 }, blocks: Vec::new() };
         for (number, mut bucket) in std::mem::take(&mut self.closed_unstored) {
             writer.bucket(number, &mut bucket);
+            if let Some(closed) = self.closed.get_mut(&number) {
+                closed.stored = true;
+            }
         }
         for (number, bucket) in &mut self.buckets {
             writer.bucket(*number, bucket);
@@ -80,6 +84,10 @@ impl JoinState {
             for (number, bucket) in &mut self.labels[label].buckets {
                 writer.labels(class, *number, bucket);
             }
+            needed_from.push((class, first as i64));
+            let decisions = std::mem::take(&mut self.labels[label].decisions);
+            let class = BlockClass { kind: BlockKind::LabelStates, ..class };
+            writer.decisions(class, decisions.into_iter().filter(|decision| decision.row.bucket() >= first));
             needed_from.push((class, first as i64));
         }
         JoinCut { blocks: writer.blocks, needed_from }
@@ -108,8 +116,8 @@ impl JoinState {
                 oldest.div_euclid(self.spec.bucket_ms).max(0) as u32
             }
         };
-        // Nothing is closed beyond what is filed: then only the waiting ones matter.
-        if self.closed_through == self.filed_through { waiting.max(unfiled) } else { waiting.min(unfiled) }
+        // Nothing is closed beyond what is filed: then only those that are held matter.
+        if self.closed_through == self.filed_through { waiting } else { waiting.min(unfiled) }
     }
 
     /// Brings back one segment of impressions; rows of other key groups are left out.
@@ -136,6 +144,7 @@ impl JoinState {
         let rows = keys.event_time.len();
         for at in 0..rows {
             let (id, key, ts) = (keys.id[at], keys.key[at], keys.event_time[at]);
+            // A copy is there when the rows were written again by another number of lanes; both wait for the next cut.
             let admitted = self.admit(id, ts, keys.content[at]);
             let row = self.push(segment.bucket, ts, id, key, keys.content[at], keys.key_group[at]);
             if admitted {
@@ -171,18 +180,45 @@ impl JoinState {
         Ok(())
     }
 
-    /// Brings back identities of closed impressions.
+    /// Brings back identities of closed impressions, before any that are pending.
     pub fn restore_closed_ids(&mut self, bucket: u32, keys: &RecordBatch, groups: &Range<u16>, stored: bool) -> Result<(), RestoreError> {
         let id = fingerprints_of(keys, "id")?;
         let key_group = column::<UInt8Type>(keys, "key_group")?;
         let entry = self.closed.entry(bucket).or_insert(ClosedBucket { id: Vec::new(), key_group: Vec::new(), stored });
         entry.stored &= stored;
-        for at in 0..keys.num_rows() {
-            if groups.contains(&(key_group[at] as u16)) {
+        for (id, key_group) in id.into_iter().zip(key_group) {
+            let closed = &self.closed;
+            let known = self.ids.get(id, |row| closed[&row.bucket()].id[row.row() as usize] == id);
+            if known.is_none() && groups.contains(&(key_group as u16)) {
+                let entry = self.closed.get_mut(&bucket).expect("it was just made");
                 let row = RowRef::new(bucket, entry.id.len() as u32);
-                entry.id.push(id[at]);
-                entry.key_group.push(key_group[at]);
-                self.ids.insert(id[at], row);
+                entry.id.push(id);
+                entry.key_group.push(key_group);
+                self.ids.insert(id, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back what became of labels, after the labels themselves. What impressions beyond `filed` decided is left
+    /// out: they close again.
+    pub fn restore_label_states(
+        &mut self,
+        label: usize,
+        rows: &RecordBatch,
+        groups: &Range<u16>,
+        filed: Option<u32>,
+    ) -> Result<(), RestoreError> {
+        let (id, content) = (fingerprints_of(rows, "id")?, column::<UInt64Type>(rows, "content")?);
+        let (key_group, state) = (column::<UInt8Type>(rows, "key_group")?, column::<UInt8Type>(rows, "state")?);
+        let by = column::<Int64Type>(rows, "by")?;
+        for at in 0..rows.num_rows() {
+            let Some(state) = LabelState::of(state[at]) else {
+                return Err(RestoreError { what: "label states", reason: format!("state {}", state[at]) });
+            };
+            let stands = state == LabelState::Replaced || filed.is_some_and(|through| by[at] <= through as i64);
+            if stands && groups.contains(&(key_group[at] as u16)) {
+                self.labels[label].restore_decision(id[at], content[at], state);
             }
         }
         Ok(())
@@ -212,7 +248,7 @@ impl JoinState {
             };
             // Of two records in conflict both were written when the better one came later.
             let admitted = groups.contains(&(new.key_group as u16))
-                && matches!(labels.admit(&new), Admission::New | Admission::ConflictWon);
+                && matches!(labels.admit(&new), Admission::New | Admission::ConflictWon | Admission::Sooner);
             if admitted {
                 labels.push(bucket, new);
             }
@@ -369,6 +405,23 @@ impl Writer {
         bucket.stored = true;
         let segment = self.next_segment();
         self.add(BlockKind::ClosedIds, number, segment, rows);
+    }
+
+    fn decisions(&mut self, class: BlockClass, decisions: impl Iterator<Item = Decision>) {
+        let mut by_bucket: BTreeMap<u32, Vec<Decision>> = BTreeMap::new();
+        decisions.for_each(|decision| by_bucket.entry(decision.row.bucket()).or_default().push(decision));
+        for (number, decisions) in by_bucket {
+            let ids: Vec<Fingerprint> = decisions.iter().map(|decision| decision.id).collect();
+            let rows = record_batch(vec![
+                ("id", fingerprint_array(&ids)),
+                ("content", Arc::new(UInt64Array::from_iter_values(decisions.iter().map(|decision| decision.content)))),
+                ("key_group", Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.key_group)))),
+                ("state", Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.state as u8)))),
+                ("by", Arc::new(Int64Array::from_iter_values(decisions.iter().map(|decision| decision.by as i64)))),
+            ]);
+            let segment = self.next_segment();
+            self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+        }
     }
 
     fn labels(&mut self, class: BlockClass, number: u32, bucket: &mut LabelBucket) {

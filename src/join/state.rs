@@ -203,7 +203,7 @@ impl JoinState {
         };
         let Some(bucket) = self.buckets.get(&found.bucket()) else {
             // Its sample has left; a copy that is not late would still be pending, so this one has another time.
-            self.account.conflict += 1;
+            self.account.conflict += self.counting as u64;
             return false;
         };
         let at = found.row() as usize;
@@ -370,6 +370,7 @@ impl JoinState {
                     labels.account.conflict += 1;
                     continue;
                 }
+                Admission::Sooner => labels.account.duplicate += 1,
                 Admission::Duplicate => {
                     labels.account.duplicate += 1;
                     continue;
@@ -392,6 +393,12 @@ impl JoinState {
             }
             self.close_bucket(number, reason, out);
         }
+        // A function of time alone, so that lanes without rows agree with the others. The end of the inputs is no promise:
+        // then only what has closed counts.
+        let through = watermark.0.saturating_sub(longest).div_euclid(self.spec.bucket_ms) - 1;
+        if through >= 0 && watermark < Watermark::MAX {
+            self.closed_through = self.closed_through.max(Some(through.min(u32::MAX as i64) as u32));
+        }
         self.forget(watermark);
         invariant!(
             F1,
@@ -408,7 +415,7 @@ impl JoinState {
             Watermark::MIN => 0,
             Watermark::MAX => u32::MAX,
             // bucket_end + reach < watermark
-            Watermark(at) => (at - reach - 1).div_euclid(self.spec.bucket_ms).clamp(0, u32::MAX as i64) as u32,
+            Watermark(at) => at.saturating_sub(reach + 1).div_euclid(self.spec.bucket_ms).clamp(0, u32::MAX as i64) as u32,
         }
     }
 

@@ -77,35 +77,11 @@ impl Parts {
     }
 }
 
-/// What the books of the chain stood at when this process took over; lanes and sinks count from there.
-struct Base {
-    counts: LaneCounts,
-}
-
-impl Base {
-    /// Rows that are held are counted by the lane that holds them now.
-    fn of(counts: &LaneCounts) -> Base {
-        let mut counts = counts.clone();
-        for sample in &mut counts.samples {
-            sample.anchor.applied -= sample.anchor.pending;
-            sample.anchor.pending = 0;
-            for label in &mut sample.labels {
-                label.applied -= label.waiting;
-                label.waiting = 0;
-            }
-            sample.memory_bytes = 0;
-        }
-        for group in &mut counts.groups {
-            (group.entities, group.tiles, group.due, group.memory_bytes) = (0, 0, 0, 0);
-        }
-        Base { counts }
-    }
-}
-
 impl Committer {
     pub fn run(mut self, input: Receiver<CutPart>) -> Result<(), RunError> {
         let lanes = self.layout.lanes;
-        let base = Base::of(&self.chain.head().counts);
+        // What the books stood at when this process took over; lanes and sinks count from there.
+        let base = self.chain.head().counts.without_held();
         let mut parts = Parts::new(lanes);
         let mut dropped: VecDeque<(u64, String)> = VecDeque::new();
         for part in input {
@@ -132,12 +108,12 @@ impl Committer {
         Ok(())
     }
 
-    fn commit(&mut self, parts: Parts, base: &Base, dropped: &mut VecDeque<(u64, String)>) -> Result<u64, RunError> {
+    fn commit(&mut self, parts: Parts, base: &LaneCounts, dropped: &mut VecDeque<(u64, String)>) -> Result<u64, RunError> {
         let started = self.clock.monotonic_ms();
         let conductor = parts.conductor.expect("the parts are complete");
         let number = conductor.number;
         let (mut blocks, mut needed_from) = (Vec::new(), BTreeMap::<BlockClass, i64>::new());
-        let mut counts = base.counts.clone();
+        let mut counts = base.clone();
         for cut in parts.lanes.into_iter().flatten() {
             debug_assert_eq!(cut.number, number);
             counts.add(&cut.counts);
@@ -187,6 +163,7 @@ impl Committer {
             streams: conductor.streams.iter().cloned().collect(),
             counts,
             objects: self.objects.iter().map(|(object, _)| object.clone()).collect(),
+            needed_from: needed_from.into_iter().collect(),
             files,
             totals,
             ..head.clone()

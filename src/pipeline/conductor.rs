@@ -120,7 +120,7 @@ impl Conductor {
             told: None,
             records: 0,
             dead: BTreeMap::new(),
-            watermark: i64::MIN,
+            watermark: self.router.watermark(),
         };
         while !self.stop.requested() && !self.router.all_ended() {
             match self.intake.next(TICK) {
@@ -302,7 +302,9 @@ impl Conductor {
                 return;
             }
         }
-        let oldest_needed = self.router.online_instant(0).unwrap_or(i64::MIN);
+        // A lane that is done must not roll up what another one has yet to read.
+        let (_, oldest) = self.frontier.get(self.cell.serving_lag_max_ms());
+        let oldest_needed = oldest.min(self.router.online_instant(0).unwrap_or(i64::MIN));
         let end = Advance { watermark: Watermark::MAX, frontier: Watermark::MAX, oldest_needed, reason: CloseReason::End };
         self.tell(LaneInput::Advance(end));
     }

@@ -24,7 +24,7 @@ mod stop;
 pub use board::{Board, Phase, RunView};
 pub use build::{cell_spec, routed_streams};
 pub use online_state::{LoadedOnline, load_online};
-pub use restore::RestoreError;
+pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};
 

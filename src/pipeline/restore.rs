@@ -3,7 +3,7 @@
 use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
 use crate::commit::{BlockEntry, Manifest, ObjectError, ObjectEntry, block_ref, read_block, read_footer};
 use crate::env::Store;
-use crate::event::{BlockKind, Payload, SegmentId};
+use crate::event::{BlockClass, BlockKind, Payload, SegmentId};
 use crate::join::{ClosedRows, Segment};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
@@ -51,12 +51,16 @@ pub fn restore_lane(
     objects: &Objects,
     head: &Manifest,
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
+    let needed_from: BTreeMap<BlockClass, i64> = head.needed_from.iter().copied().collect();
     let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
     let mut others: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
         // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
-        let mine = |entry: &&BlockEntry| entry.lanes != lanes || entry.segment.lane as usize == number;
+        let mine = |entry: &&BlockEntry| {
+            (entry.lanes != lanes || entry.segment.lane as usize == number)
+                && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
+        };
         for entry in entries.iter().filter(mine) {
             let found = Found { object: path.clone(), entry };
             let segment = segments.entry((entry.class.node, entry.segment, entry.lanes));
@@ -71,12 +75,28 @@ pub fn restore_lane(
         }
     }
     let reader = Reader { store, lanes, head };
-    for ((sample, id, _), blocks) in segments {
-        if let Some(block) = reader.segment(sample as usize, id, blocks)? {
+    let (closed, others): (Vec<_>, Vec<_>) =
+        others.into_values().partition(|found| found.entry.class.kind == BlockKind::ClosedIds);
+    let (filed, open): (Vec<_>, Vec<_>) = segments
+        .into_iter()
+        .filter_map(|((_, id, _), blocks)| Some((id, blocks.keys.as_ref().map(|keys| reader.is_filed(keys.entry))?, blocks)))
+        .partition(|(_, filed, _)| *filed);
+    // Rows that closed without a file close again, and tell their ids themselves.
+    for found in closed.into_iter().filter(|found| reader.is_filed(found.entry)) {
+        lane.restore(reader.other(found)?)?;
+    }
+    for keys in filed.into_iter().filter_map(|(_, _, blocks)| blocks.keys) {
+        lane.restore(reader.closed_ids(&keys)?)?;
+    }
+    // Of rows that another number of lanes wrote and this one wrote again, the newer ones know more.
+    for (id, _, blocks) in open.into_iter().rev() {
+        if let Some(block) = reader.segment(id, blocks)? {
             lane.restore(block)?;
         }
     }
-    for found in others.into_values() {
+    let (states, others): (Vec<_>, Vec<_>) =
+        others.into_iter().partition(|found| found.entry.class.kind == BlockKind::LabelStates);
+    for found in others.into_iter().chain(states) {
         lane.restore(reader.other(found)?)?;
     }
     let through: Vec<_> =
@@ -131,15 +151,26 @@ impl Reader<'_> {
         read_found(self.store, found)
     }
 
-    fn segment(&self, sample: usize, id: SegmentId, blocks: SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
+    fn filed_through(&self, sample: u16) -> Option<u32> {
+        self.head.counts.samples.get(sample as usize).and_then(|sample| sample.filed_through)
+    }
+
+    /// Whether the rows of a block's bucket are in files that a manifest names.
+    fn is_filed(&self, entry: &BlockEntry) -> bool {
+        self.filed_through(entry.class.node).is_some_and(|through| entry.bucket <= through as i64)
+    }
+
+    /// Of rows that are in files the ids are all that is needed.
+    fn closed_ids(&self, keys: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
+        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
+        let stored = keys.entry.lanes == self.lanes;
+        Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
+    }
+
+    fn segment(&self, id: SegmentId, blocks: SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
         let Some(keys) = blocks.keys else { return Ok(None) };
-        let bucket = keys.entry.bucket as u32;
+        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
         let whole = keys.entry.lanes == self.lanes;
-        let filed = self.head.counts.samples.get(sample).and_then(|sample| sample.filed_through);
-        if filed.is_some_and(|through| bucket <= through) {
-            let rows = self.read(&keys)?;
-            return Ok(Some(RestoredBlock::ClosedIds { sample, bucket, rows, stored: whole }));
-        }
         let rows = blocks.rows.ok_or_else(|| RestoreError::Block {
             path: self.store.describe(&keys.object),
             reason: format!("segment {id:?} has no rows"),
@@ -164,6 +195,10 @@ impl Reader<'_> {
         let node = class.node as usize;
         Ok(match class.kind {
             BlockKind::ClosedIds => RestoredBlock::ClosedIds { sample: node, bucket: bucket as u32, rows, stored },
+            BlockKind::LabelStates => {
+                let filed = self.filed_through(class.node);
+                RestoredBlock::LabelStates { sample: node, label: class.part as usize, rows, filed }
+            }
             BlockKind::Labels => {
                 RestoredBlock::Labels { sample: node, label: class.part as usize, bucket: bucket as u32, rows, stored }
             }

@@ -80,6 +80,11 @@ impl Router {
         &self.positions
     }
 
+    /// The cell's watermark: how far it has come, whether or not the inputs have ended.
+    pub fn watermark(&self) -> EventTime {
+        self.watermark
+    }
+
     pub fn accounts(&self) -> &[StreamAccount] {
         &self.accounts
     }
@@ -193,9 +198,12 @@ impl Router {
             return;
         }
         let (since, at) = *self.idle_since.get_or_insert_with(|| {
-            let open = self.tracks.iter().filter(|(_, state)| !state.ended && state.newest > i64::MIN);
-            let low = open.map(|(&(stream, _), state)| state.newest - self.streams[stream as usize].time.lateness_ms).min();
-            (now_ms, self.watermark.max(low.unwrap_or(i64::MIN)))
+            let low = |with_ended: bool| {
+                let known = self.tracks.iter().filter(|(_, state)| state.newest > i64::MIN && (with_ended || !state.ended));
+                known.map(|(&(stream, _), state)| state.newest - self.streams[stream as usize].time.lateness_ms).min()
+            };
+            // Where nothing that is open has a time yet, that of the inputs that have ended is all there is.
+            (now_ms, self.watermark.max(low(false).or_else(|| low(true)).unwrap_or(i64::MIN)))
         });
         self.idle_for_ms = now_ms.saturating_sub(since);
         self.watermark = self.watermark.max(at.saturating_add(self.idle_for_ms as i64));

@@ -12,5 +12,7 @@ mod kafka_source;
 mod model_contract;
 mod model_scores;
 mod online_redis;
+mod oracle;
 mod serve_http;
+mod simulation;
 mod tidy;

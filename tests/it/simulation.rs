@@ -1,0 +1,240 @@
+//! Simulation: router, lanes and commits under one seed, held against the oracle (F1 to F4, F7 to F10, F15).
+//!
+//! `SIM_SEED=17 cargo test --test it simulation` runs the seed 17 alone.
+
+#[path = "simulation/harness.rs"]
+mod harness;
+#[path = "simulation/named.rs"]
+mod named;
+#[path = "simulation/world.rs"]
+mod world;
+
+use crate::oracle::naive_join::{LabelRule, join};
+use crate::oracle::naive_window::{WindowRule, value};
+use crate::oracle::{Event, judge};
+use conjoin::decode::Decoder;
+use conjoin::event::{PartitionId, PositionDelta, RawBatch, RawRecord};
+use harness::{Books, Disk, text_of};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use world::*;
+
+/// All records, decoded partition by partition.
+fn events(setup: &Setup, logs: &Logs) -> Vec<Event> {
+    let plan = setup.plan(1);
+    let mut events = Vec::new();
+    for (&(stream, partition), log) in logs {
+        let spec = &plan.streams[stream].decode;
+        for record in log {
+            let at = PartitionId { input: stream as u16, partition };
+            let delta = PositionDelta { partition: at, from: 0, to: 1 };
+            let record_at = RawRecord { payload: Some(0..record.len() as u32), ..RawRecord::default() };
+            let raw = RawBatch { delta, bytes: record.clone().into_bytes(), records: vec![record_at] };
+            let decoded = Decoder::new(spec.clone()).decode(&raw);
+            events.push(Event {
+                stream,
+                partition,
+                ts: decoded.event_time[0],
+                id: decoded.keys[spec.id][0],
+                key: decoded.keys[spec.key][0],
+                content: decoded.content[0],
+                fields: serde_json::from_str(record).unwrap(),
+                watermark: i64::MIN,
+            });
+        }
+    }
+    judge(&mut events, &LATENESS);
+    events
+}
+
+const RULES: [(&str, usize, i64, i64); 8] = [
+    ("first", CLICKS, 3_000, 20_000),
+    ("last", CLICKS, 3_000, 20_000),
+    ("click_any", CLICKS, 0, 10_000),
+    ("clicks", CLICKS, 0, 20_000),
+    ("buys", BUYS, 5_000, 150_000),
+    ("total", BUYS, 5_000, 150_000),
+    ("least", BUYS, 0, 150_000),
+    ("most", BUYS, 0, 150_000),
+];
+
+/// (column, entity, stream, summed field, window, tail).
+type Window = (&'static str, &'static str, usize, Option<&'static str>, i64, i64);
+const WINDOWS: [Window; 7] = [
+    ("u_imps_10s", "user_id", IMPRESSIONS, None, 10_000, 1_000),
+    ("u_imps_60s", "user_id", IMPRESSIONS, None, 60_000, 1_000),
+    ("u_clicks_60s", "user_id", CLICKS, None, 60_000, 1_000),
+    ("u_value_60s", "user_id", BUYS, Some("value"), 60_000, 1_000),
+    ("i_imps_10s", "item_id", IMPRESSIONS, None, 10_000, 1_000),
+    ("i_clicks_10s", "item_id", CLICKS, None, 10_000, 1_000),
+    ("i_clicks_60s", "item_id", CLICKS, None, 60_000, 1_000),
+];
+
+/// The sample rows by definition, sorted.
+fn expected(setup: &Setup, logs: &Logs) -> Vec<String> {
+    let events = events(setup, logs);
+    let rules = RULES.map(|(_, stream, before, within)| LabelRule { stream, before, within });
+    let shown = |event: &Event, field: &str| match &event.fields[field] {
+        serde_json::Value::Null => "-".to_string(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut rows = Vec::new();
+    for joined in join(&events, IMPRESSIONS, &rules) {
+        let imp = joined.impression;
+        let mut cells: BTreeMap<&str, String> = BTreeMap::new();
+        for field in ["request_id", "user_id", "item_id", "ts"] {
+            cells.insert(field, shown(imp, field));
+        }
+        let of = |label: Option<&&Event>, field| label.map_or("-".to_string(), |label| shown(label, field));
+        let values = |rule: usize| joined.labels[rule].iter().filter_map(|label| label.fields["value"].as_i64());
+        let number = |value: Option<i64>| value.map_or("-".to_string(), |value| value.to_string());
+        cells.insert("first_event_id", of(joined.labels[0].first(), "event_id"));
+        cells.insert("first_ts", of(joined.labels[0].first(), "ts"));
+        cells.insert("last_event_id", of(joined.labels[1].last(), "event_id"));
+        cells.insert("click_any", (!joined.labels[2].is_empty()).to_string());
+        cells.insert("clicks_count", joined.labels[3].len().to_string());
+        cells.insert("buys_count", joined.labels[4].len().to_string());
+        cells.insert("total_value", number(values(5).reduce(|a, b| a + b)));
+        cells.insert("least_value", number(values(6).min()));
+        cells.insert("most_value", number(values(7).max()));
+        let windows = WINDOWS.iter().filter(|_| setup.features);
+        for &(column, field, stream, sum, window, tail) in windows {
+            let rule = WindowRule { stream, field, sum, window, tail, head: 1_000 };
+            let value = value(&events, &rule, &shown(imp, field), imp.ts - setup.serving_lag_ms);
+            cells.insert(column, value.to_string());
+        }
+        rows.push(text_of(&cells));
+    }
+    rows.sort();
+    rows
+}
+
+fn simulate(setup: &Setup, logs: &Logs, lanes: &[usize], seed: u64) -> (Disk, Books) {
+    let mut disk = Disk::new();
+    let books = disk.run(setup, logs, lanes, seed);
+    (disk, books)
+}
+
+fn assert_rows(found: &[String], expected: &[String], what: &str) {
+    let missing: Vec<_> = expected.iter().filter(|row| !found.contains(row)).collect();
+    let extra: Vec<_> = found.iter().filter(|row| !expected.contains(row)).collect();
+    assert!(found == expected, "{what}: missing {missing:#?}, not expected {extra:#?}");
+}
+
+fn setups() -> impl Strategy<Value = Setup> {
+    (any::<bool>(), 0..3i64, any::<bool>(), (1..3u32, 1..4u32, 1..3u32)).prop_map(
+        |(shared_keys, lag, features, (a, b, c))| Setup {
+            shared_keys,
+            serving_lag_ms: lag * 700,
+            features,
+            partitions: [a, b, c],
+            ..Setup::PLAIN
+        },
+    )
+}
+
+/// `SIM_SEED` picks one seed.
+fn seeds() -> BoxedStrategy<u64> {
+    match std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => Just(seed).boxed(),
+        None => any::<u32>().prop_map(u64::from).boxed(),
+    }
+}
+
+/// Books without what may differ: whether a label that nobody took met an impression depends on when it came, memory on
+/// the number of lanes.
+fn comparable(mut books: Books) -> Books {
+    let sample = &mut books.counts.samples[0];
+    for label in &mut sample.labels {
+        label.out_of_window += std::mem::take(&mut label.expired_unmatched);
+    }
+    (sample.closed_through, sample.filed_through, sample.memory_bytes) = (None, None, 0);
+    for group in &mut books.counts.groups {
+        (group.entities, group.tiles, group.due, group.memory_bytes) = (0, 0, 0, 0);
+    }
+    books
+}
+
+const HALF: i64 = START + 300_000;
+
+fn time_of(record: &str) -> i64 {
+    let record: serde_json::Value = serde_json::from_str(record).unwrap();
+    record["ts"].as_i64().unwrap()
+}
+
+/// Request and feature columns of the rows whose instant is below the half.
+fn features_until(setup: &Setup, logs: &Logs, seed: u64) -> Vec<String> {
+    let rows = simulate(setup, logs, &[3], seed).0.sorted_rows();
+    let cells = |row: &str| -> BTreeMap<String, String> {
+        let pairs = row.split_whitespace().filter_map(|cell| cell.split_once('='));
+        pairs.map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    };
+    let mut kept: Vec<String> = rows
+        .iter()
+        .map(|row| cells(row))
+        .filter(|row| row["ts"].parse::<i64>().unwrap() < HALF)
+        .map(|row| format!("{} {:?}", row["request_id"], WINDOWS.map(|window| row[window.0].clone())))
+        .collect();
+    kept.sort();
+    kept
+}
+
+#[test]
+fn one_seed_gives_one_trace() {
+    let setup = Setup { shared_keys: true, partitions: [2, 3, 1], ..Setup::PLAIN };
+    let logs = logs(&setup, 11, 60);
+    let run = || simulate(&setup, &logs, &[2, 5, 1], 11).0;
+    let (one, other) = (run(), run());
+    assert!(one.commits > 1 && one.crashes > 0, "{} commits, {} crashes", one.commits, one.crashes);
+    assert_eq!(one.trace_hash(), other.trace_hash());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn f2_f3_f4_f8_f9_rows_are_the_oracles_at_any_number_of_lanes(setup in setups(), seed in seeds()) {
+        let logs = logs(&setup, seed, 40);
+        let expected = expected(&setup, &logs);
+        for lanes in [1, 2, 5] {
+            let (disk, _) = simulate(&setup, &logs, &[lanes], seed ^ lanes as u64);
+            assert_rows(&disk.sorted_rows(), &expected, &format!("seed {seed}, {lanes} lanes, {setup:?}"));
+        }
+    }
+
+    #[test]
+    fn f1_the_books_agree_over_lanes_and_crashes(setup in setups(), seed in seeds()) {
+        let logs = logs(&setup, seed, 30);
+        let books = |lanes: &[usize]| comparable(simulate(&setup, &logs, lanes, seed).1);
+        let one = books(&[1]);
+        for lanes in [&[2][..], &[5], &[3, 2, 4]] {
+            prop_assert_eq!(&one, &books(lanes), "seed {}, lanes {:?}", seed, lanes);
+        }
+    }
+
+    #[test]
+    fn f10_events_at_or_after_the_instant_change_no_feature(setup in setups(), seed in seeds()) {
+        let setup = Setup { features: true, ..setup };
+        let mut logs = logs(&setup, seed, 30);
+        let before = features_until(&setup, &logs, seed);
+        // Later records keep their times, on which lateness depends, and become another's.
+        for record in logs.values_mut().flatten().filter(|record| time_of(record) >= HALF) {
+            *record = record.replace("\"u", "\"other").replace("\"i", "\"thing");
+            *record = record.replace("\"otherser_id", "\"user_id").replace("\"thingtem_id", "\"item_id");
+        }
+        let after = features_until(&setup, &logs, seed + 1);
+        prop_assert_eq!(before, after, "seed {}", seed);
+    }
+
+    #[test]
+    fn f7_f15_a_crash_changes_no_row(setup in setups(), seed in seeds()) {
+        let logs = logs(&setup, seed, 40);
+        let expected = expected(&setup, &logs);
+        for lanes in [&[1, 1, 1][..], &[2, 2, 2, 2], &[2, 5, 5, 1, 3]] {
+            let (disk, _) = simulate(&setup, &logs, lanes, seed);
+            let what = format!("seed {seed}, lanes {lanes:?}, {} crashes, {setup:?}", disk.crashes);
+            assert_rows(&disk.sorted_rows(), &expected, &what);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Named cases: one rule each, by hand.
+
+use super::harness::{Disk, partition_of};
+use super::world::*;
+use super::{assert_rows, expected, simulate};
+use conjoin::event::{PositionDelta, RawBatch, RawRecord};
+use conjoin::pipeline::{cell_spec, routed_streams};
+use conjoin::route::Router;
+
+fn world(impressions: &[String], clicks: &[String]) -> Logs {
+    Logs::from([((IMPRESSIONS, 0), impressions.to_vec()), ((CLICKS, 0), clicks.to_vec()), ((BUYS, 0), Vec::new())])
+}
+
+/// The rows as every number of lanes gives them, held against the oracle.
+fn rows(setup: &Setup, logs: &Logs) -> Vec<String> {
+    let expected = expected(setup, logs);
+    for (lanes, seed) in [(1, 1), (2, 2), (5, 3)] {
+        let (disk, _) = simulate(setup, logs, &[lanes], seed);
+        assert_rows(&disk.sorted_rows(), &expected, &format!("{lanes} lanes"));
+    }
+    expected
+}
+
+fn has(rows: &[String], request: &str, cell: &str) -> bool {
+    let row = rows.iter().find(|row| row.contains(&format!("request_id={request} "))).expect("the row is there");
+    row.contains(&format!("{cell} "))
+}
+
+#[test]
+fn both_ends_of_a_window_are_in_it() {
+    let imps = [imp("a", "u", "i", 50_000), imp("b", "u", "i", 50_000)];
+    let clicks = [
+        click("early", "b", "u", "i", 46_999),
+        click("before", "a", "u", "i", 47_000),
+        click("within", "a", "u", "i", 70_000),
+        click("after", "b", "u", "i", 70_001),
+    ];
+    let rows = rows(&Setup::PLAIN, &world(&imps, &clicks));
+    assert!(has(&rows, "a", "first_event_id=before") && has(&rows, "a", "last_event_id=within"), "{rows:#?}");
+    assert!(has(&rows, "b", "first_event_id=-"), "{rows:#?}");
+}
+
+#[test]
+fn a_late_label_attaches_while_its_impression_is_open() {
+    // Ten seconds behind the newest, with three of lateness: late, yet the impression is open until 150 s later.
+    let clicks = [
+        click("mover", "none", "u", "i", 80_000),
+        click("late", "a", "u", "i", 62_000),
+        click("end", "none", "u", "i", 203_001),
+        click("at_the_end", "a", "u", "i", 63_000),
+        click("past", "none", "u", "i", 203_002),
+        click("too_late", "a", "u", "i", 64_000),
+    ];
+    let rows = rows(&Setup::PLAIN, &world(&[imp("a", "u", "i", 50_001)], &clicks));
+    assert!(has(&rows, "a", "clicks_count=2") && has(&rows, "a", "last_event_id=at_the_end"), "{rows:#?}");
+}
+
+#[test]
+fn a_label_goes_to_the_latest_impression_at_or_before_it() {
+    let setup = Setup { shared_keys: true, ..Setup::PLAIN };
+    let imps = [imp("a", "u", "i", 50_000), imp("b", "u", "i", 60_000), imp("c", "u", "i", 64_000)];
+    let clicks = [click("at", "", "u", "i", 60_000), click("near_c", "", "u", "i", 63_999)];
+    let logs = Logs::from([
+        ((IMPRESSIONS, 0), imps.to_vec()),
+        ((CLICKS, 0), clicks.to_vec()),
+        ((BUYS, 0), vec![buy("first", "", "u", "i", 49_000, Some(1))]),
+    ]);
+    let rows = rows(&setup, &logs);
+    assert!(has(&rows, "b", "clicks_count=2") && has(&rows, "a", "clicks_count=0") && has(&rows, "c", "clicks_count=0"));
+    assert!(has(&rows, "a", "total_value=1"), "before all of them it goes to the earliest: {rows:#?}");
+}
+
+#[test]
+fn exact_copies_count_once_and_of_a_conflict_the_smaller_stays() {
+    let imps = [imp("a", "u", "i", 50_000), imp("a", "u", "i", 50_000), imp("b", "u", "i", 50_000), imp("b", "u", "j", 49_000)];
+    let clicks = [click("e", "a", "u", "i", 51_000), click("e", "a", "u", "i", 51_000), click("e", "a", "u", "i", 52_000)];
+    let logs = world(&imps, &clicks);
+    let rows = rows(&Setup { features: false, ..Setup::PLAIN }, &logs);
+    assert_eq!(rows.len(), 2);
+    assert!(has(&rows, "b", "ts=1700000049000") && has(&rows, "a", "first_ts=1700000051000"), "{rows:#?}");
+    let (_, books) = simulate(&Setup::PLAIN, &logs, &[2], 9);
+    let sample = &books.counts.samples[0];
+    assert_eq!((sample.anchor.duplicate, sample.anchor.conflict, sample.anchor.emitted), (1, 1, 2));
+    assert_eq!((sample.labels[0].duplicate, sample.labels[0].conflict, sample.labels[0].attached), (1, 1, 1));
+}
+
+#[test]
+fn a_run_over_inputs_that_have_grown_goes_on_where_it_stopped() {
+    for (first, second) in [(1, 1), (2, 2), (2, 5)] {
+        let setup = Setup::PLAIN;
+        let mut logs = world(&[imp("a", "u", "i", 50_000)], &[click("e", "a", "u", "i", 51_000)]);
+        let mut disk = Disk::new();
+        disk.run(&setup, &logs, &[first], 1);
+        assert_eq!(disk.rows.len(), 1);
+        disk.run(&setup, &logs, &[second], 2);
+        assert_eq!(disk.rows.len(), 1, "nothing new, nothing again");
+        logs.get_mut(&(IMPRESSIONS, 0)).unwrap().extend([imp("a", "u", "i", 50_000), imp("b", "u", "i", 90_000)]);
+        logs.get_mut(&(CLICKS, 0)).unwrap().extend([click("e", "a", "u", "i", 51_000), click("f", "b", "u", "i", 91_000)]);
+        // Crashes after it grew must not close what is pending.
+        for seed in 0..20 {
+            let mut disk = Disk::new();
+            let old = world(&[imp("a", "u", "i", 50_000)], &[click("e", "a", "u", "i", 51_000)]);
+            disk.run(&setup, &old, &[first], seed);
+            let books = disk.run(&setup, &logs, &[second, first, second], seed);
+            let sorted = disk.sorted_rows();
+            assert_eq!(sorted.len(), 2, "{sorted:#?}");
+            assert!(has(&sorted, "b", "first_event_id=f") && has(&sorted, "b", "u_clicks_60s=1"), "{sorted:#?}");
+            assert_eq!(books.counts.samples[0].anchor.accepted(), 3);
+        }
+    }
+}
+
+#[test]
+fn negatives_are_kept_by_the_hash_of_their_id() {
+    let setup = Setup { negatives: true, features: false, ..Setup::PLAIN };
+    let logs = logs(&setup, 7, 120);
+    let kept: Vec<_> = [&[1][..], &[2], &[5, 3, 1]].map(|lanes| simulate(&setup, &logs, lanes, 5)).into_iter().collect();
+    let all = expected(&setup, &logs).len() as u64;
+    for (disk, books) in &kept {
+        assert_eq!(disk.sorted_rows(), kept[0].0.sorted_rows());
+        let anchor = books.counts.samples[0].anchor;
+        assert_eq!((anchor.emitted, anchor.emitted + anchor.sampled_out), (disk.rows.len() as u64, all));
+        assert!(anchor.sampled_out > 0 && disk.rows.iter().any(|row| row.contains("sample_weight=3.33")));
+    }
+}
+
+/// A router with one row in each stream whose newest time is given.
+fn router(setup: &Setup, newest: [Option<i64>; 3]) -> Router {
+    let plan = setup.plan(1);
+    let cell = cell_spec(&plan);
+    let partitions = [0, 1, 2].map(|stream| partition_of((stream, 0)));
+    let mut router = Router::new(routed_streams(&plan, &cell, &partitions), 1, 0);
+    for (stream, ts) in newest.into_iter().enumerate() {
+        if let Some(ts) = ts {
+            feed(&mut router, &plan, stream, ts, 0);
+        }
+    }
+    router
+}
+
+fn feed(router: &mut Router, plan: &conjoin::config::Plan, stream: usize, ts: i64, now_ms: u64) {
+    let record = match stream {
+        IMPRESSIONS => imp("a", "u", "i", ts),
+        CLICKS => click("e", "a", "u", "i", ts),
+        _ => buy("e", "a", "u", "i", ts, None),
+    };
+    let partition = partition_of((stream, 0));
+    let from = router.positions().next(partition).unwrap_or(0);
+    let delta = PositionDelta { partition, from, to: from + 1 };
+    let at = RawRecord { payload: Some(0..record.len() as u32), position: from, ..RawRecord::default() };
+    let raw = RawBatch { delta, bytes: record.into_bytes(), records: vec![at] };
+    router.step(delta, now_ms).unwrap();
+    let decoded = conjoin::decode::Decoder::new(plan.streams[stream].decode.clone()).decode(&raw);
+    router.route(decoded, 0);
+}
+
+fn all_caught_up(router: &mut Router) {
+    (0..3).for_each(|stream| router.caught_up(partition_of((stream, 0))));
+}
+
+#[test]
+fn when_all_is_quiet_time_goes_on_from_where_it_stood() {
+    let mut router = router(&Setup::PLAIN, [Some(100_000), Some(90_000), Some(95_000)]);
+    all_caught_up(&mut router);
+    assert_eq!(router.advance(9_999).0.0, START + 87_000, "not yet idle: the least of newest less lateness");
+    let (watermark, idle) = router.advance(10_000);
+    assert!(idle && watermark.0 == START + 87_000, "never to now");
+    assert_eq!(router.advance(13_000).0.0, START + 90_000, "at the rate of the clock");
+    let plan = Setup::PLAIN.plan(1);
+    feed(&mut router, &plan, IMPRESSIONS, 60_000, 14_000);
+    assert!(router.advance(14_001).0.0 >= START + 90_000, "it never goes back");
+}
+
+#[test]
+fn a_label_stream_that_is_quiet_alone_holds_the_watermark_unless_it_is_sparse() {
+    for (sparse_clicks, held) in [(false, true), (true, false)] {
+        let setup = Setup { sparse_clicks, ..Setup::PLAIN };
+        let mut router = router(&setup, [Some(100_000), Some(90_000), Some(95_000)]);
+        all_caught_up(&mut router);
+        let plan = setup.plan(1);
+        feed(&mut router, &plan, IMPRESSIONS, 300_000, 60_000);
+        feed(&mut router, &plan, BUYS, 300_000, 60_000);
+        let watermark = router.advance(60_000).0.0 - START;
+        assert_eq!(watermark, if held { 87_000 } else { 292_000 });
+        assert_eq!(router.holding(60_000), if held { vec![CLICKS as u16] } else { vec![] });
+    }
+}
+
+#[test]
+fn an_input_without_a_record_beside_one_that_has_ended_does_not_hold_time_for_ever() {
+    let mut router = router(&Setup::PLAIN, [Some(100_000), None, None]);
+    all_caught_up(&mut router);
+    router.ended(partition_of((IMPRESSIONS, 0)));
+    assert_eq!(router.advance(1_000).0.0, i64::MIN);
+    assert_eq!(router.advance(20_000).0.0, START + 95_000);
+    assert_eq!(router.advance(25_000).0.0, START + 100_000);
+}
