@@ -104,7 +104,7 @@ impl Drop for Conjoin {
 /// The number of the newest manifest; 0 before the first.
 pub fn newest_manifest(folder: &Path) -> u64 {
     let mut newest = 0;
-    for path in files(&folder.join("state/manifest"), "") {
+    for path in files(&folder.join("state/manifests"), "") {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         newest = newest.max(name.parse().unwrap_or(0));
     }
