@@ -80,7 +80,7 @@ def check(folder, out, report):
     with open(os.path.join(folder, "expected.json")) as file:
         expected = json.load(file)
     files = os.path.join(out, "samples", "**", "*.parquet")
-    row = duckdb.sql(
+    row = duckdb.connect().execute(
         f"""SELECT count(*), count(DISTINCT request_id), count(click_ts), count(label_ts),
                    sum(epoch_ms(click_ts)), sum(epoch_ms(label_ts)), sum(CAST(round(label_value * 100) AS BIGINT)),
                    count(*) FILTER (click_ts NOT BETWEEN ts AND ts + INTERVAL 600 SECOND)

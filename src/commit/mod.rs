@@ -15,6 +15,8 @@ mod spec;
 
 pub use chain::{Chain, ChainError, Identity, read_for, read_last};
 pub use manifest::*;
-pub use object::{ObjectError, block_ref, read_block, read_footer, verify_object, write_object};
+pub use object::{
+    EncodedBlock, ObjectError, block_ref, encode_block, read_block, read_footer, verify_object, write_object,
+};
 pub use protocol::{ClaimRefusal, CommitOutcome};
 pub use spec::*;

@@ -32,34 +32,46 @@ pub enum ObjectError {
     Taken { path: String },
 }
 
+/// A block as it will lie in an object, made where its rows are: encoding is most of the work of a commit, and lanes do
+/// it side by side.
+#[derive(Debug)]
+pub struct EncodedBlock {
+    entry: BlockEntry,
+    bytes: Vec<u8>,
+}
+
+/// Encodes a block of a lane; `lanes` is how many there are.
+pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, ObjectError> {
+    let mut bytes = Vec::new();
+    encode(&block.rows, &mut bytes).map_err(ObjectError::Encode)?;
+    let entry = BlockEntry {
+        class: block.class,
+        bucket: block.bucket,
+        segment: block.segment,
+        lanes,
+        rows: block.rows.num_rows() as u64,
+        offset: 0,
+        bytes: bytes.len() as u64,
+        sha256: hex(&Sha256::digest(&bytes)),
+    };
+    Ok(EncodedBlock { entry, bytes })
+}
+
 /// Writes the blocks of one commit; nothing is visible before it returns.
 pub fn write_object(
     store: &dyn Store,
     path: &str,
-    blocks: &[StateBlock],
-    lanes: usize,
+    blocks: Vec<EncodedBlock>,
 ) -> Result<(ObjectEntry, Vec<BlockEntry>), ObjectError> {
     let io = |source| StoreError::from_io("write", store.describe(path), source);
     let mut writer = store.create_writer(path)?;
     writer.write_all(MAGIC).map_err(io)?;
     let mut offset = MAGIC.len() as u64;
     let mut entries = Vec::with_capacity(blocks.len());
-    let mut buffer = Vec::new();
     for block in blocks {
-        buffer.clear();
-        encode(&block.rows, &mut buffer).map_err(ObjectError::Encode)?;
-        writer.write_all(&buffer).map_err(io)?;
-        entries.push(BlockEntry {
-            class: block.class,
-            bucket: block.bucket,
-            segment: block.segment,
-            lanes,
-            rows: block.rows.num_rows() as u64,
-            offset,
-            bytes: buffer.len() as u64,
-            sha256: hex(&Sha256::digest(&buffer)),
-        });
-        offset += buffer.len() as u64;
+        writer.write_all(&block.bytes).map_err(io)?;
+        entries.push(BlockEntry { offset, ..block.entry });
+        offset += block.bytes.len() as u64;
     }
     let footer = serde_json::to_vec(&entries).expect("block entries are plain data");
     writer.write_all(&footer).map_err(io)?;

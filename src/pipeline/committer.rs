@@ -5,10 +5,11 @@
 //! Holds: nothing is published before the manifest that names it is there; nothing is deleted that the last manifests name.
 
 use crate::commit::{
-    Chain, ChainError, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object, write_object,
+    Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object,
+    write_object,
 };
 use crate::env::{Clock, Store};
-use crate::event::{BlockClass, LaneCounts, StagedFile, StateBlock};
+use crate::event::{BlockClass, LaneCounts, StagedFile};
 use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
@@ -55,7 +56,7 @@ pub struct Committer {
 
 /// Parts of the cut at hand.
 struct Parts {
-    lanes: Vec<Option<crate::cell::LaneCut>>,
+    lanes: Vec<Option<(crate::cell::LaneCut, Vec<EncodedBlock>)>>,
     sinks: Vec<Option<SinkCut>>,
     conductor: Option<ConductorCut>,
     /// What was rejected before the cut; rejects that come while it is under way belong to the next one.
@@ -90,7 +91,7 @@ impl Committer {
                     self.dead_letters.push(&rejected, self.clock.now_ms())?;
                     continue;
                 }
-                CutPart::Lane(lane, cut) => parts.lanes[lane] = Some(cut),
+                CutPart::Lane(lane, cut, blocks) => parts.lanes[lane] = Some((cut, blocks)),
                 CutPart::Sink(lane, cut) => parts.sinks[lane] = Some(cut),
                 CutPart::Conductor(cut) => {
                     parts.dead_letters = self.dead_letters.finish()?;
@@ -119,10 +120,10 @@ impl Committer {
         let number = conductor.number;
         let (mut blocks, mut needed_from) = (Vec::new(), BTreeMap::<BlockClass, i64>::new());
         let mut counts = base.clone();
-        for cut in parts.lanes.into_iter().flatten() {
+        for (cut, encoded) in parts.lanes.into_iter().flatten() {
             debug_assert_eq!(cut.number, number);
             counts.add(&cut.counts);
-            blocks.extend(cut.blocks);
+            blocks.extend(encoded);
             for (class, bucket) in cut.needed_from {
                 needed_from.entry(class).and_modify(|first| *first = (*first).min(bucket)).or_insert(bucket);
             }
@@ -137,7 +138,7 @@ impl Committer {
                 anchor.sampled_out += left_out;
             }
         }
-        let state_bytes = self.write_state(number, &blocks, &needed_from, dropped)?;
+        let state_bytes = self.write_state(number, blocks, &needed_from, dropped)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
         let head = self.chain.head();
@@ -185,14 +186,14 @@ impl Committer {
     fn write_state(
         &mut self,
         number: u64,
-        blocks: &[StateBlock],
+        blocks: Vec<EncodedBlock>,
         needed_from: &BTreeMap<BlockClass, i64>,
         dropped: &mut VecDeque<(u64, String)>,
     ) -> Result<u64, ObjectError> {
         let mut bytes = 0;
         if !blocks.is_empty() {
             let path = format!("state/{number:012}-{}-{}.state", self.chain.head().epoch, self.writer);
-            let (object, entries) = write_object(self.state.as_ref(), &path, blocks, self.layout.lanes)?;
+            let (object, entries) = write_object(self.state.as_ref(), &path, blocks)?;
             verify_object(self.state.as_ref(), &object)?;
             bytes = object.bytes;
             self.objects.push((object, entries));

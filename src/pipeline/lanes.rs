@@ -1,6 +1,7 @@
 //! Lanes: one thread per lane around the pure step, and what the lanes say about how far they are.
 
 use crate::cell::{Applied, Lane, LaneCut, LaneInput, LaneOutput};
+use crate::commit::{EncodedBlock, encode_block};
 use crate::event::{EventTime, FeatureBatch, Watermark};
 use crate::join::ClosedRows;
 use crate::online::{OnlineSender, Version};
@@ -55,6 +56,8 @@ pub struct LaneOutlets {
     pub cuts: Sender<CutPart>,
     pub online: OnlineOutlet,
     pub frontier: Arc<Frontier>,
+    /// How many lanes there are.
+    pub lanes: usize,
 }
 
 /// Hands feature values to the online writer with versions that rise: an entity belongs to one lane, and a later process
@@ -85,7 +88,8 @@ impl OnlineOutlet {
 
 /// One part of a commit; the committer waits for all of them.
 pub enum CutPart {
-    Lane(usize, LaneCut),
+    /// A lane's cut, its blocks encoded.
+    Lane(usize, LaneCut, Vec<EncodedBlock>),
     Sink(usize, crate::pipeline::sinks::SinkCut),
     Conductor(Box<crate::pipeline::conductor::ConductorCut>),
     Rejected(Vec<crate::event::Rejected>),
@@ -101,7 +105,7 @@ pub fn run(
     for message in input {
         let roll = matches!(message, LaneInput::Cut { roll: true, .. });
         lane.step(message, &mut out);
-        if !deliver(number, &mut out, roll, &mut outlets) {
+        if !deliver(number, &mut out, roll, &mut outlets)? {
             break;
         }
     }
@@ -114,24 +118,28 @@ pub fn deliver_restored(closed: Vec<(u16, ClosedRows)>, sink: &Sender<SinkInput>
 }
 
 /// Returns false when the other side is gone: the cell is going down.
-fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &mut LaneOutlets) -> bool {
+fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &mut LaneOutlets) -> Result<bool, RunError> {
     for (sample, rows) in out.closed.drain(..) {
         if outlets.sink.send(SinkInput::Closed { sample, rows, recount: true }).is_err() {
-            return false;
+            return Ok(false);
         }
     }
     if !out.online.drain(..).all(|batch| outlets.online.send(batch)) {
-        return false;
+        return Ok(false);
     }
-    if let Some(cut) = out.cut.take() {
+    if let Some(mut cut) = out.cut.take() {
         outlets.online.at_cut(cut.number);
         let marker = SinkInput::Cut { number: cut.number, roll };
-        if outlets.sink.send(marker).is_err() || outlets.cuts.send(CutPart::Lane(number, cut)).is_err() {
-            return false;
+        if outlets.sink.send(marker).is_err() {
+            return Ok(false);
+        }
+        let blocks: Result<Vec<_>, _> = cut.blocks.drain(..).map(|block| encode_block(&block, outlets.lanes)).collect();
+        if outlets.cuts.send(CutPart::Lane(number, cut, blocks?)).is_err() {
+            return Ok(false);
         }
     }
     if let Some(applied) = out.applied.take() {
         outlets.frontier.set(number, applied);
     }
-    true
+    Ok(true)
 }

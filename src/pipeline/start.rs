@@ -143,6 +143,7 @@ impl Start<'_> {
                 cuts: cuts_in.clone(),
                 online: OnlineOutlet::new(online.sender(), head.born_at_ms, head.epoch, head.cut),
                 frontier: frontier.clone(),
+                lanes: cell.lanes,
             };
             let body = move || match deliver_restored(closed, &sink_in) {
                 true => lanes::run(number, lane, lane_out, outlets),

@@ -8,7 +8,7 @@ use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
 use conjoin::cell::{Advance, Applied, CellSpec, Lane, LaneCut, LaneInput, LaneOutput, feature_history};
 use conjoin::commit::{
-    Chain, Identity, InputEntry, Layout, Manifest, TrackEntry, read_block, verify_object, write_object,
+    Chain, Identity, InputEntry, Layout, Manifest, TrackEntry, encode_block, read_block, verify_object, write_object,
 };
 use conjoin::config::Plan;
 use conjoin::decode::Decoder;
@@ -336,7 +336,8 @@ impl<'a> Life<'a> {
         let (store, lanes) = (self.disk.store.clone(), self.lanes.len());
         if !blocks.is_empty() {
             let path = format!("state/{}-{}", cut.number, self.disk.lives);
-            let (object, entries) = write_object(store.as_ref(), &path, &blocks, lanes).unwrap();
+            let encoded = blocks.iter().map(|block| encode_block(block, lanes).unwrap()).collect();
+            let (object, entries) = write_object(store.as_ref(), &path, encoded).unwrap();
             verify_object(store.as_ref(), &object).unwrap();
             self.objects.push((object, entries));
         }

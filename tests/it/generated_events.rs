@@ -68,6 +68,7 @@ fn every_generated_row_is_accepted_and_every_malformed_record_is_one_dead_letter
         seed: 3,
         minutes: 120,
         rate: None,
+        tail: None,
         start: 1_767_225_600_000,
     })
     .expect("the folder can be written");
