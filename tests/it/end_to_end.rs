@@ -1,11 +1,11 @@
 //! End to end: the real binary between a real Kafka and a real Redis, held against what the definitions say.
 
 use crate::online_redis::Private;
-use crate::support::binary::{Conjoin, files, file_rows, newest_manifest, rows, wait_for};
+use crate::support::binary::{Conjoin, file_rows, files, newest_manifest, rows, wait_for};
+use crate::support::env;
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use crate::support::oracle::{Oracle, Row, Windows};
 use crate::support::world::{CLICKS, FEED, ORDERS, Record, TOPICS, World, WorldSpec, world};
-use crate::support::env;
 use conjoin::event::{Value as KeyPart, entity_key};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,7 +73,8 @@ impl Setup {
     }
 
     fn write_pipeline(&self, brokers: &str, times: &Times<'_>) {
-        let names = |windows: &[(&'static str, i64)]| windows.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let names =
+            |windows: &[(&'static str, i64)]| windows.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let (user, item) = (names(self.windows.user), names(self.windows.item));
         let derived = |(name, _): &(&str, i64)| {
             format!("      item_ctr_{name}: \"(item_clicks_{name} + 1.0) / (item_shown_{name} + 20.0)\"\n")
@@ -144,14 +145,7 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
         let mut offsets = Vec::new();
         for (topic, name) in self.topics.iter().enumerate() {
             let mine = records.iter().filter(|record| record.topic == topic);
-            let test = |record: &Record| (record.partition, record.payload.clone());
-            let payloads: Vec<_> = mine.map(test).collect();
-            let test = |(partition, payload): &'_ (i32, Option<Vec<u8>>)| (*partition, payload.clone());
-            let owned: Vec<_> = payloads.iter().map(test).collect();
-            let tests: Vec<_> = owned
-                .iter()
-                .map(|(partition, payload)| TestRecord { partition: *partition, payload: payload.as_deref(), ..Default::default() })
-                .collect();
+            let tests: Vec<TestRecord<'_>> = mine.map(as_test).collect();
             self.kafka.produce(name, &tests);
         }
         for record in records {
@@ -197,7 +191,8 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
             if found != expected {
                 wrong.push(difference(&(group.into(), entity.into()), &found, &expected));
             }
-            let nothing = |value: &Value| value.as_f64() == Some(0.0) || value == &json!([]) || value.as_f64() == Some(0.05);
+            let nothing =
+                |value: &Value| value.as_f64() == Some(0.0) || value == &json!([]) || value.as_f64() == Some(0.05);
             empty += expected.values().all(nothing) as u64;
             all += 1;
         }
@@ -215,6 +210,10 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
             assert_eq!(committed, Some(next), "{} {partition}", self.topics[topic]);
         }
     }
+}
+
+fn as_test(record: &Record) -> TestRecord<'_> {
+    TestRecord { partition: record.partition, payload: record.payload.as_deref(), ..TestRecord::default() }
 }
 
 fn key(row: &Row) -> (String, String) {
@@ -303,7 +302,14 @@ fn check_accounts(world: &World, oracle: &Oracle<'_>, summary: &Value) {
         let label = &sample["labels"][number];
         let count = |name: &str| label[name].as_u64().unwrap();
         assert_eq!(
-            [count("filtered"), count("duplicate"), count("conflict"), count("late"), count("waiting"), count("applied")],
+            [
+                count("filtered"),
+                count("duplicate"),
+                count("conflict"),
+                count("late"),
+                count("waiting"),
+                count("applied")
+            ],
             [0, world.duplicates[topic], 0, 0, 0, meant[topic]],
             "{label}"
         );
@@ -325,7 +331,10 @@ fn check_dead_letters(setup: &Setup, world: &World, offsets: &[i64]) {
     for (record, offset) in world.records.iter().zip(offsets) {
         if let Some(reason) = record.poison {
             let raw = record.payload.clone().unwrap_or_default();
-            expected.insert((setup.topics[record.topic].clone(), record.partition as i64, *offset), (reason.to_owned(), raw));
+            expected.insert(
+                (setup.topics[record.topic].clone(), record.partition as i64, *offset),
+                (reason.to_owned(), raw),
+            );
         }
     }
     let mut found = BTreeMap::new();
@@ -382,7 +391,12 @@ impl PlainReader {
         for path in files(&folder.join("samples"), ".parquet") {
             if self.seen.insert(path.clone()) {
                 for row in file_rows(&path) {
-                    assert!(self.keys.insert(key(&row)), "{:?} is in two files, or twice in {}", key(&row), path.display());
+                    assert!(
+                        self.keys.insert(key(&row)),
+                        "{:?} is in two files, or twice in {}",
+                        key(&row),
+                        path.display()
+                    );
                 }
             }
         }
@@ -486,8 +500,7 @@ fn forward(from: SocketAddr, to: String) {
     std::thread::spawn(move || {
         for client in listener.incoming().flatten() {
             let Ok(server) = TcpStream::connect(&to) else { continue };
-            for (mut read, mut write) in
-                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+            for (mut read, mut write) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
             {
                 // Ends with the connection.
                 std::thread::spawn(move || std::io::copy(&mut read, &mut write));

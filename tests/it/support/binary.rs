@@ -145,7 +145,8 @@ pub fn file_rows(path: &Path) -> Vec<Row> {
     for batch in reader.unwrap_or_else(|error| panic!("{}: {error}", path.display())) {
         let batch: RecordBatch = batch.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let fields = batch.schema();
-        let cells = |row| batch.columns().iter().zip(fields.fields()).map(move |(c, f)| (f.name().clone(), cell(c, row)));
+        let cells =
+            |row| batch.columns().iter().zip(fields.fields()).map(move |(c, f)| (f.name().clone(), cell(c, row)));
         rows.extend((0..batch.num_rows()).map(|row| cells(row).collect::<Row>()));
     }
     rows

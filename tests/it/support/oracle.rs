@@ -113,7 +113,14 @@ impl<'a> Oracle<'a> {
             ("price", json!(shown.price)),
             ("position", json!(shown.position)),
             ("click_at", json!(click)),
-            ("order_value", if orders.is_empty() { Value::Null } else { json!(orders.iter().map(|order| order.value).sum::<f64>()) }),
+            (
+                "order_value",
+                if orders.is_empty() {
+                    Value::Null
+                } else {
+                    json!(orders.iter().map(|order| order.value).sum::<f64>())
+                },
+            ),
             ("clicked", json!(click.is_some())),
             ("click_delay_ms", json!(click.map(|at| at - shown.ts))),
         ] {

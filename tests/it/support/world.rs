@@ -151,8 +151,7 @@ impl Maker<'_> {
         let number = self.world.clicks.len();
         let ts = unused(ts, |ts| self.world.clicks.iter().any(|click| click.ts == ts));
         let id = format!("{}-c{number}", self.spec.name);
-        let label =
-            Label { id, request: request.into(), item: item.into(), user: user.into(), ts, value: 0.0 };
+        let label = Label { id, request: request.into(), item: item.into(), user: user.into(), ts, value: 0.0 };
         self.record(CLICKS, None, ts, &label_json(&label, "click"), 1, 0);
         if number.is_multiple_of(9) {
             let view = json!({ "event_id": format!("v{number}"), "kind": "view", "at": ts });
@@ -221,7 +220,15 @@ impl Maker<'_> {
     }
 
     /// Adds a record that arrives within the lateness, and now and then a second copy of it.
-    fn record(&mut self, topic: usize, partition: Option<i32>, ts: i64, json: &serde_json::Value, rows: u64, filtered: u64) {
+    fn record(
+        &mut self,
+        topic: usize,
+        partition: Option<i32>,
+        ts: i64,
+        json: &serde_json::Value,
+        rows: u64,
+        filtered: u64,
+    ) {
         let copies = 1 + self.chance(0.03) as u64;
         for _ in 0..copies {
             self.dealt += 1;
