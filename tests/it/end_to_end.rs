@@ -145,18 +145,7 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
         let mut offsets = Vec::new();
         for (topic, name) in self.topics.iter().enumerate() {
             let mine = records.iter().filter(|record| record.topic == topic);
-            let test = |record: &Record| (record.partition, record.payload.clone());
-            let payloads: Vec<_> = mine.map(test).collect();
-            let test = |(partition, payload): &'_ (i32, Option<Vec<u8>>)| (*partition, payload.clone());
-            let owned: Vec<_> = payloads.iter().map(test).collect();
-            let tests: Vec<_> = owned
-                .iter()
-                .map(|(partition, payload)| TestRecord {
-                    partition: *partition,
-                    payload: payload.as_deref(),
-                    ..Default::default()
-                })
-                .collect();
+            let tests: Vec<TestRecord<'_>> = mine.map(as_test).collect();
             self.kafka.produce(name, &tests);
         }
         for record in records {
@@ -221,6 +210,10 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
             assert_eq!(committed, Some(next), "{} {partition}", self.topics[topic]);
         }
     }
+}
+
+fn as_test(record: &Record) -> TestRecord<'_> {
+    TestRecord { partition: record.partition, payload: record.payload.as_deref(), ..TestRecord::default() }
 }
 
 fn key(row: &Row) -> (String, String) {
