@@ -30,11 +30,13 @@ demo: preflight ## made-up traffic through the whole of Conjoin in a minute; SER
 	export ORT_DYLIB_PATH
 	$(TARGET)/release/conjoin demo $(if $(SERVE),--serve)
 
-bench: preflight ## end-to-end benchmark against DuckDB in one run
+bench: preflight ## the end-to-end benchmark at both rates, and with kill -9 in the middle: one line of JSON each
 	$(CARGO) build --release --locked
 	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
 	export ORT_DYLIB_PATH
 	python=$$(scripts/venv.sh bench numpy duckdb)
+	$$python benches/e2e/run.py --rate 1000
+	$$python benches/e2e/run.py --kill --runs 1
 	$$python benches/e2e/run.py
 
 services: ## a Kafka and a Redis to play with, until Ctrl-C

@@ -2,6 +2,8 @@
 //!
 //! `DATA=impressions.ndjson cargo bench --bench decode` with a file of the shared workload; prints the best of three
 //! passes for reading alone and for reading and decoding.
+#![expect(clippy::disallowed_macros, reason = "a benchmark prints its result")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use conjoin::decode::{ColumnFrom, ColumnSpec, DecodeLimits, DecodeSpec, Decoder, TimeUnitSpec};
 use conjoin::event::{ColumnType, Positions};

@@ -5,6 +5,8 @@
 //!
 //! Two lanes, one thread each, every lane with both groups and the entities it owns. Run: `cargo bench --bench feature`.
 //! An event counts once, though it goes to both groups.
+#![expect(clippy::disallowed_macros, reason = "a benchmark prints its result")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};

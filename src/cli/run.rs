@@ -116,6 +116,7 @@ fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), Str
 }
 
 /// The first SIGINT or SIGTERM stops in order; the second one at once.
+#[expect(clippy::disallowed_methods, reason = "the second signal must end the process whatever its threads do")]
 pub fn stop_on_signals(stop: StopSignal) -> std::io::Result<signal_hook::iterator::Handle> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let handle = signals.handle();

@@ -245,14 +245,14 @@ impl JoinState {
         let keys = KeyColumns::read(rows, 0)?;
         let came_at = column::<Int64Type>(rows, "came_at")?;
         let mut mine = Vec::with_capacity(rows.num_rows());
-        for at in 0..rows.num_rows() {
+        for (at, came_at) in came_at.into_iter().enumerate() {
             let new = NewLabel {
                 event_time: keys.event_time[at],
                 id: keys.id[at],
                 key: keys.key[at],
                 content: keys.content[at],
                 key_group: keys.key_group[at],
-                came_at: came_at[at],
+                came_at,
             };
             // Of two records in conflict both were written when the better one came later.
             let admitted = groups.contains(&(new.key_group as u16))

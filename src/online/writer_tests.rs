@@ -115,7 +115,9 @@ fn a_full_backlog_blocks_the_sender_instead_of_dropping_rows() {
             sender.send(batch(0, &[(entity.as_str(), 1, None)]), version(step)).expect("running");
         }
     });
-    std::thread::sleep(Duration::from_millis(50));
+    while writer.stats().snapshot().backlog_entities < 3 {
+        std::thread::yield_now();
+    }
     assert!(!feeder.is_finished(), "20 entities do not fit in a backlog of 3");
     assert!(writer.stats().snapshot().backlog_entities <= 3);
     store.away.store(false, Ordering::Relaxed);
@@ -132,7 +134,7 @@ fn a_writer_without_work_notices_that_the_store_went_and_came_back() {
             if writer.stats().ready() == ready {
                 return true;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::park_timeout(Duration::from_millis(1));
         }
         false
     };

@@ -9,7 +9,7 @@
 //! Does not: remember records: after a restart the sender begins at [`MemoryHandle::next_position`] again.
 
 use crate::event::{EventTime, PartitionId, PositionDelta, Positions, RawBatch, RawRecord};
-use crate::source::{Source, SourceError, SourceEvent};
+use crate::source::{Source, SourceError, SourceEvent, wait};
 use crossbeam_channel::{Receiver, Select, Sender, TryRecvError, bounded};
 use std::ops::Range;
 use std::time::Duration;
@@ -126,8 +126,8 @@ impl Source for MemorySource {
             }
         }
         if open.is_empty() {
-            // only the caller can change this, but it may ask in a loop
-            std::thread::sleep(timeout);
+            // Only the caller can change this, but it may ask in a loop.
+            wait(timeout);
             return Ok(SourceEvent::Nothing);
         }
         match waiting.ready_timeout(timeout) {

@@ -82,3 +82,12 @@ impl SourceError {
         }
     }
 }
+
+/// What a source does that has nothing to give and no event to wait for: every partition is paused or has ended.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the contract of `poll` is to wait so long, and nothing can end the wait"
+)]
+fn wait(timeout: Duration) {
+    std::thread::sleep(timeout);
+}

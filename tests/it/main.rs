@@ -1,8 +1,8 @@
 //! Integration tests: everything that looks at the crate from outside, in one binary so that it links once. Those that
 //! need a Kafka and a Redis find them started by `make test`.
 
-// Tests wait for services that live by the real clock.
-#![allow(clippy::disallowed_methods)]
+// Tests wait for services that live by the real clock, and print what they measured.
+#![allow(clippy::disallowed_methods, clippy::disallowed_macros)]
 
 mod support;
 

@@ -14,7 +14,7 @@ mod lines;
 mod list;
 
 use crate::event::{PartitionId, PositionDelta, Positions, RawBatch, file_and_offset, file_position};
-use crate::source::{InputKind, InputSpec, Source, SourceError, SourceEvent};
+use crate::source::{InputKind, InputSpec, Source, SourceError, SourceEvent, wait};
 use lines::{LineReader, OpenError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -112,8 +112,8 @@ impl Source for FileSource {
                 return sequence.step(&self.limits);
             }
         }
-        // only the caller can change this, but it may ask in a loop
-        std::thread::sleep(timeout);
+        // Only the caller can change this, but it may ask in a loop.
+        wait(timeout);
         Ok(SourceEvent::Nothing)
     }
 

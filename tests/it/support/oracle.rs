@@ -19,12 +19,15 @@ pub struct Windows {
     pub serving_lag_ms: i64,
 }
 
+/// The clicks and the conversions of one key.
+type Followers<'a> = (Vec<&'a Label>, Vec<&'a Label>);
+
 pub struct Oracle<'a> {
     world: &'a World,
     windows: Windows,
     by_user: BTreeMap<&'a str, (Vec<&'a Label>, Vec<&'a Label>)>,
     by_item: BTreeMap<&'a str, (Vec<i64>, Vec<i64>)>,
-    by_key: BTreeMap<(&'a str, &'a str), (Vec<&'a Label>, Vec<&'a Label>)>,
+    by_key: BTreeMap<(&'a str, &'a str), Followers<'a>>,
 }
 
 fn floor(t: i64, step: i64) -> i64 {
