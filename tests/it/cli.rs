@@ -288,7 +288,8 @@ fn a_run_that_is_told_to_stop_commits_and_the_next_one_comes_to_the_same_samples
     );
     assert_eq!(code, 0, "{errors}");
     let manifests = || files(&folder.path().join("out/state/manifests"), ".json").len();
-    let mut run = conjoin(folder.path(), &["run", "p.yaml"])
+    // Many short commits: the second manifest is there long before the end.
+    let mut run = conjoin(folder.path(), &["run", "p.yaml", "--set", "state.commit_every=20ms"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
