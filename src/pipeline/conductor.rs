@@ -92,6 +92,8 @@ pub struct Conductor {
 
 /// Timers and what was said last.
 struct Beat {
+    /// Partitions that have not ended.
+    unread: BTreeSet<PartitionId>,
     last_cut_ms: u64,
     last_online_ms: u64,
     last_board_ms: u64,
@@ -111,6 +113,7 @@ impl Conductor {
     pub fn run(mut self) -> Result<(), RunError> {
         let now = self.clock.monotonic_ms();
         let mut beat = Beat {
+            unread: self.router.partitions(),
             last_cut_ms: now,
             last_online_ms: now,
             last_board_ms: 0,
@@ -122,7 +125,7 @@ impl Conductor {
             dead: BTreeMap::new(),
             watermark: self.router.watermark(),
         };
-        while !self.stop.requested() && !self.router.all_ended() {
+        while !self.stop.requested() && !beat.unread.is_empty() {
             match self.intake.next(TICK) {
                 Ok(Some(arrival)) => self.arrival(arrival, &mut beat)?,
                 Ok(None) => {}
@@ -141,7 +144,14 @@ impl Conductor {
         let now = self.clock.monotonic_ms();
         match arrival {
             Arrival::CaughtUp(partition) => self.router.caught_up(partition),
-            Arrival::Ended(partition) => self.router.ended(partition),
+            Arrival::Ended(partition) => {
+                beat.unread.remove(&partition);
+                match self.ending {
+                    Ending::Close => self.router.ended(partition),
+                    // The log goes on after this run: its end here promises nothing about time.
+                    Ending::KeepPending => self.router.caught_up(partition),
+                }
+            }
             Arrival::Connection { ready, message } => {
                 if ready {
                     tracing::info!("{message}");

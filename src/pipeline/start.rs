@@ -18,6 +18,7 @@ use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
 use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink, sweep_orphans};
+use crate::source::InputKind;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
 use std::collections::{BTreeMap, BTreeSet};
@@ -181,7 +182,7 @@ impl Start<'_> {
             failure: failure.clone(),
             commit_every_ms: self.plan.state.commit_every_ms as u64,
             flush_ms: self.plan.online.flush_ms as u64,
-            ending: if self.options.until_end && !self.options.close { Ending::KeepPending } else { Ending::Close },
+            ending: self.ending(),
             online: !self.plan.groups.is_empty(),
             last_cut: head.cut,
         };
@@ -205,6 +206,12 @@ impl Start<'_> {
             chain: self.world.entropy.random_u64() as u32,
             now_ms: self.world.clock.now_ms(),
         }
+    }
+
+    /// Files end for good, so they close what is pending; a topic goes on after the run, unless it is said otherwise.
+    fn ending(&self) -> Ending {
+        let topics = self.plan.inputs.iter().any(|input| matches!(input.kind, InputKind::Kafka(_)));
+        if topics && self.options.until_end && !self.options.close { Ending::KeepPending } else { Ending::Close }
     }
 
     fn summary(&self, head: u64, online_left: u64) -> RunSummary {

@@ -128,6 +128,10 @@ impl Router {
         self.tracks.iter_mut().filter(|((_, other), _)| *other == partition).for_each(|(_, state)| change(state));
     }
 
+    pub fn partitions(&self) -> BTreeSet<PartitionId> {
+        self.tracks.keys().map(|(_, partition)| *partition).collect()
+    }
+
     pub fn all_ended(&self) -> bool {
         self.tracks.values().all(|state| state.ended)
     }
