@@ -21,7 +21,8 @@ test: preflight ## format, clippy and all tests, with a Kafka and a Redis of the
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
-	export ORT_DYLIB_PATH
+	CONJOIN_PYTHON=$$(scripts/venv.sh scores numpy onnxruntime)
+	export ORT_DYLIB_PATH CONJOIN_PYTHON
 	scripts/with-services $(CARGO) test --locked --tests --no-fail-fast $(TESTS)
 
 demo: preflight ## made-up traffic through the whole of Conjoin in a minute; SERVE=1 keeps serving the result

@@ -15,13 +15,13 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// The binary in a folder of its own, as an empty environment would run it.
-fn conjoin(folder: &Path, args: &[&str]) -> Command {
+pub(crate) fn conjoin(folder: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conjoin"));
     command.current_dir(folder).args(args).env_remove("LISTEN").env("RUST_LOG", "info");
     command
 }
 
-fn finish(folder: &Path, args: &[&str]) -> (i32, String, String) {
+pub(crate) fn finish(folder: &Path, args: &[&str]) -> (i32, String, String) {
     outcome(conjoin(folder, args).output().expect("the binary starts"))
 }
 
@@ -321,13 +321,14 @@ fn terminate(process: &Child) {
 }
 
 /// A server on a free port, known from its log.
-struct Server {
+pub(crate) struct Server {
     process: Child,
     addr: String,
+    log: tempfile::NamedTempFile,
 }
 
 impl Server {
-    fn start(mut command: Command) -> Server {
+    pub(crate) fn start(mut command: Command) -> Server {
         let log = tempfile::NamedTempFile::new().expect("a file can be made");
         let writer = log.reopen().expect("the log opens");
         let mut process = command.stdout(Stdio::null()).stderr(writer).spawn().expect("the binary starts");
@@ -336,7 +337,8 @@ impl Server {
             let text = fs::read_to_string(log.path()).expect("the log is text");
             let addr = text.lines().find(|line| line.contains("serving")).and_then(|line| line.split("addr=").nth(1));
             if let Some(addr) = addr {
-                return Server { process, addr: addr.trim().to_owned() };
+                let addr = addr.trim().to_owned();
+                return Server { process, addr, log };
             }
             assert!(process.try_wait().expect("it can be asked").is_none(), "it ended: {text}");
             assert!(since.elapsed() < DEADLINE, "it does not serve: {text}");
@@ -344,7 +346,21 @@ impl Server {
         }
     }
 
-    fn ask(&mut self, method: &str, path: &str, body: &str) -> (u16, String) {
+    /// Waits until the log says so.
+    pub(crate) fn wait_for(&mut self, words: &str) {
+        let since = Instant::now();
+        loop {
+            let text = fs::read_to_string(self.log.path()).expect("the log is text");
+            if text.contains(words) {
+                return;
+            }
+            assert!(self.process.try_wait().expect("it can be asked").is_none(), "it ended: {text}");
+            assert!(since.elapsed() < DEADLINE, "it does not say {words:?}: {text}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub(crate) fn ask(&mut self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut connection = TcpStream::connect(&self.addr).expect("the server listens");
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
@@ -357,7 +373,7 @@ impl Server {
         (status, answer.split_once("\r\n\r\n").expect("an empty line").1.to_owned())
     }
 
-    fn stop(&mut self) -> i32 {
+    pub(crate) fn stop(&mut self) -> i32 {
         terminate(&self.process);
         self.process.wait().expect("it ends").code().unwrap_or(-1)
     }

@@ -14,6 +14,7 @@ mod model_contract;
 mod model_scores;
 mod online_redis;
 mod oracle;
+mod rank_parity;
 mod serve_http;
 mod simulation;
 mod tidy;
