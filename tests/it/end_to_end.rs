@@ -438,6 +438,24 @@ fn a_live_run_that_is_killed_twice_and_then_falls_quiet_loses_and_doubles_nothin
 }
 
 #[test]
+fn stopping_at_the_topics_end_keeps_what_is_pending_for_the_next_run() {
+    let mut setup = Setup::new(SHORT);
+    let world = short_worlds();
+    let oracle = Oracle::new(&world, SHORT);
+    setup.write_pipeline(&brokers(), &SHORT_TIMES);
+    let (early, rest) = world.records.split_at(world.records.len() / 3);
+    setup.produce(early);
+    let summary = Conjoin::run(setup.path(), "first", &["--until-end", "--json"]).summary();
+    let anchor = &summary["counts"]["samples"][0]["anchor"];
+    assert!(anchor["pending"].as_u64().unwrap() > 0, "the end of a topic closed what was pending: {anchor}");
+    setup.produce(rest);
+    let summary = Conjoin::run(setup.path(), "second", &["--until-end", "--close", "--json"]).summary();
+    assert!(summary["restored_rows"].as_u64().unwrap() > 0, "{summary}");
+    setup.check_samples(&oracle);
+    setup.check_redis(&oracle, summary["online_instant"].as_i64().unwrap());
+}
+
+#[test]
 fn redis_away_at_the_start_and_in_the_middle_costs_nothing() {
     let mut redis = Private::new();
     let mut setup = Setup::with_redis(SHORT, redis.url());
