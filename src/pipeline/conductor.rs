@@ -18,7 +18,7 @@ use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::route::Router;
-use crate::telemetry::Telemetry;
+use crate::telemetry::{StreamProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -335,8 +335,11 @@ impl Conductor {
     }
 
     fn show(&self, now: u64, beat: &Beat) {
-        for (name, account) in self.names.streams.iter().zip(self.router.accounts()) {
+        for (stream, (name, account)) in self.names.streams.iter().zip(self.router.accounts()).enumerate() {
             self.telemetry.stream(name, account);
+            let (watermark, newest, idle_partitions) = self.router.progress(stream as u16, now);
+            let progress = StreamProgress { watermark, newest, position_lag_records: None, idle_partitions };
+            self.telemetry.stream_progress(name, &progress, self.clock.now_ms());
         }
         for ((stream, kind), rows) in &beat.dead {
             self.telemetry.dead_letters(&self.names.streams[*stream as usize], *kind, *rows);

@@ -262,6 +262,18 @@ impl Router {
         streams.into_iter().collect()
     }
 
+    /// Where a stream stands: its watermark (the lowest of its partitions that are neither idle nor ended), the newest
+    /// event time, and how many partitions are idle.
+    pub fn progress(&self, stream: StreamId, now_ms: u64) -> (Watermark, Option<EventTime>, usize) {
+        let lateness = self.streams[stream as usize].time.lateness_ms;
+        let tracks = || self.tracks.iter().filter(|((other, _), _)| *other == stream).map(|(_, state)| state);
+        let idle = |state: &TrackState| self.is_idle(stream, state, now_ms);
+        let active = tracks().filter(|state| !state.ended && !idle(state));
+        let watermark = active.map(|state| state.newest.saturating_sub(lateness)).min().unwrap_or(i64::MAX);
+        let newest = tracks().map(|state| state.newest).max().filter(|newest| *newest > i64::MIN);
+        (Watermark(watermark), newest, tracks().filter(|state| !state.ended && idle(state)).count())
+    }
+
     /// Partitions that ran too far ahead of the slowest one that still has records to give; never the slowest itself.
     pub fn too_far_ahead(&self) -> BTreeSet<PartitionId> {
         let readable = self.tracks.iter().filter(|(_, state)| !state.ended && !state.caught_up);
