@@ -5,7 +5,7 @@
 
 `events_per_s`, `wall_s` and `cpu_s` are of the run with the median wall time; `peak_rss_mib` is the largest of all runs;
 `correct` says that every run gave the expected result. Time is that of the whole process, from start to exit.
-With --kill each run is ended twice by kill -9, after four commits and again after four more, and started again: the figures are then
+With --kill each run is ended twice by kill -9, after eight commits and again after eight more, and started again: the figures are then
 the sums over the three processes, and `restored` tells how many pending rows each restart brought back and how fast.
 """
 import argparse
@@ -21,6 +21,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 COMMITS_MIN = 10
+KILL_AFTER_COMMITS = 8
 
 
 def data(cache, rate):
@@ -59,9 +60,9 @@ def once(binary, folder, out, kill_at_commit=None):
 
 def measure(binary, folder, out, kill):
     shutil.rmtree(out, ignore_errors=True)
-    total = once(binary, folder, out, 4 if kill else None)
+    total = once(binary, folder, out, KILL_AFTER_COMMITS if kill else None)
     while total["report"] is None:
-        more = once(binary, folder, out, 4 if len(total["restored"]) == 0 else None)
+        more = once(binary, folder, out, None if total["restored"] else KILL_AFTER_COMMITS)
         restored = more["report"] and {key: more["report"][key] for key in ("restored_rows", "restored_ms")}
         total = {
             "wall_s": total["wall_s"] + more["wall_s"],
