@@ -142,6 +142,29 @@ impl JoinState {
             };
             return if narrowed.keys.num_rows() == 0 { Ok(()) } else { self.restore_segment(narrowed, groups) };
         }
+        if segment.id.is_none() {
+            // Rows without a segment are written again, as the newest: a copy of what is here already must not be.
+            let fresh: Vec<bool> =
+                (0..keys.id.len()).map(|at| !self.holds(keys.id[at], keys.event_time[at], keys.content[at])).collect();
+            if fresh.contains(&false) {
+                let Payload::Memory(rows) = &segment.payload else {
+                    return Err(RestoreError { what: "impressions", reason: "split rows must be in memory".into() });
+                };
+                let mask = fresh.into();
+                let filter = |batch: &RecordBatch| {
+                    filter_record_batch(batch, &mask)
+                        .map_err(|error| RestoreError { what: "impressions", reason: error.to_string() })
+                };
+                let narrowed = Segment {
+                    bucket: segment.bucket,
+                    id: None,
+                    keys: filter(&segment.keys)?,
+                    payload: Payload::Memory(filter(rows)?),
+                    features: segment.features.as_ref().map(filter).transpose()?,
+                };
+                return if narrowed.keys.num_rows() == 0 { Ok(()) } else { self.restore_segment(narrowed, groups) };
+            }
+        }
         let was_counting = std::mem::replace(&mut self.counting, false);
         let rows = keys.event_time.len();
         for at in 0..rows {

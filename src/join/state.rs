@@ -181,6 +181,17 @@ impl JoinState {
         }
     }
 
+    /// Whether this very record is pending.
+    pub(super) fn holds(&self, id: Fingerprint, ts: EventTime, content: u64) -> bool {
+        let row = self
+            .ids
+            .get(id, |row| self.buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[row.row() as usize] == id));
+        row.is_some_and(|row| {
+            let (bucket, at) = (&self.buckets[&row.bucket()], row.row() as usize);
+            (bucket.event_time[at], bucket.content[at]) == (ts, content)
+        })
+    }
+
     /// Decides by id whether an impression is new; of two with one id the smaller (time, content hash) stays.
     pub(super) fn admit(&mut self, id: Fingerprint, ts: EventTime, content: u64) -> bool {
         let (buckets, closed) = (&self.buckets, &self.closed);
