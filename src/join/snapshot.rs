@@ -13,7 +13,9 @@ use crate::join::close::ClosedRows;
 use crate::join::index::RowRef;
 use crate::join::label::{Admission, Decision, LabelBucket, LabelState, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState};
-use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt64Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt64Array,
+};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt64Type};
 use std::collections::BTreeMap;
@@ -48,6 +50,22 @@ pub struct Segment {
     /// In memory when `id` is `None`.
     pub payload: Payload,
     pub features: Option<RecordBatch>,
+}
+
+impl Segment {
+    /// Some of the rows of a segment that is in memory and will be written again.
+    fn filter(&self, mask: &BooleanArray) -> Result<Segment, RestoreError> {
+        let bad = |reason: String| RestoreError { what: "impressions", reason };
+        let filter = |batch: &RecordBatch| filter_record_batch(batch, mask).map_err(|error| bad(error.to_string()));
+        let Payload::Memory(rows) = &self.payload else { return Err(bad("split rows must be in memory".into())) };
+        Ok(Segment {
+            bucket: self.bucket,
+            id: None,
+            keys: filter(&self.keys)?,
+            payload: Payload::Memory(filter(rows)?),
+            features: self.features.as_ref().map(filter).transpose()?,
+        })
+    }
 }
 
 impl JoinState {
@@ -124,44 +142,15 @@ impl JoinState {
     /// Brings back one segment of impressions; rows of other key groups are left out.
     pub fn restore_segment(&mut self, segment: Segment, groups: &Range<u16>) -> Result<(), RestoreError> {
         let keys = KeyColumns::read(&segment.keys, self.keys.entities.len())?;
-        let mine = keys.mask(groups);
-        if let Some(mask) = mine.filter(|_| segment.id.is_none()) {
-            let filter = |batch: &RecordBatch| {
-                filter_record_batch(batch, &mask)
-                    .map_err(|error| RestoreError { what: "impressions", reason: error.to_string() })
-            };
-            let Payload::Memory(rows) = &segment.payload else {
-                return Err(RestoreError { what: "impressions", reason: "split rows must be in memory".into() });
-            };
-            let narrowed = Segment {
-                bucket: segment.bucket,
-                id: None,
-                keys: filter(&segment.keys)?,
-                payload: Payload::Memory(filter(rows)?),
-                features: segment.features.as_ref().map(filter).transpose()?,
-            };
-            return if narrowed.keys.num_rows() == 0 { Ok(()) } else { self.restore_segment(narrowed, groups) };
-        }
         if segment.id.is_none() {
             // Rows without a segment are written again, as the newest: a copy of what is here already must not be.
-            let fresh: Vec<bool> =
-                (0..keys.id.len()).map(|at| !self.holds(keys.id[at], keys.event_time[at], keys.content[at])).collect();
-            if fresh.contains(&false) {
-                let Payload::Memory(rows) = &segment.payload else {
-                    return Err(RestoreError { what: "impressions", reason: "split rows must be in memory".into() });
-                };
-                let mask = fresh.into();
-                let filter = |batch: &RecordBatch| {
-                    filter_record_batch(batch, &mask)
-                        .map_err(|error| RestoreError { what: "impressions", reason: error.to_string() })
-                };
-                let narrowed = Segment {
-                    bucket: segment.bucket,
-                    id: None,
-                    keys: filter(&segment.keys)?,
-                    payload: Payload::Memory(filter(rows)?),
-                    features: segment.features.as_ref().map(filter).transpose()?,
-                };
+            let fresh = |at: usize| {
+                groups.contains(&(keys.key_group[at] as u16))
+                    && !self.holds(keys.id[at], keys.event_time[at], keys.content[at])
+            };
+            let mask: Vec<bool> = (0..keys.id.len()).map(fresh).collect();
+            if mask.contains(&false) {
+                let narrowed = segment.filter(&mask.into())?;
                 return if narrowed.keys.num_rows() == 0 { Ok(()) } else { self.restore_segment(narrowed, groups) };
             }
         }
@@ -578,15 +567,6 @@ impl KeyColumns {
                 .map(|name| batch.column_by_name(&name).map_or(Ok(Vec::new()), |_| fingerprints_of(batch, &name)))
                 .collect::<Result<_, _>>()?,
         })
-    }
-
-    /// Which rows belong to these key groups; `None` when all do.
-    fn mask(&self, groups: &Range<u16>) -> Option<arrow::array::BooleanArray> {
-        let mine = |group: &u8| groups.contains(&(*group as u16));
-        if self.key_group.iter().all(mine) {
-            return None;
-        }
-        Some(self.key_group.iter().map(|group| Some(mine(group))).collect())
     }
 }
 
