@@ -106,7 +106,7 @@ impl JoinState {
                     if self.claims(label, at, ts, longest) && self.has_best_claim(label, at, key, number, row) {
                         found.push(at);
                     } else {
-                        self.labels[label].pass_over(at, number);
+                        self.labels[label].pass_over(at, number, self.counting);
                     }
                     at = next;
                 }
@@ -159,9 +159,13 @@ impl JoinState {
 }
 
 impl Labels {
-    fn pass_over(&mut self, row: RowRef, by: u32) {
-        if self.state(row) == LabelState::Waiting {
-            self.decide(row, LabelState::PassedOver, by);
+    /// What closes again after a restore is on record already: written a second time it would stand behind, and so
+    /// overrule, what became of the label since.
+    fn pass_over(&mut self, row: RowRef, by: u32, record: bool) {
+        match self.state(row) {
+            LabelState::Waiting if record => self.decide(row, LabelState::PassedOver, by),
+            LabelState::Waiting => self.set_state(row, LabelState::PassedOver),
+            _ => {}
         }
     }
 

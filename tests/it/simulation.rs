@@ -190,6 +190,18 @@ fn one_seed_gives_one_trace() {
     assert_eq!(one.trace_hash(), other.trace_hash());
 }
 
+/// Found by chance: a restore that closed a bucket again recorded a second time that its impressions had passed a label
+/// over, behind the record that a later one had taken it; the life after counted the label as waiting once more.
+#[test]
+fn f1_what_closes_again_after_a_restore_is_not_recorded_again() {
+    let (setup, seed) = (Setup { shared_keys: true, features: false, ..Setup::PLAIN }, 4_252_216_595);
+    let logs = logs(&setup, seed, 40);
+    for lanes in [&[1, 1, 1][..], &[2, 2, 2, 2], &[2, 5, 5, 1, 3]] {
+        let (disk, _) = simulate(&setup, &logs, lanes, seed);
+        assert_rows(&disk.sorted_rows(), &expected(&setup, &logs), &format!("lanes {lanes:?}"));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
