@@ -143,13 +143,14 @@ impl Conductor {
     fn arrival(&mut self, arrival: Arrival, beat: &mut Beat) -> Result<(), RunError> {
         let now = self.clock.monotonic_ms();
         match arrival {
-            Arrival::CaughtUp(partition) => self.router.caught_up(partition),
+            Arrival::CaughtUp(partition) => self.router.caught_up(partition, now),
+            Arrival::OutOfSight(partition) => self.router.out_of_sight(partition),
             Arrival::Ended(partition) => {
                 beat.unread.remove(&partition);
                 match self.ending {
                     Ending::Close => self.router.ended(partition),
                     // The log goes on after this run: its end here promises nothing about time.
-                    Ending::KeepPending => self.router.caught_up(partition),
+                    Ending::KeepPending => self.router.caught_up(partition, now),
                 }
             }
             Arrival::Connection { ready, message } => {
@@ -335,10 +336,12 @@ impl Conductor {
     }
 
     fn show(&self, now: u64, beat: &Beat) {
+        let ends = self.intake.log_ends();
         for (stream, (name, account)) in self.names.streams.iter().zip(self.router.accounts()).enumerate() {
             self.telemetry.stream(name, account);
             let (watermark, newest, idle_partitions) = self.router.progress(stream as u16, now);
-            let progress = StreamProgress { watermark, newest, position_lag_records: None, idle_partitions };
+            let position_lag_records = self.router.position_lag(stream as u16, &ends);
+            let progress = StreamProgress { watermark, newest, position_lag_records, idle_partitions };
             self.telemetry.stream_progress(name, &progress, self.clock.now_ms());
         }
         for ((stream, kind), rows) in &beat.dead {

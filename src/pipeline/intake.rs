@@ -12,7 +12,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::source::{Source, SourceEvent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,6 +30,7 @@ pub enum Arrival {
         decoded: Vec<DecodedBatch>,
     },
     CaughtUp(PartitionId),
+    OutOfSight(PartitionId),
     Ended(PartitionId),
     Connection {
         ready: bool,
@@ -42,8 +43,20 @@ enum Ticketed {
     Event(Arrival),
 }
 
+/// Where the logs end, as the sources last heard.
+type LogEnds = Arc<Mutex<BTreeMap<PartitionId, i64>>>;
+
 /// Partitions that must not be read on, as the router last said.
 pub type PauseList = Arc<Mutex<BTreeSet<PartitionId>>>;
+
+/// What the source threads share.
+struct Shared {
+    tickets: Arc<Mutex<Tickets>>,
+    paused: PauseList,
+    log_ends: LogEnds,
+    progress: Progress,
+    stop: StopSignal,
+}
 
 struct Tickets {
     next: usize,
@@ -54,6 +67,7 @@ struct Tickets {
 pub struct Intake {
     workers: Vec<Receiver<Arrival>>,
     next: usize,
+    log_ends: LogEnds,
     pub threads: Vec<JoinHandle<()>>,
 }
 
@@ -78,12 +92,19 @@ impl Intake {
             outputs.push(decoded_in);
         }
         let tickets = Arc::new(Mutex::new(Tickets { next: 0, workers: inputs }));
+        let log_ends = LogEnds::default();
         for (number, source) in sources.into_iter().enumerate() {
-            let (tickets, paused, progress, stop) = (tickets.clone(), paused.clone(), progress.clone(), stop.clone());
-            let body = move || source_thread(source, tickets, paused, progress, stop);
+            let shared = Shared {
+                tickets: tickets.clone(),
+                paused: paused.clone(),
+                log_ends: log_ends.clone(),
+                progress: progress.clone(),
+                stop: stop.clone(),
+            };
+            let body = move || source_thread(source, shared);
             threads.push(failure.spawn(&format!("source-{number}"), body));
         }
-        Intake { workers: outputs, next: 0, threads }
+        Intake { workers: outputs, next: 0, log_ends, threads }
     }
 
     /// The next arrival in order; `None` when nothing came in time.
@@ -98,6 +119,11 @@ impl Intake {
         }
     }
 
+    /// As the sources last heard; only of inputs that tell.
+    pub fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+        self.log_ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub fn depth(&self) -> (usize, usize) {
         (self.workers.iter().map(Receiver::len).sum(), QUEUE_BATCHES_MAX * self.workers.len())
     }
@@ -107,52 +133,45 @@ impl Intake {
 pub struct Disconnected;
 
 /// Reads to the end, and stays to tell the outside of the last commit.
-fn source_thread(
-    mut source: Box<dyn Source>,
-    tickets: Arc<Mutex<Tickets>>,
-    paused: PauseList,
-    progress: Progress,
-    stop: StopSignal,
-) -> Result<(), RunError> {
-    let mut told = 0;
-    read(source.as_mut(), tickets, paused, &progress, &mut told, stop)?;
+fn source_thread(mut source: Box<dyn Source>, shared: Shared) -> Result<(), RunError> {
+    let told = read(source.as_mut(), &shared)?;
+    let Shared { tickets, progress, .. } = shared;
+    // The decoders end when the last source has let go of them.
+    drop(tickets);
     if let Some(positions) = progress.wait_for_last(told) {
         source.committed(&positions);
     }
     Ok(())
 }
 
-fn read(
-    source: &mut dyn Source,
-    tickets: Arc<Mutex<Tickets>>,
-    paused: PauseList,
-    progress: &Progress,
-    told: &mut u64,
-    stop: StopSignal,
-) -> Result<(), RunError> {
+/// Reads to the end; the number of the last commit that the source was told of.
+fn read(source: &mut dyn Source, shared: &Shared) -> Result<u64, RunError> {
+    let mut told = 0;
     let partitions: BTreeSet<PartitionId> = source.partitions().into_iter().collect();
     let mut open = partitions.clone();
     let mut held: BTreeSet<PartitionId> = BTreeSet::new();
-    while !stop.requested() && !open.is_empty() {
+    while !shared.stop.requested() && !open.is_empty() {
         let wanted: BTreeSet<PartitionId> =
-            paused.lock().unwrap_or_else(PoisonError::into_inner).intersection(&partitions).copied().collect();
+            shared.paused.lock().unwrap_or_else(PoisonError::into_inner).intersection(&partitions).copied().collect();
         wanted.difference(&held).for_each(|partition| source.pause(*partition));
         held.difference(&wanted).for_each(|partition| source.resume(*partition));
         held = wanted;
-        if let Some(positions) = progress.newer(told) {
+        if let Some(positions) = shared.progress.newer(&mut told) {
             source.committed(&positions);
+            shared.log_ends.lock().unwrap_or_else(PoisonError::into_inner).extend(source.log_ends());
         }
         let item = match source.poll(POLL_TIMEOUT)? {
             SourceEvent::Nothing => continue,
             SourceEvent::Batch(batch) => Ticketed::Raw(batch),
             SourceEvent::CaughtUp(partition) => Ticketed::Event(Arrival::CaughtUp(partition)),
+            SourceEvent::OutOfSight(partition) => Ticketed::Event(Arrival::OutOfSight(partition)),
             SourceEvent::Ended(partition) => {
                 open.remove(&partition);
                 Ticketed::Event(Arrival::Ended(partition))
             }
             SourceEvent::Connection { ready, message } => Ticketed::Event(Arrival::Connection { ready, message }),
         };
-        let mut tickets = tickets.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tickets = shared.tickets.lock().unwrap_or_else(PoisonError::into_inner);
         let worker = tickets.next;
         tickets.next = (worker + 1) % tickets.workers.len();
         // Sent under the lock: the order of tickets is the order of the queues.
@@ -160,7 +179,7 @@ fn read(
             break;
         }
     }
-    Ok(())
+    Ok(told)
 }
 
 fn decode(input: Receiver<Ticketed>, output: Sender<Arrival>, mut decoders: Vec<Vec<Decoder>>) -> Result<(), RunError> {

@@ -5,7 +5,7 @@ use crate::event::Positions;
 use crate::pipeline::board::Board;
 use crate::pipeline::{RunError, StopSignal};
 use crate::source::file::{FileLimits, FileSource};
-use crate::source::kafka::{KafkaOptions, KafkaSource};
+use crate::source::kafka::{KafkaOptions, ReconnectingKafka};
 use crate::source::{InputKind, InputSpec, KafkaConnection, Source};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub fn open(
         };
         let mut backoff = BACKOFF_MIN;
         let source = loop {
-            match KafkaSource::connect(connection, &inputs, positions, options.clone()) {
+            match ReconnectingKafka::connect(connection, &inputs, positions, options.clone()) {
                 Ok(source) => break source,
                 Err(error) if error.retry() => {
                     tracing::warn!("{error}; trying again in {:.1} s", backoff.as_secs_f64());

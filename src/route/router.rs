@@ -29,6 +29,8 @@ struct TrackState {
     /// Monotonic time of the last record.
     moved_at_ms: u64,
     caught_up: bool,
+    /// Out of sight since it was caught up.
+    unseen: bool,
     ended: bool,
 }
 
@@ -39,14 +41,15 @@ pub struct Router {
     positions: Positions,
     accounts: Vec<StreamAccount>,
     watermark: EventTime,
-    /// When all inputs fell idle (monotonic) and where the watermark and the newest event time stood then.
-    idle_since: Option<(u64, EventTime)>,
-    idle_for_ms: u64,
+    /// When all inputs fell idle (monotonic) and where the watermark and the online instant stood then.
+    idle_since: Option<(u64, EventTime, EventTime)>,
+    /// Where the last idle advance left the online instant.
+    idle_instant: EventTime,
 }
 
 impl Router {
     pub fn new(streams: Vec<RoutedStream>, lanes: usize, now_ms: u64) -> Self {
-        let state = TrackState { newest: i64::MIN, moved_at_ms: now_ms, caught_up: false, ended: false };
+        let state = TrackState { newest: i64::MIN, moved_at_ms: now_ms, caught_up: false, unseen: false, ended: false };
         let tracks = streams.iter().enumerate().flat_map(|(stream, spec)| {
             spec.partitions.iter().map(move |partition| ((stream as StreamId, *partition), state))
         });
@@ -58,7 +61,7 @@ impl Router {
             positions: Positions::default(),
             watermark: i64::MIN,
             idle_since: None,
-            idle_for_ms: 0,
+            idle_instant: i64::MIN,
         }
     }
 
@@ -116,8 +119,19 @@ impl Router {
         Ok(())
     }
 
-    pub fn caught_up(&mut self, partition: PartitionId) {
-        self.for_partition(partition, |state| state.caught_up = true);
+    pub fn caught_up(&mut self, partition: PartitionId, now_ms: u64) {
+        self.for_partition(partition, |state| {
+            state.caught_up = true;
+            // Its silence begins anew: those who write may have been cut off as well.
+            if std::mem::take(&mut state.unseen) {
+                state.moved_at_ms = now_ms;
+            }
+        });
+    }
+
+    /// Nobody knows whether the partition has gone on: it is not idle.
+    pub fn out_of_sight(&mut self, partition: PartitionId) {
+        self.for_partition(partition, |state| (state.caught_up, state.unseen) = (false, true));
     }
 
     pub fn ended(&mut self, partition: PartitionId) {
@@ -192,7 +206,6 @@ impl Router {
         match low {
             Some(low) => {
                 self.idle_since = None;
-                self.idle_for_ms = 0;
                 self.watermark = self.watermark.max(low);
             }
             None => self.advance_idle(now_ms),
@@ -206,17 +219,19 @@ impl Router {
         if newest == i64::MIN {
             return;
         }
-        let (since, at) = *self.idle_since.get_or_insert_with(|| {
+        let instant = newest.max(self.idle_instant);
+        let (since, at, instant) = *self.idle_since.get_or_insert_with(|| {
             let low = |with_ended: bool| {
                 let known =
                     self.tracks.iter().filter(|(_, state)| state.newest > i64::MIN && (with_ended || !state.ended));
                 known.map(|(&(stream, _), state)| state.newest - self.streams[stream as usize].time.lateness_ms).min()
             };
             // Where nothing that is open has a time yet, that of the inputs that have ended is all there is.
-            (now_ms, self.watermark.max(low(false).or_else(|| low(true)).unwrap_or(i64::MIN)))
+            (now_ms, self.watermark.max(low(false).or_else(|| low(true)).unwrap_or(i64::MIN)), instant)
         });
-        self.idle_for_ms = now_ms.saturating_sub(since);
-        self.watermark = self.watermark.max(at.saturating_add(self.idle_for_ms as i64));
+        let idle_for = now_ms.saturating_sub(since) as i64;
+        self.idle_instant = instant.saturating_add(idle_for);
+        self.watermark = self.watermark.max(at.saturating_add(idle_for));
     }
 
     fn is_quiet(&self, state: &TrackState, idle_after_ms: i64, now_ms: u64) -> bool {
@@ -243,11 +258,11 @@ impl Router {
         spec.is_anchor || spec.time.sparse || !self.stream_is_quiet(stream, now_ms) || anchors_quiet()
     }
 
-    /// The instant at which online features are read: the newest event time, advanced while all inputs are idle; one
-    /// `head_ms` past the newest event once all inputs have ended, so that every event is visible.
+    /// The instant at which online features are read: the newest event time, advanced while all inputs are idle, which
+    /// it never takes back; one `head_ms` past the newest event once all inputs have ended, so that every event is visible.
     pub fn online_instant(&self, head_ms: i64) -> Option<EventTime> {
         let newest = self.tracks.values().map(|state| state.newest).max().filter(|newest| *newest > i64::MIN)?;
-        Some(if self.all_ended() { newest + head_ms } else { newest + self.idle_for_ms as i64 })
+        Some(if self.all_ended() { newest + head_ms } else { newest.max(self.idle_instant) })
     }
 
     /// Streams that hold the watermark back although they are quiet: for people to see.
@@ -272,6 +287,13 @@ impl Router {
         let watermark = active.map(|state| state.newest.saturating_sub(lateness)).min().unwrap_or(i64::MAX);
         let newest = tracks().map(|state| state.newest).max().filter(|newest| *newest > i64::MIN);
         (Watermark(watermark), newest, tracks().filter(|state| !state.ended && idle(state)).count())
+    }
+
+    /// Records that a stream's partitions have still to give, where their ends are known.
+    pub fn position_lag(&self, stream: StreamId, ends: &BTreeMap<PartitionId, i64>) -> Option<u64> {
+        let partitions = self.streams[stream as usize].partitions.iter();
+        let known = partitions.filter_map(|at| Some((ends.get(at)? - self.positions.next(*at)?).max(0) as u64));
+        known.fold(None, |sum, lag| Some(sum.unwrap_or(0) + lag))
     }
 
     /// Partitions that ran too far ahead of the slowest one that still has records to give; never the slowest itself.

@@ -19,6 +19,7 @@ mod spec;
 pub use spec::*;
 
 use crate::event::{PartitionId, Positions, RawBatch};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What one [`Source::poll`] found.
@@ -28,6 +29,8 @@ pub enum SourceEvent {
     Batch(RawBatch),
     /// Everything the log held a moment ago was handed out. More may come.
     CaughtUp(PartitionId),
+    /// Nobody can say any more whether a log that was read to its end has gone on. `CaughtUp` comes again when it is known.
+    OutOfSight(PartitionId),
     /// A bounded partition has no more, ever. Said once.
     Ended(PartitionId),
     /// Nothing came within the timeout.
@@ -51,6 +54,11 @@ pub trait Source: Send {
 
     /// Takes note of what was committed, for whoever watches from outside; nothing depends on it.
     fn committed(&mut self, _positions: &Positions) {}
+
+    /// Where the logs end, as last heard: what is left to read is this less the position. Empty where that is not known.
+    fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+        BTreeMap::new()
+    }
 
     /// A position as people know it, such as `clicks/3 offset 17` or `clicks.ndjson byte 123`.
     fn label(&self, partition: PartitionId, position: i64) -> String;

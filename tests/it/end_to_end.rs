@@ -7,6 +7,8 @@ use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use crate::support::oracle::{Oracle, Row, Windows};
 use crate::support::world::{CLICKS, FEED, ORDERS, Record, TOPICS, World, WorldSpec, world};
 use conjoin::event::{Value as KeyPart, entity_key};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -63,6 +65,20 @@ impl Setup {
     fn with_redis(windows: Windows, redis: String) -> Self {
         let kafka = KafkaProducer::new();
         let topics = TOPICS.map(|(name, partitions)| kafka.create_topic(name, partitions));
+        Self::with(windows, redis, kafka, topics)
+    }
+
+    /// On brokers that a test can take away.
+    fn with_mock(windows: Windows, cluster: &MockCluster<'_, DefaultProducerContext>) -> Self {
+        let kafka = KafkaProducer::with(&cluster.bootstrap_servers(), &[]);
+        let topics = TOPICS.map(|(name, partitions)| {
+            cluster.create_topic(name, partitions, 1).unwrap();
+            name.to_string()
+        });
+        Self::with(windows, env("REDIS_URL"), kafka, topics)
+    }
+
+    fn with(windows: Windows, redis: String, kafka: KafkaProducer, topics: [String; 3]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pipeline = unique("e2e");
         Setup { folder, kafka, topics, pipeline, windows, redis, next: BTreeMap::new() }
@@ -510,6 +526,42 @@ fn kafka_away_at_the_start_is_told_waited_for_and_can_be_stopped() {
     let summary = run.summary();
     assert_eq!(summary["records"], world.records.len());
     setup.check_samples(&oracle);
+}
+
+/// The outage lasts longer than `idle_after`: what is quiet because nobody can see it must not close.
+#[test]
+fn f4_kafka_away_in_the_middle_is_told_and_closes_no_window() {
+    let cluster = MockCluster::new(1).unwrap();
+    let mut setup = Setup::with_mock(SHORT, &cluster);
+    let world = short_worlds();
+    let oracle = Oracle::new(&world, SHORT);
+    let times = Times { idle_after: "1500ms", ..SHORT_TIMES };
+    setup.write_pipeline(&cluster.bootstrap_servers(), &times);
+    let run = Conjoin::run(setup.path(), "run", &["--json"]);
+    let (early, rest) = world.records.split_at(world.records.len() / 3);
+    setup.produce(early);
+    let known = |setup: &Setup| rows(&setup.path().join("samples")).len();
+    wait_for("the first samples", || (known(&setup) > 0).then_some(()));
+    cluster.broker_down(1).unwrap();
+    wait_for("a word about Kafka", || run.errors().contains("no broker answers").then_some(()));
+    let closed = || newest_manifest(setup.path());
+    // A commit or two may still be on their way; then nothing moves, for longer than it takes to fall idle.
+    let mut last = closed();
+    wait_for("the outage to be all there is", || {
+        std::thread::sleep(Duration::from_secs(3));
+        let now = closed();
+        (std::mem::replace(&mut last, now) == now).then_some(())
+    });
+    cluster.broker_up(1).unwrap();
+    wait_for("a word that it is back", || run.errors().contains("brokers answer again").then_some(()));
+    setup.produce(rest);
+    let all = world.impressions.len();
+    wait_for("all windows to close", || (known(&setup) >= all).then_some(()));
+    run.terminate();
+    let summary = run.summary();
+    assert_eq!(summary["counts"]["samples"][0]["anchor"]["late"], 0, "{summary}");
+    setup.check_samples(&oracle);
+    setup.check_redis(&oracle, summary["online_instant"].as_i64().unwrap());
 }
 
 /// Passes connections on: brokers that come late. Clients find the real address through it.

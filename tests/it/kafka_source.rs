@@ -2,11 +2,12 @@
 
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use conjoin::event::{PartitionId, PositionDelta, Positions, RawBatch};
-use conjoin::source::kafka::{KafkaOptions, KafkaSource};
+use conjoin::source::kafka::{KafkaOptions, KafkaSource, ReconnectingKafka};
 use conjoin::source::{
     InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent,
 };
 use rdkafka::mocking::MockCluster;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,7 @@ struct Seen {
     batches: Vec<RawBatch>,
     caught_up: Vec<PartitionId>,
     ended: Vec<PartitionId>,
+    lost: Vec<PartitionId>,
     connection: Vec<bool>,
 }
 
@@ -86,13 +88,14 @@ impl Seen {
             }
             SourceEvent::CaughtUp(partition) => self.caught_up.push(partition),
             SourceEvent::Ended(partition) => self.ended.push(partition),
+            SourceEvent::OutOfSight(partition) => self.lost.push(partition),
             SourceEvent::Connection { ready, .. } => self.connection.push(ready),
             SourceEvent::Nothing => {}
         }
     }
 
     /// Polls until `done`, or until the source stops.
-    fn until(&mut self, source: &mut KafkaSource, done: impl Fn(&Seen) -> bool) -> Result<(), SourceError> {
+    fn until(&mut self, source: &mut impl Source, done: impl Fn(&Seen) -> bool) -> Result<(), SourceError> {
         let began = Instant::now();
         while !done(self) {
             self.take(source.poll(Duration::from_millis(50))?);
@@ -471,6 +474,50 @@ fn an_outage_is_told_once_and_reading_goes_on_by_itself() {
     produce(&producer, "outage", 0, 10..20);
     seen.until(&mut source, |seen| seen.count() == 20).unwrap();
     assert_eq!(seen.payloads[&at(0)], numbers(0..20));
+}
+
+#[test]
+fn a_log_that_was_read_to_its_end_is_out_of_sight_while_its_broker_is_away() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("sight", 2, 1).unwrap();
+    let producer = KafkaProducer::with(&cluster.bootstrap_servers(), &[]);
+    produce(&producer, "sight", 0, 0..10);
+    let spec = input("sight", KafkaStart::Earliest);
+    let connection = connection(&cluster.bootstrap_servers());
+    let mut source = KafkaSource::connect(&connection, &[(0, &spec)], &Positions::default(), options(false)).unwrap();
+    let mut seen = Seen::default();
+    seen.until(&mut source, |seen| seen.count() == 10 && seen.caught_up.len() == 2).unwrap();
+    assert!(seen.lost.is_empty());
+    cluster.broker_down(1).unwrap();
+    seen.until(&mut source, |seen| seen.lost.len() == 2).unwrap();
+    for _ in 0..20 {
+        seen.take(source.poll(Duration::from_millis(50)).unwrap());
+    }
+    assert_eq!((seen.lost.len(), seen.caught_up.len()), (2, 2), "told once, and nothing is known yet");
+    cluster.broker_up(1).unwrap();
+    seen.until(&mut source, |seen| seen.caught_up.len() == 4).unwrap();
+    assert_eq!((seen.count(), source.repeated()), (10, 0));
+}
+
+/// A broker that answers every fetch with an error that the client does not recover from by itself, and then no more.
+#[test]
+fn after_an_error_that_may_pass_reading_goes_on_with_a_new_client() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("anew", 1, 1).unwrap();
+    let producer = KafkaProducer::with(&cluster.bootstrap_servers(), &[]);
+    produce(&producer, "anew", 0, 0..10);
+    let spec = input("anew", KafkaStart::Earliest);
+    let connection = connection(&cluster.bootstrap_servers());
+    let mut source =
+        ReconnectingKafka::connect(&connection, &[(0, &spec)], &Positions::default(), options(false)).unwrap();
+    let mut seen = Seen::default();
+    seen.until(&mut source, |seen| seen.count() == 10).unwrap();
+    cluster.request_errors(RDKafkaApiKey::Fetch, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUEST; 3]);
+    seen.until(&mut source, |seen| seen.connection.contains(&false)).unwrap();
+    produce(&producer, "anew", 0, 10..20);
+    seen.until(&mut source, |seen| seen.count() == 20).unwrap();
+    assert_eq!(seen.payloads[&at(0)], numbers(0..20));
+    assert_eq!(seen.connection.last(), Some(&true));
 }
 
 #[test]

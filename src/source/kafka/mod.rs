@@ -8,8 +8,8 @@
 //! In: positions of the manifest, or where to start in partitions it does not know. Out: [`SourceEvent`]s.
 //! Holds: every offset is delivered once and in order, or the source stops and names the missing range (F6). What was
 //! deleted behind our back, a checksum that does not fit, a topic that vanished or grew: all stop it, none is skipped.
-//! Does not: commit offsets for any purpose but monitoring, retry by reconnecting (librdkafka does), start a thread of
-//! its own. After an error the source is done: make a new one from the last positions.
+//! Does not: commit offsets for any purpose but monitoring, start a thread of its own. librdkafka reconnects by itself;
+//! after an error that it does not recover from a [`KafkaSource`] is done, and [`ReconnectingKafka`] makes a new one.
 //!
 //! Each topic has a client of its own, because librdkafka's end-of-partition and error events, as they reach us, do not
 //! say which topic they mean.
@@ -17,6 +17,7 @@
 mod observe;
 mod partition;
 mod reader;
+mod reconnect;
 mod settings;
 mod start;
 
@@ -24,6 +25,7 @@ use crate::event::{PartitionId, Positions};
 use crate::source::{InputKind, InputSpec, KafkaConnection, Source, SourceError, SourceEvent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use reader::TopicReader;
+pub use reconnect::ReconnectingKafka;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -117,9 +119,11 @@ impl KafkaSource {
         self.readers.iter().map(|reader| (reader.input(), reader.partition_count())).collect()
     }
 
-    /// The end of each partition's log as the client last heard of it, a few seconds old: lag is this less the position.
-    pub fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
-        self.readers.iter().flat_map(TopicReader::log_ends).collect()
+    /// The next offset of each partition, behind everything that was found.
+    fn positions(&self) -> Positions {
+        let mut positions = Positions::default();
+        self.readers.iter().flat_map(TopicReader::positions).for_each(|(at, next)| positions.set(at, next));
+        positions
     }
 
     /// Records that came again below the position expected, and were dropped.
@@ -206,6 +210,11 @@ impl Source for KafkaSource {
 
     fn committed(&mut self, positions: &Positions) {
         self.commit_for_monitoring(positions);
+    }
+
+    /// A few seconds old.
+    fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+        self.readers.iter().flat_map(TopicReader::log_ends).collect()
     }
 
     fn label(&self, partition: PartitionId, position: i64) -> String {

@@ -23,13 +23,16 @@ pub struct Partition {
     pub ended: bool,
     pub paused: bool,
     pub repeated: u64,
+    /// `CaughtUp` was the last that was told.
+    at_end: bool,
     /// The batch being filled; empty between drains.
     batch: RawBatch,
 }
 
 impl Partition {
     pub fn new(id: PartitionId, from: i64, end: Option<i64>) -> Self {
-        Partition { id, expected: from, end, ended: false, paused: false, repeated: 0, batch: empty_batch(id, from) }
+        let batch = empty_batch(id, from);
+        Partition { id, expected: from, end, ended: false, paused: false, repeated: 0, at_end: false, batch }
     }
 
     /// Appends a record to the batch; its size.
@@ -67,6 +70,7 @@ impl Partition {
         let broker_time = message.timestamp().to_millis();
         self.batch.records.push(RawRecord { payload, position: offset, broker_time, key, headers });
         self.expected = offset + 1;
+        self.at_end = false;
         self.batch.delta.to = self.expected;
         Ok(self.batch.bytes.len() - before)
     }
@@ -85,11 +89,21 @@ impl Partition {
     pub fn caught_up(&mut self, until_end: bool, out: &mut VecDeque<SourceEvent>) {
         self.flush(out);
         if !until_end {
+            self.at_end = true;
             out.push_back(SourceEvent::CaughtUp(self.id));
         } else if !self.ended {
             self.ended = true;
             out.push_back(SourceEvent::Ended(self.id));
         }
+    }
+
+    /// Takes back that the end was reached, if that was told last; whether it was.
+    pub fn lose_sight(&mut self, out: &mut VecDeque<SourceEvent>) -> bool {
+        let was = std::mem::replace(&mut self.at_end, false);
+        if was {
+            out.push_back(SourceEvent::OutOfSight(self.id));
+        }
+        was
     }
 
     pub fn end_if_reached(&mut self, out: &mut VecDeque<SourceEvent>) {

@@ -93,6 +93,10 @@ impl TopicReader {
         self.partitions.len() as u32
     }
 
+    pub fn positions(&self) -> impl Iterator<Item = (PartitionId, i64)> + '_ {
+        self.partitions.iter().map(|partition| (partition.id, partition.expected))
+    }
+
     pub fn repeated(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.repeated).sum()
     }
@@ -140,10 +144,26 @@ impl TopicReader {
                         partition.caught_up(self.until_end, out);
                     }
                 }
-                Some(Err(error)) => self.judge(&error)?,
+                Some(Err(error)) => {
+                    self.judge(&error)?;
+                    self.lose_sight(out);
+                }
             }
         }
         Ok(())
+    }
+
+    /// While a broker is away nobody knows whether a log goes on there: a partition that was read to its end is no longer
+    /// quiet. Seeking to where we stand makes the client tell the end again once it has asked.
+    fn lose_sight(&mut self, out: &mut VecDeque<SourceEvent>) {
+        for partition in &mut self.partitions {
+            if partition.lose_sight(out) {
+                let (number, next) = (partition.id.partition as i32, Offset::Offset(partition.expected));
+                if let Err(error) = self.client.seek(&self.topic, number, next, Duration::ZERO) {
+                    tracing::warn!(topic = self.topic, number, %error, "kafka client cannot look for the log's end again");
+                }
+            }
+        }
     }
 
     /// Stops at what would lose or damage records; remembers that no broker answers; leaves the rest to the client,

@@ -3,7 +3,7 @@
 use super::harness::{Disk, partition_of};
 use super::world::*;
 use super::{assert_rows, expected, simulate};
-use conjoin::event::{PositionDelta, RawBatch, RawRecord};
+use conjoin::event::{PositionDelta, RawBatch, RawRecord, Watermark};
 use conjoin::pipeline::{cell_spec, routed_streams};
 use conjoin::route::Router;
 
@@ -165,14 +165,29 @@ fn feed(router: &mut Router, plan: &conjoin::config::Plan, stream: usize, ts: i6
     router.route(decoded, 0);
 }
 
-fn all_caught_up(router: &mut Router) {
-    (0..3).for_each(|stream| router.caught_up(partition_of((stream, 0))));
+fn all_caught_up(router: &mut Router, now_ms: u64) {
+    (0..3).for_each(|stream| router.caught_up(partition_of((stream, 0)), now_ms));
+}
+
+#[test]
+fn what_nobody_can_see_is_not_idle_and_its_silence_begins_when_it_is_seen_again() {
+    let mut router = router(&Setup::PLAIN, [Some(100_000), Some(90_000), Some(95_000)]);
+    all_caught_up(&mut router, 0);
+    let idle_at = |router: &mut Router, now_ms| (router.advance(now_ms), router.online_instant(0).unwrap() - START);
+    assert_eq!(idle_at(&mut router, 10_000), ((Watermark(START + 87_000), true), 100_000));
+    assert_eq!(idle_at(&mut router, 12_000), ((Watermark(START + 89_000), true), 102_000));
+    (0..3).for_each(|stream| router.out_of_sight(partition_of((stream, 0))));
+    assert_eq!(idle_at(&mut router, 600_000), ((Watermark(START + 89_000), false), 102_000), "an outage is no silence");
+    all_caught_up(&mut router, 600_000);
+    assert_eq!(idle_at(&mut router, 609_999), ((Watermark(START + 89_000), false), 102_000));
+    assert_eq!(idle_at(&mut router, 610_000), ((Watermark(START + 89_000), true), 102_000));
+    assert_eq!(idle_at(&mut router, 615_000), ((Watermark(START + 94_000), true), 107_000), "from where it stood");
 }
 
 #[test]
 fn when_all_is_quiet_time_goes_on_from_where_it_stood() {
     let mut router = router(&Setup::PLAIN, [Some(100_000), Some(90_000), Some(95_000)]);
-    all_caught_up(&mut router);
+    all_caught_up(&mut router, 0);
     assert_eq!(router.advance(9_999).0.0, START + 87_000, "not yet idle: the least of newest less lateness");
     let (watermark, idle) = router.advance(10_000);
     assert!(idle && watermark.0 == START + 87_000, "never to now");
@@ -187,7 +202,7 @@ fn a_label_stream_that_is_quiet_alone_holds_the_watermark_unless_it_is_sparse() 
     for (sparse_clicks, held) in [(false, true), (true, false)] {
         let setup = Setup { sparse_clicks, ..Setup::PLAIN };
         let mut router = router(&setup, [Some(100_000), Some(90_000), Some(95_000)]);
-        all_caught_up(&mut router);
+        all_caught_up(&mut router, 0);
         let plan = setup.plan(1);
         feed(&mut router, &plan, IMPRESSIONS, 300_000, 60_000);
         feed(&mut router, &plan, BUYS, 300_000, 60_000);
@@ -200,7 +215,7 @@ fn a_label_stream_that_is_quiet_alone_holds_the_watermark_unless_it_is_sparse() 
 #[test]
 fn an_input_without_a_record_beside_one_that_has_ended_does_not_hold_time_for_ever() {
     let mut router = router(&Setup::PLAIN, [Some(100_000), None, None]);
-    all_caught_up(&mut router);
+    all_caught_up(&mut router, 0);
     router.ended(partition_of((IMPRESSIONS, 0)));
     assert_eq!(router.advance(1_000).0.0, i64::MIN);
     assert_eq!(router.advance(20_000).0.0, START + 95_000);
