@@ -25,6 +25,8 @@ pub struct Partition {
     pub repeated: u64,
     /// `CaughtUp` was the last that was told.
     at_end: bool,
+    /// A broker went away since the client was last asked where the log ends: news of the end may be older than that.
+    doubtful: bool,
     /// The batch being filled; empty between drains.
     batch: RawBatch,
 }
@@ -32,7 +34,17 @@ pub struct Partition {
 impl Partition {
     pub fn new(id: PartitionId, from: i64, end: Option<i64>) -> Self {
         let batch = empty_batch(id, from);
-        Partition { id, expected: from, end, ended: false, paused: false, repeated: 0, at_end: false, batch }
+        Partition {
+            id,
+            expected: from,
+            end,
+            ended: false,
+            paused: false,
+            repeated: 0,
+            at_end: false,
+            doubtful: false,
+            batch,
+        }
     }
 
     /// Appends a record to the batch; its size.
@@ -85,6 +97,11 @@ impl Partition {
         }
     }
 
+    /// Whether news of the end has to be asked for once more.
+    pub fn doubts_end(&mut self) -> bool {
+        std::mem::take(&mut self.doubtful)
+    }
+
     /// The client has read to the end of the log, also when transaction markers that we never see are the last of it.
     pub fn caught_up(&mut self, until_end: bool, out: &mut VecDeque<SourceEvent>) {
         self.flush(out);
@@ -97,13 +114,14 @@ impl Partition {
         }
     }
 
-    /// Takes back that the end was reached, if that was told last; whether it was.
+    /// Takes back that the end was reached, if that was told last, and doubts news of it otherwise; whether it was.
     pub fn lose_sight(&mut self, out: &mut VecDeque<SourceEvent>) -> bool {
-        let was = std::mem::replace(&mut self.at_end, false);
-        if was {
+        let told = std::mem::replace(&mut self.at_end, false);
+        if told {
             out.push_back(SourceEvent::OutOfSight(self.id));
         }
-        was
+        self.doubtful = !told;
+        told
     }
 
     pub fn end_if_reached(&mut self, out: &mut VecDeque<SourceEvent>) {

@@ -141,7 +141,10 @@ impl TopicReader {
                 }
                 Some(Err(KafkaError::PartitionEOF(number))) => {
                     if let Some(partition) = self.partitions.get_mut(number as usize) {
-                        partition.caught_up(self.until_end, out);
+                        match partition.doubts_end() {
+                            true => self.ask_for_end(number as usize),
+                            false => partition.caught_up(self.until_end, out),
+                        }
                     }
                 }
                 Some(Err(error)) => {
@@ -154,15 +157,20 @@ impl TopicReader {
     }
 
     /// While a broker is away nobody knows whether a log goes on there: a partition that was read to its end is no longer
-    /// quiet. Seeking to where we stand makes the client tell the end again once it has asked.
+    /// quiet.
     fn lose_sight(&mut self, out: &mut VecDeque<SourceEvent>) {
-        for partition in &mut self.partitions {
-            if partition.lose_sight(out) {
-                let (number, next) = (partition.id.partition as i32, Offset::Offset(partition.expected));
-                if let Err(error) = self.client.seek(&self.topic, number, next, Duration::ZERO) {
-                    tracing::warn!(topic = self.topic, number, %error, "kafka client cannot look for the log's end again");
-                }
+        for number in 0..self.partitions.len() {
+            if self.partitions[number].lose_sight(out) {
+                self.ask_for_end(number);
             }
+        }
+    }
+
+    /// Seeks to where we stand: then the client tells the end again, once a broker has answered, and not from before.
+    fn ask_for_end(&self, number: usize) {
+        let next = Offset::Offset(self.partitions[number].expected);
+        if let Err(error) = self.client.seek(&self.topic, number as i32, next, Duration::ZERO) {
+            tracing::warn!(topic = self.topic, number, %error, "kafka client cannot look for the log's end again");
         }
     }
 
