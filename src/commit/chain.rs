@@ -3,6 +3,7 @@
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
 use crate::commit::object::hex;
 use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Created, Store, StoreError, StoreErrorKind};
 use crate::event::KEY_GROUPS;
 use sha2::{Digest, Sha256};
@@ -52,13 +53,13 @@ fn path_of(number: u64) -> String {
 
 /// Reads the last manifest of a chain, checked against the one before it.
 pub fn read_last(store: &dyn Store) -> Result<Option<(Manifest, String)>, ChainError> {
-    let listed = store.list(FOLDER)?;
+    let listed = failpoint::step(Failpoint::ClaimList, || store.list(FOLDER))?;
     let numbers: Vec<u64> = listed
         .iter()
         .filter_map(|object| object.path.strip_prefix(FOLDER)?.strip_suffix(".json")?.parse().ok())
         .collect();
     let Some(&last) = numbers.iter().max() else { return Ok(None) };
-    let (manifest, sha256) = read(store, last)?;
+    let (manifest, sha256) = failpoint::step(Failpoint::ClaimLoad, || read(store, last))?;
     if last > 0 && numbers.contains(&(last - 1)) {
         let (parent, parent_sha256) = read(store, last - 1)?;
         protocol::check_successor(&parent, &parent_sha256, &manifest)
@@ -116,7 +117,7 @@ impl Chain {
                     }
                     ClaimDecision::Refuse(refusal) => return Err(refusal.into()),
                 };
-            match create(store.as_ref(), &claim)? {
+            match failpoint::step(Failpoint::ClaimWrite, || create(store.as_ref(), &claim))? {
                 (CommitOutcome::Committed, sha256) => {
                     let writer = identity.writer.clone();
                     return Ok(Chain { store, head: claim, head_sha256: sha256, writer });
@@ -150,7 +151,7 @@ impl Chain {
             "{:?}",
             protocol::check_successor(&self.head, &self.head_sha256, &next)
         );
-        match create(self.store.as_ref(), &next)? {
+        match failpoint::step(Failpoint::ManifestCreate, || create(self.store.as_ref(), &next))? {
             (CommitOutcome::Committed, sha256) => {
                 self.head = next;
                 self.head_sha256 = sha256;

@@ -8,6 +8,7 @@ use crate::commit::{
     Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object,
     write_object,
 };
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
 use crate::event::{BlockClass, LaneCounts, StagedFile};
 use crate::invariant;
@@ -94,7 +95,7 @@ impl Committer {
                 CutPart::Lane(lane, cut, blocks) => parts.lanes[lane] = Some((cut, blocks)),
                 CutPart::Sink(lane, cut) => parts.sinks[lane] = Some(cut),
                 CutPart::Conductor(cut) => {
-                    parts.dead_letters = self.dead_letters.finish()?;
+                    parts.dead_letters = failpoint::step(Failpoint::DeadLetters, || self.dead_letters.finish())?;
                     parts.conductor = Some(*cut);
                 }
             }
@@ -193,8 +194,9 @@ impl Committer {
         let mut bytes = 0;
         if !blocks.is_empty() {
             let path = format!("state/{number:012}-{}-{}.state", self.chain.head().epoch, self.writer);
-            let (object, entries) = write_object(self.state.as_ref(), &path, blocks)?;
-            verify_object(self.state.as_ref(), &object)?;
+            let state = self.state.as_ref();
+            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
+            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
             bytes = object.bytes;
             self.objects.push((object, entries));
         }
@@ -217,7 +219,8 @@ impl Committer {
         let mut files = Vec::new();
         for (sample, file) in sinks.into_iter().flat_map(|sink| sink.files) {
             let (name, store) = &self.samples[sample];
-            verify(store.as_ref().expect("a sample that has files has a store").as_ref(), &file)?;
+            let store = store.as_ref().expect("a sample that has files has a store");
+            failpoint::step(Failpoint::ParquetVerify, || verify(store.as_ref(), &file))?;
             files.push(FileEntry { sink: format!("samples.{name}"), file });
         }
         for file in dead_letters {
@@ -273,10 +276,11 @@ impl Committer {
     fn forget(&self, number: u64, dropped: &mut VecDeque<(u64, String)>) -> Result<(), ChainError> {
         while dropped.front().is_some_and(|(since, _)| since + MANIFESTS_KEPT < number) {
             let (_, path) = dropped.pop_front().expect("checked just now");
-            self.state.delete(&path)?;
+            failpoint::step(Failpoint::ForgetObject, || self.state.delete(&path))?;
         }
         if number.is_multiple_of(MANIFESTS_KEPT) {
-            self.chain.forget_below(number.saturating_sub(MANIFESTS_KEPT))?;
+            let below = number.saturating_sub(MANIFESTS_KEPT);
+            failpoint::step(Failpoint::ForgetManifests, || self.chain.forget_below(below))?;
         }
         Ok(())
     }

@@ -9,6 +9,7 @@
 use crate::cell::{Advance, CellSpec, LaneInput};
 use crate::commit::{InputEntry, TrackEntry};
 use crate::env::Clock;
+use crate::env::failpoint::{self, Failpoint};
 use crate::event::{CloseReason, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
@@ -276,8 +277,10 @@ impl Conductor {
                 .map(|sample| sample.join.labels.iter().map(|label| accepted(label.stream)).collect())
                 .collect(),
         };
-        self.cuts.send(CutPart::Conductor(Box::new(cut))).is_ok()
-            && self.tell(LaneInput::Cut { number: self.last_cut, roll })
+        failpoint::step(Failpoint::Cut, || {
+            self.cuts.send(CutPart::Conductor(Box::new(cut))).is_ok()
+                && self.tell(LaneInput::Cut { number: self.last_cut, roll })
+        })
     }
 
     /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.

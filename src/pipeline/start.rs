@@ -4,6 +4,7 @@ use crate::cell::{Lane, feature_history};
 use crate::commit::{Chain, Identity, Layout, Manifest};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, LocalStore, Store};
 use crate::event::{KEY_GROUPS, PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
@@ -96,8 +97,8 @@ impl Start<'_> {
         let positions = self.positions(&head)?;
         let until_end = self.options.until_end;
         self.world.board.update(|view| view.phase = Phase::Connecting);
-        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)?
-        else {
+        let open = || sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop);
+        let Some(opened) = failpoint::step(Failpoint::Seek, open)? else {
             return Ok(self.summary(head.number, 0));
         };
         check_files(&head, &self.plan, &opened.files)?;
@@ -109,12 +110,12 @@ impl Start<'_> {
         let failure = Failure::new(self.world.stop.clone());
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
         let (done_in, done_out) = bounded(2);
-        let objects = restore::list(self.state.as_ref(), &head)?;
+        let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), &head))?;
         let sample_stores = self.sample_stores()?;
         let names = self.names(&opened.files);
         let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, writer)?;
         committer.publish(&head)?;
-        self.sweep(&head, &sample_stores, &committer)?;
+        failpoint::step(Failpoint::Sweep, || self.sweep(&head, &sample_stores, &committer))?;
 
         let online =
             OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
@@ -123,7 +124,7 @@ impl Start<'_> {
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        let restored = self.restore(&cell, &history, &objects, &head)?;
+        let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, &head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
         for (number, (lane, closed)) in restored.into_iter().enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
@@ -363,7 +364,7 @@ impl Start<'_> {
         let named: BTreeSet<&str> = head.objects.iter().map(|object| object.path.as_str()).collect();
         for object in self.state.list("state/")? {
             if !named.contains(object.path.as_str()) {
-                self.state.delete(&object.path)?;
+                failpoint::step(Failpoint::SweepObject, || self.state.delete(&object.path))?;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 //! Does not: decide what is published: the manifest does.
 
 use super::{FileNaming, SinkError};
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Created, Renamed, Store, StoreError, StoreWriter, folder_of};
 use crate::event::EventTime;
 pub use crate::event::StagedFile;
@@ -85,8 +86,9 @@ impl OpenFile {
     /// Writes the footer and makes the file durable under its staged name.
     pub(super) fn finish(self, sample: &str) -> Result<StagedFile, SinkError> {
         let OpenFile { writer, staged, path, rows, min_time, max_time } = self;
-        let StagedWriter { inner, sha256, bytes } = writer.into_inner().map_err(|e| encode_error(&staged, e))?;
-        if inner.finish()? == Created::AlreadyThere {
+        let finished = failpoint::step(Failpoint::ParquetFinish, || writer.into_inner());
+        let StagedWriter { inner, sha256, bytes } = finished.map_err(|e| encode_error(&staged, e))?;
+        if failpoint::step(Failpoint::ParquetStage, || inner.finish())? == Created::AlreadyThere {
             return Err(SinkError::Taken { path: staged });
         }
         let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -167,7 +169,7 @@ fn footer_rows(store: &dyn Store, path: &str, size: u64) -> Result<Result<i64, S
 pub fn publish(store: &dyn Store, files: &[StagedFile]) -> Result<usize, SinkError> {
     let mut renamed = 0;
     for file in files {
-        match store.rename(&file.staged, &file.path) {
+        match failpoint::step(Failpoint::PublishRename, || store.rename(&file.staged, &file.path)) {
             Ok(Renamed::Yes) => renamed += 1,
             Ok(Renamed::AlreadyDone) => {}
             Err(error) if error.is_not_found() => return Err(missing(store, file)),
@@ -177,7 +179,7 @@ pub fn publish(store: &dyn Store, files: &[StagedFile]) -> Result<usize, SinkErr
     // Also for files that had their name already: a crash may have come before this.
     let folders: BTreeSet<&str> = files.iter().map(|file| folder_of(&file.path)).collect();
     for folder in folders {
-        store.sync_folder(folder)?;
+        failpoint::step(Failpoint::PublishSync, || store.sync_folder(folder))?;
     }
     Ok(renamed)
 }
