@@ -10,6 +10,7 @@ mod cli;
 mod end_to_end;
 mod generated_events;
 mod kafka_source;
+mod kill;
 mod model_contract;
 mod model_scores;
 mod online_redis;
