@@ -283,14 +283,15 @@ impl StoreWriter for LocalWriter {
             Ok(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Created::AlreadyThere),
             Ok(Err(error)) => Err(failed("create", &self.target, error)),
         };
-        let removed = failpoint::step(Failpoint::StoreUnlink, || remove_if_there(&self.unfinished));
+        // What cannot be removed now is swept by the next owner.
+        let _ = failpoint::step(Failpoint::StoreUnlink, || remove_if_there(&self.unfinished));
         let created = created?;
         if created == Created::AlreadyThere {
             return Ok(created);
         }
-        // From here on the object has its name, durable or not.
-        removed.map_err(StoreError::outcome_unknown)?;
-        sync_path(&self.parent).map_err(StoreError::outcome_unknown)?;
+        // The object has its name now, but whether it keeps it when the power goes nobody knows once this has failed.
+        // The outcome is not `Unknown`: a look at the name would find it, and trust what may yet vanish.
+        sync_path(&self.parent)?;
         Ok(created)
     }
 }

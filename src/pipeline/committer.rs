@@ -5,8 +5,8 @@
 //! Holds: nothing is published before the manifest that names it is there; nothing is deleted that the last manifests name.
 
 use crate::commit::{
-    Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object,
-    write_object,
+    Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, object_path,
+    verify_object, write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
@@ -18,7 +18,7 @@ use crate::pipeline::conductor::ConductorCut;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::restore::Objects;
 use crate::pipeline::sinks::SinkCut;
-use crate::sink::{DeadLetterSink, publish, verify};
+use crate::sink::{DeadLetterSink, publish, verify, verify_content};
 use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, VecDeque};
@@ -193,7 +193,7 @@ impl Committer {
     ) -> Result<u64, ObjectError> {
         let mut bytes = 0;
         if !blocks.is_empty() {
-            let path = format!("state/{number:012}-{}-{}.state", self.chain.head().epoch, self.writer);
+            let path = object_path(number, self.chain.head().epoch, &self.writer);
             let state = self.state.as_ref();
             let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
             failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
@@ -256,6 +256,19 @@ impl Committer {
         }
         let name = sink.strip_prefix("samples.")?;
         self.samples.iter().find(|(other, _)| other == name)?.1.as_ref()
+    }
+
+    /// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
+    /// before anyone is to see it.
+    pub fn check_unpublished(&self, manifest: &Manifest) -> Result<(), RunError> {
+        for entry in &manifest.files {
+            if let Some(store) = self.store_of(&entry.sink)
+                && store.size(&entry.file.staged)?.is_some()
+            {
+                verify_content(store.as_ref(), &entry.file)?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives the manifest's files their public names; done again at start, so it may be repeated.

@@ -89,6 +89,8 @@ pub struct Conductor {
     pub online: bool,
     /// The last cut of the chain.
     pub last_cut: u64,
+    /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
+    pub starts_are_new: bool,
 }
 
 /// Timers and what was said last.
@@ -120,7 +122,7 @@ impl Conductor {
             last_board_ms: 0,
             in_flight: false,
             positions: Positions::default(),
-            moved: false,
+            moved: self.starts_are_new,
             told: None,
             records: 0,
             dead: BTreeMap::new(),

@@ -1,7 +1,9 @@
 //! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
 
 use crate::cell::{Lane, feature_history};
-use crate::commit::{Chain, Identity, Layout, Manifest};
+use crate::commit::{
+    Chain, ChainError, Identity, Layout, Manifest, manifest_number, object_epoch, read_last,
+};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
@@ -94,28 +96,49 @@ impl Start<'_> {
         let writer = format!("{:08x}", self.world.entropy.random_u64() as u32);
         let chain = Chain::claim(self.state.clone(), &self.identity(writer.clone()))?;
         let head = chain.head().clone();
-        let positions = self.positions(&head)?;
+        self.run_claimed(chain, &head, writer).map_err(|error| self.explain(&head, error))
+    }
+
+    /// When another process has taken over, whatever went wrong is most likely its doing, such as deleting what this one
+    /// had not finished: then that is what people are told.
+    fn explain(&self, head: &Manifest, error: RunError) -> RunError {
+        match read_last(self.state.as_ref()) {
+            Ok(Some((last, _))) if last.epoch > head.epoch => {
+                tracing::debug!("before that: {error}");
+                ChainError::Fenced { writer: last.writer, epoch: last.epoch }.into()
+            }
+            _ => error,
+        }
+    }
+
+    fn run_claimed(&self, chain: Chain, head: &Manifest, writer: String) -> Result<RunSummary, RunError> {
+        let mut positions = self.positions(head)?;
         let until_end = self.options.until_end;
         self.world.board.update(|view| view.phase = Phase::Connecting);
         let open = || sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop);
         let Some(opened) = failpoint::step(Failpoint::Seek, open)? else {
             return Ok(self.summary(head.number, 0));
         };
-        check_files(&head, &self.plan, &opened.files)?;
+        check_files(head, &self.plan, &opened.files)?;
         let partitions: Vec<PartitionId> = opened.sources.iter().flat_map(|source| source.partitions()).collect();
+        check_partitions(head, &self.plan, &partitions)?;
+        let starts = opened.sources.iter().flat_map(|source| source.starts());
+        let new: Vec<_> = starts.filter(|(partition, _)| positions.next(*partition).is_none()).collect();
+        new.iter().for_each(|(partition, start)| positions.set(*partition, *start));
         let cell = Arc::new(cell_spec(&self.plan));
-        let router = self.router(&cell, &partitions, positions, &head);
+        let router = self.router(&cell, &partitions, positions, head);
         self.world.board.update(|view| view.phase = Phase::Restoring);
 
         let failure = Failure::new(self.world.stop.clone());
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
         let (done_in, done_out) = bounded(2);
-        let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), &head))?;
+        let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), head))?;
         let sample_stores = self.sample_stores()?;
         let names = self.names(&opened.files);
         let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, writer)?;
-        committer.publish(&head)?;
-        failpoint::step(Failpoint::Sweep, || self.sweep(&head, &sample_stores, &committer))?;
+        committer.check_unpublished(head)?;
+        committer.publish(head)?;
+        failpoint::step(Failpoint::Sweep, || self.sweep(head, &sample_stores, &committer))?;
 
         let online =
             OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
@@ -124,7 +147,7 @@ impl Start<'_> {
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, &head))?;
+        let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
         for (number, (lane, closed)) in restored.into_iter().enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
@@ -133,7 +156,7 @@ impl Start<'_> {
             let sink = SinkThread {
                 lane: number,
                 samples: self.plan.samples.clone(),
-                sinks: self.parquet_sinks(number, &head, &sample_stores),
+                sinks: self.parquet_sinks(number, head, &sample_stores),
                 state: self.state.clone(),
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
@@ -186,6 +209,7 @@ impl Start<'_> {
             ending: self.ending(),
             online: !self.plan.groups.is_empty(),
             last_cut: head.cut,
+            starts_are_new: !new.is_empty(),
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
         for thread in threads {
@@ -361,9 +385,13 @@ impl Start<'_> {
             }
         }
         sweep_orphans(committer.dead_letter_store.as_ref(), &self.naming(DEAD_LETTERS, 0, head), &keep)?;
+        // Only of lower epochs: this process may have slept while another one took over, whose objects are not its own.
+        let older = |path: &str| object_epoch(path).is_some_and(|epoch| epoch < head.epoch);
+        let taken = |path: &str| manifest_number(path).is_some_and(|number| number <= head.number);
+        self.state.sweep_unfinished("", &|path| older(path) || taken(path))?;
         let named: BTreeSet<&str> = head.objects.iter().map(|object| object.path.as_str()).collect();
         for object in self.state.list("state/")? {
-            if !named.contains(object.path.as_str()) {
+            if older(&object.path) && !named.contains(object.path.as_str()) {
                 failpoint::step(Failpoint::SweepObject, || self.state.delete(&object.path))?;
             }
         }
@@ -420,6 +448,27 @@ impl Start<'_> {
             .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
             .collect()
     }
+}
+
+/// A topic that grew spreads the records of one key over two partitions, and what waits for each other no longer meets.
+fn check_partitions(head: &Manifest, plan: &Plan, partitions: &[PartitionId]) -> Result<(), RunError> {
+    for entry in head.inputs.iter().filter(|entry| !entry.next.is_empty()) {
+        let Some(number) = plan.inputs.iter().position(|input| input.name == entry.name) else { continue };
+        if !matches!(plan.inputs[number].kind, InputKind::Kafka(_)) {
+            continue;
+        }
+        let (before, now) =
+            (entry.next.len(), partitions.iter().filter(|partition| partition.input as usize == number).count());
+        if before != now {
+            return Err(RunError::Unsupported(format!(
+                "topic {} has {now} partitions, it had {before} when the state was written: records of one key may now lie \
+                 in two of them. Nothing was read. Let what was written before the change be read and closed from a topic \
+                 with {before} partitions, or start anew with --fresh",
+                entry.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Positions count the files of an input: those that were there must still come first, in the same order.

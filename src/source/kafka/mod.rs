@@ -168,6 +168,10 @@ impl Source for KafkaSource {
         all
     }
 
+    fn starts(&self) -> Vec<(PartitionId, i64)> {
+        self.readers.iter().flat_map(TopicReader::starts).collect()
+    }
+
     fn poll(&mut self, timeout: Duration) -> Result<SourceEvent, SourceError> {
         if self.ready.is_empty() && self.failure.is_none() {
             self.fill();
