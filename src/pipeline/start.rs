@@ -1,9 +1,7 @@
 //! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
 
 use crate::cell::{Lane, feature_history};
-use crate::commit::{
-    Chain, ChainError, Identity, Layout, Manifest, manifest_number, object_epoch, read_last,
-};
+use crate::commit::{Chain, ChainError, Identity, Layout, Manifest, read_last};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
@@ -11,20 +9,20 @@ use crate::env::{Clock, Entropy, LocalStore, Store};
 use crate::event::{KEY_GROUPS, PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, routed_streams};
-use crate::pipeline::committer::{BookNames, Committer, DEAD_LETTERS, GroupNames, SampleNames};
+use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
-use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
+use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
 use crate::route::Router;
-use crate::sink::{DeadLetterSink, FileNaming, ParquetSink, sweep_orphans};
+use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,7 +136,7 @@ impl Start<'_> {
         let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, writer)?;
         committer.check_unpublished(head)?;
         committer.publish(head)?;
-        failpoint::step(Failpoint::Sweep, || self.sweep(head, &sample_stores, &committer))?;
+        failpoint::step(Failpoint::Sweep, || committer.sweep())?;
 
         let online =
             OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
@@ -161,6 +159,7 @@ impl Start<'_> {
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
                 cuts: cuts_in.clone(),
+                work: SinkWork::default(),
             };
             threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
             let outlets = LaneOutlets {
@@ -362,6 +361,7 @@ impl Start<'_> {
                 streams,
             },
             samples: plan.samples.iter().map(sample_name).zip(stores.iter().cloned()).collect(),
+            work: CommitWork::new(head, plan.state.lanes),
             chain,
             state: self.state.clone(),
             objects,
@@ -371,31 +371,7 @@ impl Start<'_> {
             done,
             writer,
             names,
-            files: BTreeMap::new(),
         })
-    }
-
-    /// Deletes staged files and state objects of earlier epochs that the manifest does not name: their writers are
-    /// fenced, so nothing can ever name them.
-    fn sweep(&self, head: &Manifest, stores: &[Option<Arc<dyn Store>>], committer: &Committer) -> Result<(), RunError> {
-        let keep: BTreeSet<String> = head.files.iter().map(|entry| entry.file.staged.clone()).collect();
-        for (sample, store) in self.plan.samples.iter().zip(stores) {
-            if let Some(store) = store {
-                sweep_orphans(store.as_ref(), &self.naming(&sample.sample.name, 0, head), &keep)?;
-            }
-        }
-        sweep_orphans(committer.dead_letter_store.as_ref(), &self.naming(DEAD_LETTERS, 0, head), &keep)?;
-        // Only of lower epochs: this process may have slept while another one took over, whose objects are not its own.
-        let older = |path: &str| object_epoch(path).is_some_and(|epoch| epoch < head.epoch);
-        let taken = |path: &str| manifest_number(path).is_some_and(|number| number <= head.number);
-        self.state.sweep_unfinished("", &|path| older(path) || taken(path))?;
-        let named: BTreeSet<&str> = head.objects.iter().map(|object| object.path.as_str()).collect();
-        for object in self.state.list("state/")? {
-            if older(&object.path) && !named.contains(object.path.as_str()) {
-                failpoint::step(Failpoint::SweepObject, || self.state.delete(&object.path))?;
-            }
-        }
-        Ok(())
     }
 
     /// Brings every lane back to the manifest, each in a thread of its own.

@@ -100,9 +100,10 @@ state: {{ path: state, commit_every: 1ms, lanes: 2 }}
                     "at": at + 1_000 + click * 500 });
                 clicks.push((0, event));
             }
-            if number % 50 == 0 {
+            if number % 50 == 49 {
                 feed.push((1, json!("poison")));
-                clicks.push((0, clicks[0].1.clone()));
+                let again = clicks.last().expect("the 49th has a click").clone();
+                clicks.push(again);
             }
         }
         for (topic, records) in [(&self.feed, feed), (&self.clicks, clicks)] {
