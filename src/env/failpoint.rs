@@ -51,6 +51,8 @@ failpoints! {
     SweepObject = "sweep-object",
     /// Reading the state back into the lanes.
     Restore = "restore",
+    /// Asking a source for what comes next.
+    Read = "read",
     /// Sending the cut marker.
     Cut = "cut",
     /// Ending the dead letters of a cut.

@@ -18,7 +18,7 @@ use crate::pipeline::conductor::ConductorCut;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::restore::Objects;
 use crate::pipeline::sinks::SinkCut;
-use crate::sink::{DeadLetterSink, FileNaming, publish, sweep_orphans, verify, verify_content};
+use crate::sink::{self, DeadLetterSink, FileNaming, publish, sweep_orphans, verify, verify_content};
 use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -293,7 +293,7 @@ impl Committer {
                 sweep_orphans(store.as_ref(), &naming(name), &keep)?;
             }
         }
-        sweep_orphans(self.dead_letter_store.as_ref(), &naming(DEAD_LETTERS), &keep)?;
+        sweep_orphans(self.dead_letter_store.as_ref(), &naming(sink::DEAD_LETTERS), &keep)?;
         // Only of lower epochs: this process may have slept while another one took over, whose objects are not its own.
         let older = |path: &str| object_epoch(path).is_some_and(|epoch| epoch < head.epoch);
         let taken = |path: &str| manifest_number(path).is_some_and(|number| number <= head.number);

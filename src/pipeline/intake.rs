@@ -161,7 +161,7 @@ fn read(source: &mut dyn Source, shared: &Shared) -> Result<u64, RunError> {
             failpoint::step(Failpoint::OffsetCommit, || source.committed(&positions));
             shared.log_ends.lock().unwrap_or_else(PoisonError::into_inner).extend(source.log_ends());
         }
-        let item = match source.poll(POLL_TIMEOUT)? {
+        let item = match failpoint::step(Failpoint::Read, || source.poll(POLL_TIMEOUT))? {
             SourceEvent::Nothing => continue,
             SourceEvent::Batch(batch) => Ticketed::Raw(batch),
             SourceEvent::CaughtUp(partition) => Ticketed::Event(Arrival::CaughtUp(partition)),
