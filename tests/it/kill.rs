@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 const START: i64 = 1_767_225_600_000;
-const IMPRESSIONS: i64 = 900;
+pub const IMPRESSIONS: i64 = 900;
 /// Processes that die side by side.
 const SIDE_BY_SIDE: usize = 3;
 /// The recovering process dies at one of these.
@@ -59,7 +59,7 @@ impl Log {
             r#"version: 1
 pipeline: kill
 connections:
-  main: {{ kafka: {{ brokers: "{brokers}", properties: {{ max.partition.fetch.bytes: "1500", fetch.wait.max.ms: "20" }} }} }}
+  main: {{ kafka: {{ brokers: "{brokers}", properties: {{ max.partition.fetch.bytes: "1500", fetch.wait.max.ms: "20", queued.min.messages: "1", fetch.queue.backoff.ms: "1" }} }} }}
 streams:
   impressions: {{
     kafka: {{ connection: main, topics: [{feed}] }},
@@ -123,6 +123,9 @@ state: {{ path: state, commit_every: 1ms, lanes: 2 }}
     }
 }
 
+/// Reads slowly, so that a short log is worth many commits.
+pub const SLOWLY: &str = "read:before:*:slow3";
+
 /// What a run left, in a form that can be compared: rows as a sorted list, and the books.
 #[derive(Debug, PartialEq)]
 pub struct Outcome {
@@ -145,6 +148,11 @@ pub fn outcome(folder: &Path, summary: &Value) -> Outcome {
 
 pub fn finish(folder: &Path, name: &str) -> Value {
     Conjoin::run(folder, name, &["--until-end", "--close", "--json"]).summary()
+}
+
+/// A run to the end of the log, with a trap on its way.
+pub fn trapped(folder: &Path, name: &str, trap: &str) -> Conjoin {
+    Conjoin::run_with(folder, name, &["--until-end", "--close", "--json"], &format!("{trap},{SLOWLY}"))
 }
 
 /// Reads every file once, as soon as a glob shows it; says what it should not have seen.
@@ -190,7 +198,7 @@ pub fn leftovers(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
         let (path, target) = (entry.path(), to.join(entry.file_name()));
@@ -206,6 +214,7 @@ fn copy(from: &Path, to: &Path) {
 fn times(point: Failpoint) -> &'static [u64] {
     use Failpoint::*;
     match point {
+        Read => &[3],
         ClaimList | ClaimLoad | ClaimWrite | Seek | RestoreList | Sweep | SweepObject | Restore => &[1],
         ForgetObject | ForgetManifests => &[1],
         StoreOpen | StoreWrite | StoreFsync | StoreLink | StoreUnlink | StoreSync => &[1, 8],
@@ -222,13 +231,12 @@ fn story(template: &Path, first: &str, second: &str, expected: &Outcome) -> Resu
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| reader(folder, &stop));
         let told = (|| {
-            let killed =
-                Conjoin::run_with(folder, "first", &["--until-end", "--close"], &format!("{first}:kill")).wait();
+            let killed = trapped(folder, "first", &format!("{first}:kill")).wait();
             if killed.signal() != Some(libc::SIGKILL) {
                 return Err(format!("was never there: {killed}"));
             }
             // It may end well: then there was nothing to do at this point.
-            Conjoin::run_with(folder, "second", &["--until-end", "--close"], &format!("{second}:1:kill")).wait();
+            trapped(folder, "second", &format!("{second}:1:kill")).wait();
             Ok(finish(folder, "third"))
         })();
         stop.store(true, Ordering::SeqCst);
@@ -256,11 +264,7 @@ fn fault_01_02_killed_before_and_after_every_step_and_again_while_recovering() {
     let log = Log::new();
     let began = Instant::now();
     let template = template(&log);
-    let reference = tempfile::tempdir().unwrap();
-    log.write_pipeline(reference.path());
-    let summary = finish(reference.path(), "reference");
-    let expected = outcome(reference.path(), &summary);
-    assert_eq!(expected.rows.len() as i64, IMPRESSIONS);
+    let (expected, commits) = reference(&log);
     let moments = ["before", "after"];
     let stories: Vec<String> = Failpoint::ALL
         .iter()
@@ -291,20 +295,31 @@ fn fault_01_02_killed_before_and_after_every_step_and_again_while_recovering() {
         "{} stories in {:.1} s; the run without faults made {} commits",
         stories.len(),
         began.elapsed().as_secs_f64(),
-        summary["commits"]
+        commits
     );
     assert!(wrong.is_empty(), "{} of {} stories:\n{}", wrong.len(), stories.len(), wrong.join("\n"));
 }
 
+/// What a run without faults gives, and how many commits it made on its way.
+pub fn reference(log: &Log) -> (Outcome, u64) {
+    let reference = tempfile::tempdir().unwrap();
+    log.write_pipeline(reference.path());
+    let summary = trapped(reference.path(), "reference", SLOWLY).summary();
+    let expected = outcome(reference.path(), &summary);
+    assert_eq!(expected.rows.len() as i64, IMPRESSIONS);
+    (expected, summary["commits"].as_u64().unwrap())
+}
+
 /// A pipeline in the middle of its life: rows pending, files that are committed but not published, and what a process
 /// that died a moment ago left behind.
-fn template(log: &Log) -> TempDir {
+pub fn template(log: &Log) -> TempDir {
     let template = tempfile::tempdir().unwrap();
     log.write_pipeline(template.path());
     log.produce(0, IMPRESSIONS / 3);
     for deadly in ["publish-rename:before:3", "state-write:after:1"] {
         let run = ["--until-end"];
-        let killed = Conjoin::run_with(template.path(), "template", &run, &format!("{deadly}:kill")).wait();
+        let trap = format!("{deadly}:kill,{SLOWLY}");
+        let killed = Conjoin::run_with(template.path(), "template", &run, &trap).wait();
         assert_eq!(killed.signal(), Some(libc::SIGKILL), "{deadly}");
     }
     log.produce(IMPRESSIONS / 3, IMPRESSIONS);

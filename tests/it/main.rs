@@ -8,6 +8,7 @@ mod support;
 
 mod cli;
 mod end_to_end;
+mod faults;
 mod generated_events;
 mod kafka_source;
 mod kill;

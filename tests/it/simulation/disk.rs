@@ -158,14 +158,15 @@ impl Mount {
         if life.dead {
             return Err(self.error(operation, path, io::ErrorKind::BrokenPipe));
         }
-        life.operations += 1;
         let (writes, creates) = (operation != "read" && operation != "list", operation == "create");
-        if life.faults.crash_at == Some(life.operations) {
+        // Reads are many, and change nothing: it is writes that a crash falls among.
+        life.operations += u64::from(writes);
+        if writes && life.faults.crash_at == Some(life.operations) {
             life.dead = true;
             let happened = writes && life.random.random_bool(0.5);
             return Ok(Fate::Dies { happened });
         }
-        let rate = life.faults.rate;
+        let rate = if writes { life.faults.rate } else { life.faults.rate / 20.0 };
         if !life.random.random_bool(rate) {
             return Ok(Fate::Done);
         }

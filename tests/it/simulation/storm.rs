@@ -165,8 +165,8 @@ fn live<'a>(
 }
 
 fn draw(random: &mut StdRng) -> Faults {
-    let rate = [0.0, 0.001, 0.01, 0.05][random.random_range(0..4)];
-    let crash_at = random.random_bool(0.5).then(|| random.random_range(1..200));
+    let rate = [0.0, 0.01, 0.04, 0.1][random.random_range(0..4)];
+    let crash_at = random.random_bool(0.5).then(|| random.random_range(1..80));
     Faults { disk: DiskFaults { rate, crash_at, seed: random.random() }, slow: true, clock_jumps: true }
 }
 
