@@ -133,6 +133,12 @@ pub struct Outcome {
     books: Value,
 }
 
+impl Outcome {
+    pub fn books(&self) -> &Value {
+        &self.books
+    }
+}
+
 pub fn outcome(folder: &Path, summary: &Value) -> Outcome {
     let mut rows: Vec<String> = rows(&folder.join("samples")).iter().map(|row| format!("{row:?}")).collect();
     rows.sort();
