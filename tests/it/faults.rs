@@ -11,7 +11,6 @@ use tempfile::TempDir;
 
 /// A log, a pipeline over it that is in the middle of its life, and what must come out.
 struct Case {
-    log: Log,
     template: TempDir,
     expected: Outcome,
 }
@@ -21,7 +20,7 @@ impl Case {
         let log = Log::new();
         let template = template(&log);
         let (expected, _) = reference(&log);
-        Case { log, template, expected }
+        Case { template, expected }
     }
 
     fn folder(&self) -> TempDir {

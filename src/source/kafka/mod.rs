@@ -169,7 +169,7 @@ impl Source for KafkaSource {
     }
 
     fn starts(&self) -> Vec<(PartitionId, i64)> {
-        self.readers.iter().flat_map(TopicReader::starts).collect()
+        self.positions().iter().collect()
     }
 
     fn poll(&mut self, timeout: Duration) -> Result<SourceEvent, SourceError> {

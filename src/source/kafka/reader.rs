@@ -89,11 +89,6 @@ impl TopicReader {
         self.partitions.iter().map(|partition| partition.id)
     }
 
-    /// The next offset of every partition.
-    pub fn starts(&self) -> impl Iterator<Item = (PartitionId, i64)> + '_ {
-        self.partitions.iter().map(|partition| (partition.id, partition.expected))
-    }
-
     pub fn partition_count(&self) -> u32 {
         self.partitions.len() as u32
     }
