@@ -237,12 +237,15 @@ fn story(template: &Path, first: &str, second: &str, expected: &Outcome) -> Resu
     std::thread::scope(|scope| {
         let watching = scope.spawn(|| reader(folder, &stop));
         let told = (|| {
-            let killed = trapped(folder, "first", &format!("{first}:kill")).wait();
+            // Forgetting begins some twenty commits after what is forgotten was needed last.
+            let more_commits = if first.starts_with("forget") { "read:before:*:slow17," } else { "" };
+            let killed = trapped(folder, "first", &format!("{more_commits}{first}:kill")).wait();
             if killed.signal() != Some(libc::SIGKILL) {
                 return Err(format!("was never there: {killed}"));
             }
             // It may end well: then there was nothing to do at this point.
-            trapped(folder, "second", &format!("{second}:1:kill")).wait();
+            let end = ["--until-end", "--close"];
+            Conjoin::run_with(folder, "second", &end, &format!("{second}:1:kill")).wait();
             Ok(finish(folder, "third"))
         })();
         stop.store(true, Ordering::SeqCst);
