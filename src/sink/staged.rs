@@ -20,21 +20,23 @@ use std::panic::catch_unwind;
 
 /// Hashes and counts what goes into a file.
 pub(super) struct StagedWriter {
-    inner: Box<dyn StoreWriter>,
+    /// `None` once the file is finished.
+    inner: Option<Box<dyn StoreWriter>>,
     sha256: Sha256,
     bytes: u64,
 }
 
 impl Write for StagedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
+        let inner = self.inner.as_mut().expect("nothing is written to a finished file");
+        let written = inner.write(bytes)?;
         self.sha256.update(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        self.inner.as_mut().map_or(Ok(()), |inner| inner.flush())
     }
 }
 
@@ -43,6 +45,8 @@ pub(super) struct OpenFile {
     pub(super) writer: ArrowWriter<StagedWriter>,
     pub(super) staged: String,
     path: String,
+    /// Where it lies, for people.
+    shown: String,
     rows: u64,
     min_time: EventTime,
     max_time: EventTime,
@@ -56,9 +60,10 @@ impl OpenFile {
         properties: parquet::file::properties::WriterProperties,
     ) -> Result<OpenFile, SinkError> {
         let inner = store.create_writer(&staged)?;
-        let writer = StagedWriter { inner, sha256: Sha256::new(), bytes: 0 };
-        let writer = ArrowWriter::try_new(writer, schema, Some(properties)).map_err(|e| encode_error(&staged, e))?;
-        Ok(OpenFile { writer, staged, path, rows: 0, min_time: EventTime::MAX, max_time: EventTime::MIN })
+        let shown = store.describe(&staged);
+        let writer = StagedWriter { inner: Some(inner), sha256: Sha256::new(), bytes: 0 };
+        let writer = ArrowWriter::try_new(writer, schema, Some(properties)).map_err(|e| encode_error(&shown, e))?;
+        Ok(OpenFile { writer, staged, path, shown, rows: 0, min_time: EventTime::MAX, max_time: EventTime::MIN })
     }
 
     /// Adds rows whose times lie in `times`, both ends included.
@@ -67,7 +72,7 @@ impl OpenFile {
         rows: &arrow::array::RecordBatch,
         times: (EventTime, EventTime),
     ) -> Result<(), SinkError> {
-        self.writer.write(rows).map_err(|error| encode_error(&self.staged, error))?;
+        self.writer.write(rows).map_err(|error| encode_error(&self.shown, error))?;
         self.rows += rows.num_rows() as u64;
         self.min_time = self.min_time.min(times.0);
         self.max_time = self.max_time.max(times.1);
@@ -80,16 +85,18 @@ impl OpenFile {
     }
 
     pub(super) fn flush_row_group(&mut self) -> Result<(), SinkError> {
-        self.writer.flush().map_err(|error| encode_error(&self.staged, error))
+        self.writer.flush().map_err(|error| encode_error(&self.shown, error))
     }
 
     /// Writes the footer and makes the file durable under its staged name.
     pub(super) fn finish(self, sample: &str) -> Result<StagedFile, SinkError> {
-        let OpenFile { writer, staged, path, rows, min_time, max_time } = self;
-        let finished = failpoint::step(Failpoint::ParquetFinish, || writer.into_inner());
-        let StagedWriter { inner, sha256, bytes } = finished.map_err(|e| encode_error(&staged, e))?;
+        let OpenFile { mut writer, staged, path, shown, rows, min_time, max_time } = self;
+        // Not `into_inner`: it makes text of the I/O error, and people must know that the disk is full.
+        failpoint::step(Failpoint::ParquetFinish, || writer.finish()).map_err(|e| encode_error(&shown, e))?;
+        let StagedWriter { inner, sha256, bytes } = writer.inner_mut();
+        let (inner, sha256, bytes) = (inner.take().expect("a file is finished once"), std::mem::take(sha256), *bytes);
         if failpoint::step(Failpoint::ParquetStage, || inner.finish())? == Created::AlreadyThere {
-            return Err(SinkError::Taken { path: staged });
+            return Err(SinkError::Taken { path: shown });
         }
         let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(StagedFile { sample: sample.into(), staged, path, rows, bytes, sha256, min_time, max_time })
