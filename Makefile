@@ -6,7 +6,7 @@ SHELL := bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help preflight build test demo bench services docs fmt lint clean
+.PHONY: help preflight build test soak demo bench services docs fmt lint clean
 
 help: ## shows this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -24,6 +24,9 @@ test: preflight ## format, clippy and all tests, with a Kafka and a Redis of the
 	CONJOIN_PYTHON=$$(scripts/venv.sh scores numpy onnxruntime)
 	export ORT_DYLIB_PATH CONJOIN_PYTHON
 	scripts/with-services $(CARGO) test --locked --tests --no-fail-fast $(TESTS)
+
+soak: preflight ## simulated lives with random faults for SECONDS (default 60); ends with one line of JSON
+	SOAK_SECONDS=$(or $(SECONDS),60) $(CARGO) test --locked --test it -- --ignored --exact --nocapture simulation::storm::soak
 
 demo: preflight ## made-up traffic through the whole of Conjoin in a minute; SERVE=1 keeps serving the result
 	$(CARGO) build --release --locked

@@ -3,6 +3,7 @@
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
 use crate::commit::object::hex;
 use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Created, Store, StoreError, StoreErrorKind};
 use crate::event::KEY_GROUPS;
 use sha2::{Digest, Sha256};
@@ -46,19 +47,21 @@ pub struct Identity<'a> {
     pub now_ms: i64,
 }
 
+/// The number of the manifest that lies, or is to lie, at this path.
+pub fn manifest_number(path: &str) -> Option<u64> {
+    path.strip_prefix(FOLDER)?.strip_suffix(".json")?.parse().ok()
+}
+
 fn path_of(number: u64) -> String {
     format!("{FOLDER}{number:020}.json")
 }
 
 /// Reads the last manifest of a chain, checked against the one before it.
 pub fn read_last(store: &dyn Store) -> Result<Option<(Manifest, String)>, ChainError> {
-    let listed = store.list(FOLDER)?;
-    let numbers: Vec<u64> = listed
-        .iter()
-        .filter_map(|object| object.path.strip_prefix(FOLDER)?.strip_suffix(".json")?.parse().ok())
-        .collect();
+    let listed = failpoint::step(Failpoint::ClaimList, || store.list(FOLDER))?;
+    let numbers: Vec<u64> = listed.iter().filter_map(|object| manifest_number(&object.path)).collect();
     let Some(&last) = numbers.iter().max() else { return Ok(None) };
-    let (manifest, sha256) = read(store, last)?;
+    let (manifest, sha256) = failpoint::step(Failpoint::ClaimLoad, || read(store, last))?;
     if last > 0 && numbers.contains(&(last - 1)) {
         let (parent, parent_sha256) = read(store, last - 1)?;
         protocol::check_successor(&parent, &parent_sha256, &manifest)
@@ -87,6 +90,7 @@ fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError
         return Err(damaged(format!("larger than {MANIFEST_BYTES_MAX} bytes")));
     }
     let bytes = store.read(&path)?;
+    check_seal(&bytes).map_err(damaged)?;
     let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
     if manifest.number != number {
         return Err(damaged(format!("it says it is number {}", manifest.number)));
@@ -116,7 +120,7 @@ impl Chain {
                     }
                     ClaimDecision::Refuse(refusal) => return Err(refusal.into()),
                 };
-            match create(store.as_ref(), &claim)? {
+            match failpoint::step(Failpoint::ClaimWrite, || create(store.as_ref(), &claim))? {
                 (CommitOutcome::Committed, sha256) => {
                     let writer = identity.writer.clone();
                     return Ok(Chain { store, head: claim, head_sha256: sha256, writer });
@@ -150,7 +154,7 @@ impl Chain {
             "{:?}",
             protocol::check_successor(&self.head, &self.head_sha256, &next)
         );
-        match create(self.store.as_ref(), &next)? {
+        match failpoint::step(Failpoint::ManifestCreate, || create(self.store.as_ref(), &next))? {
             (CommitOutcome::Committed, sha256) => {
                 self.head = next;
                 self.head_sha256 = sha256;
@@ -164,8 +168,7 @@ impl Chain {
     /// Deletes manifests below `number`: enough stay for a look back, and the last one always.
     pub fn forget_below(&self, number: u64) -> Result<(), ChainError> {
         for object in self.store.list(FOLDER)? {
-            let listed = object.path.strip_prefix(FOLDER).and_then(|name| name.strip_suffix(".json"));
-            if listed.and_then(|name| name.parse::<u64>().ok()).is_some_and(|listed| listed < number) {
+            if manifest_number(&object.path).is_some_and(|listed| listed < number) {
                 self.store.delete(&object.path)?;
             }
         }
@@ -201,9 +204,35 @@ fn birth(identity: &Identity<'_>) -> Manifest {
     }
 }
 
+const SEAL: &[u8] = b",\"sha256\":\"";
+
+/// A manifest as it lies in the store: JSON whose last field is the sha256 of the object without that field. The sha256
+/// in the next manifest would be enough for all but the last one, and the last one is what a start trusts.
+fn seal(manifest: &Manifest) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(manifest).expect("a manifest is plain data");
+    let sha256 = hex(&Sha256::digest(&bytes));
+    bytes.truncate(bytes.len() - 1);
+    bytes.extend_from_slice(SEAL);
+    bytes.extend_from_slice(sha256.as_bytes());
+    bytes.extend_from_slice(b"\"}");
+    bytes
+}
+
+fn check_seal(bytes: &[u8]) -> Result<(), String> {
+    let split = bytes.len().checked_sub(SEAL.len() + 64 + 2).map(|at| bytes.split_at(at));
+    let Some((body, tail)) = split.filter(|(_, tail)| tail.starts_with(SEAL) && tail.ends_with(b"\"}")) else {
+        return Err("it does not end with its sha256".into());
+    };
+    let found = hex(&Sha256::new().chain_update(body).chain_update(b"}").finalize());
+    if found.as_bytes() != &tail[SEAL.len()..SEAL.len() + 64] {
+        return Err("its sha256 does not match what it says".into());
+    }
+    Ok(())
+}
+
 /// Writes a manifest create-only and resolves an ambiguous answer by reading what is there.
 fn create(store: &dyn Store, manifest: &Manifest) -> Result<(CommitOutcome, String), ChainError> {
-    let bytes = serde_json::to_vec(manifest).expect("a manifest is plain data");
+    let bytes = seal(manifest);
     let sha256 = hex(&Sha256::digest(&bytes));
     let path = path_of(manifest.number);
     loop {
@@ -270,7 +299,26 @@ pub(super) mod tests {
         chain.commit(chain.head().clone()).unwrap();
         store.delete(&path_of(1)).unwrap();
         let forged = Manifest { number: 1, parent_sha256: "no".into(), ..chain.head().clone() };
-        store.create(&path_of(1), &serde_json::to_vec(&forged).unwrap()).unwrap();
+        store.create(&path_of(1), &seal(&forged)).unwrap();
         assert!(matches!(read_last(store.as_ref()), Err(ChainError::Damaged { .. })));
+    }
+
+    #[test]
+    fn fault_38_any_bit_flipped_in_the_last_manifest_is_refused_with_its_name() {
+        let store = MemoryStore::default();
+        Chain::claim(Arc::new(store.clone()), &identity("a", &NONE)).unwrap();
+        let path = path_of(0);
+        let whole = store.read(&path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            store.corrupt(&path, &bytes);
+            let text = read_last(&store).map(drop).unwrap_err().to_string();
+            assert!(text.contains(&path) && text.contains("--fresh"), "bit {bit}: {text}");
+        }
+        for bytes in 0..whole.len() {
+            store.corrupt(&path, &whole[..bytes]);
+            assert!(matches!(read_last(&store), Err(ChainError::Damaged { .. })), "cut to {bytes} bytes");
+        }
     }
 }

@@ -40,6 +40,16 @@ pub struct EncodedBlock {
     bytes: Vec<u8>,
 }
 
+/// Where the state object of a cut lies: the epoch tells whose it is.
+pub fn object_path(cut: u64, epoch: u64, writer: &str) -> String {
+    format!("state/{cut:012}-{epoch}-{writer}.state")
+}
+
+/// The epoch of the writer of a state object.
+pub fn object_epoch(path: &str) -> Option<u64> {
+    path.strip_prefix("state/")?.strip_suffix(".state")?.split('-').nth(1)?.parse().ok()
+}
+
 /// Encodes a block of a lane; `lanes` is how many there are.
 pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, ObjectError> {
     let mut bytes = Vec::new();

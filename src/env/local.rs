@@ -6,6 +6,7 @@
 //! durable in their parents before anything in them counts.
 //! Does not: follow up on a failed fsync: the kernel may have dropped the pages, so the object is given up.
 
+use super::failpoint::{self, Failpoint, Moment};
 use super::store::*;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -62,8 +63,10 @@ impl LocalStore {
             let number = UNFINISHED.fetch_add(1, Ordering::Relaxed);
             let unfinished = parent.join(format!("{UNFINISHED_PREFIX}{}-{number}-{name}", std::process::id()));
             let mut options = OpenOptions::new();
+            failpoint::attempt(Failpoint::StoreOpen).map_err(|error| failed("create", &unfinished, error))?;
             match options.write(true).create_new(true).mode(folder.file_mode).open(&unfinished) {
                 Ok(file) => {
+                    failpoint::reach(Failpoint::StoreOpen, Moment::After);
                     let open = Some(file);
                     return Ok(LocalWriter { store: self.clone(), file: open, unfinished, target, parent });
                 }
@@ -255,7 +258,10 @@ struct LocalWriter {
 
 impl Write for LocalWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.as_mut().expect("the file is open until finish takes the writer").write(bytes)
+        let bytes = &bytes[..failpoint::attempt_write(bytes.len())?];
+        let written = self.file.as_mut().expect("the file is open until finish takes the writer").write(bytes)?;
+        failpoint::reach(Failpoint::StoreWrite, Moment::After);
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -266,22 +272,26 @@ impl Write for LocalWriter {
 impl StoreWriter for LocalWriter {
     fn finish(mut self: Box<Self>) -> Result<Created, StoreError> {
         let file = self.file.take().expect("finish takes the writer, so it runs once");
-        let result = file.sync_all().map_err(|error| failed("fsync", &self.unfinished, error));
+        let synced = failpoint::attempt(Failpoint::StoreFsync).and_then(|()| file.sync_all());
+        failpoint::reach(Failpoint::StoreFsync, Moment::After);
+        let result = synced.map_err(|error| failed("fsync", &self.unfinished, error));
         drop(file);
-        let created = match result.map(|()| fs::hard_link(&self.unfinished, &self.target)) {
+        let link = || fs::hard_link(&self.unfinished, &self.target);
+        let created = match result.map(|()| failpoint::step(Failpoint::StoreLink, link)) {
             Err(error) => Err(error),
             Ok(Ok(())) => Ok(Created::Yes),
             Ok(Err(error)) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Created::AlreadyThere),
             Ok(Err(error)) => Err(failed("create", &self.target, error)),
         };
-        let removed = remove_if_there(&self.unfinished);
+        // What cannot be removed now is swept by the next owner.
+        let _ = failpoint::step(Failpoint::StoreUnlink, || remove_if_there(&self.unfinished));
         let created = created?;
         if created == Created::AlreadyThere {
             return Ok(created);
         }
-        // From here on the object has its name, durable or not.
-        removed.map_err(StoreError::outcome_unknown)?;
-        sync_path(&self.parent).map_err(StoreError::outcome_unknown)?;
+        // The object has its name now, but whether it keeps it when the power goes nobody knows once this has failed.
+        // The outcome is not `Unknown`: a look at the name would find it, and trust what may yet vanish.
+        sync_path(&self.parent)?;
         Ok(created)
     }
 }
@@ -313,8 +323,10 @@ fn remove_if_there(path: &Path) -> Result<(), StoreError> {
 }
 
 fn sync_path(folder: &Path) -> Result<(), StoreError> {
-    let sync = || File::open(folder)?.sync_all();
-    sync().map_err(|error| failed("fsync", folder, error))
+    let sync = || failpoint::attempt(Failpoint::StoreSync).and_then(|()| File::open(folder)?.sync_all());
+    let synced = sync().map_err(|error| failed("fsync", folder, error));
+    failpoint::reach(Failpoint::StoreSync, Moment::After);
+    synced
 }
 
 #[cfg(test)]

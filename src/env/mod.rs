@@ -9,6 +9,7 @@
 
 mod clock;
 mod entropy;
+pub mod failpoint;
 mod store;
 mod local;
 mod memory;

@@ -11,6 +11,7 @@
 
 use super::backlog::Backlog;
 use super::{OnlineStore, StoreError, Version, Write, WriteSummary};
+use crate::env::failpoint::{self, Failpoint};
 use crate::event::{DurationMs, FeatureBatch};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, after, bounded, never, select};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -279,7 +280,8 @@ impl Writer {
     fn write(&mut self, batch: FeatureBatch, version: Version) {
         let rows: Vec<u32> = (0..batch.entities.len() as u32).collect();
         for chunk in rows.chunks(self.limits.write_rows_max) {
-            let result = self.store.write(&[Write { batch: &batch, rows: chunk, version }]);
+            let write = [Write { batch: &batch, rows: chunk, version }];
+            let result = failpoint::step(Failpoint::OnlineWrite, || self.store.write(&write));
             if !self.wrote(result) {
                 // Rows that were written already are written again: they are of the same version.
                 self.backlog.push(batch, version);

@@ -5,9 +5,10 @@
 //! Holds: nothing is published before the manifest that names it is there; nothing is deleted that the last manifests name.
 
 use crate::commit::{
-    Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object,
-    write_object,
+    Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, manifest_number,
+    object_epoch, object_path, verify_object, write_object,
 };
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
 use crate::event::{BlockClass, LaneCounts, StagedFile};
 use crate::invariant;
@@ -17,10 +18,10 @@ use crate::pipeline::conductor::ConductorCut;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::restore::Objects;
 use crate::pipeline::sinks::SinkCut;
-use crate::sink::{DeadLetterSink, publish, verify};
+use crate::sink::{self, DeadLetterSink, FileNaming, publish, sweep_orphans, verify, verify_content};
 use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// Manifests and their objects that stay for a look back.
@@ -50,8 +51,29 @@ pub struct Committer {
     pub done: Sender<Committed>,
     pub writer: String,
     pub names: BookNames,
+    pub work: CommitWork,
+}
+
+/// What a committer knows beside what it was given.
+pub struct CommitWork {
+    /// What the books stood at when this process took over; lanes and sinks count from there.
+    base: LaneCounts,
+    parts: Parts,
+    /// Objects that the manifests no longer name, and since which.
+    dropped: VecDeque<(u64, String)>,
     /// Published since this process started, per sample.
-    pub files: BTreeMap<String, ParquetProgress>,
+    files: BTreeMap<String, ParquetProgress>,
+}
+
+impl CommitWork {
+    pub fn new(head: &Manifest, lanes: usize) -> Self {
+        CommitWork {
+            base: head.counts.without_held(),
+            parts: Parts::new(lanes),
+            dropped: VecDeque::new(),
+            files: BTreeMap::new(),
+        }
+    }
 }
 
 /// Parts of the cut at hand.
@@ -80,46 +102,44 @@ impl Parts {
 
 impl Committer {
     pub fn run(mut self, input: Receiver<CutPart>) -> Result<(), RunError> {
-        let lanes = self.layout.lanes;
-        // What the books stood at when this process took over; lanes and sinks count from there.
-        let base = self.chain.head().counts.without_held();
-        let mut parts = Parts::new(lanes);
-        let mut dropped: VecDeque<(u64, String)> = VecDeque::new();
         for part in input {
-            match part {
-                CutPart::Rejected(rejected) => {
-                    self.dead_letters.push(&rejected, self.clock.now_ms())?;
-                    continue;
-                }
-                CutPart::Lane(lane, cut, blocks) => parts.lanes[lane] = Some((cut, blocks)),
-                CutPart::Sink(lane, cut) => parts.sinks[lane] = Some(cut),
-                CutPart::Conductor(cut) => {
-                    parts.dead_letters = self.dead_letters.finish()?;
-                    parts.conductor = Some(*cut);
-                }
-            }
-            if parts.complete() {
-                let parts = std::mem::replace(&mut parts, Parts::new(lanes));
-                let cut = self.commit(parts, &base, &mut dropped)?;
-                if self.done.send(Committed { cut }).is_err() {
-                    break;
-                }
+            if let Some(committed) = self.take(part)?
+                && self.done.send(committed).is_err()
+            {
+                break;
             }
         }
         Ok(())
     }
 
-    fn commit(
-        &mut self,
-        parts: Parts,
-        base: &LaneCounts,
-        dropped: &mut VecDeque<(u64, String)>,
-    ) -> Result<u64, RunError> {
+    /// Takes one part; commits when it was the last of its cut.
+    pub fn take(&mut self, part: CutPart) -> Result<Option<Committed>, RunError> {
+        let parts = &mut self.work.parts;
+        match part {
+            CutPart::Rejected(rejected) => {
+                self.dead_letters.push(&rejected, self.clock.now_ms())?;
+                return Ok(None);
+            }
+            CutPart::Lane(lane, cut, blocks) => parts.lanes[lane] = Some((cut, blocks)),
+            CutPart::Sink(lane, cut) => parts.sinks[lane] = Some(cut),
+            CutPart::Conductor(cut) => {
+                parts.dead_letters = failpoint::step(Failpoint::DeadLetters, || self.dead_letters.finish())?;
+                parts.conductor = Some(*cut);
+            }
+        }
+        if !parts.complete() {
+            return Ok(None);
+        }
+        let parts = std::mem::replace(parts, Parts::new(self.layout.lanes));
+        Ok(Some(Committed { cut: self.commit(parts)? }))
+    }
+
+    fn commit(&mut self, parts: Parts) -> Result<u64, RunError> {
         let started = self.clock.monotonic_ms();
         let conductor = parts.conductor.expect("the parts are complete");
         let number = conductor.number;
         let (mut blocks, mut needed_from) = (Vec::new(), BTreeMap::<BlockClass, i64>::new());
-        let mut counts = base.clone();
+        let mut counts = self.work.base.clone();
         for (cut, encoded) in parts.lanes.into_iter().flatten() {
             debug_assert_eq!(cut.number, number);
             counts.add(&cut.counts);
@@ -138,7 +158,7 @@ impl Committer {
                 anchor.sampled_out += left_out;
             }
         }
-        let state_bytes = self.write_state(number, blocks, &needed_from, dropped)?;
+        let state_bytes = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
         let head = self.chain.head();
@@ -150,7 +170,7 @@ impl Committer {
             } else {
                 totals.files += 1;
                 totals.file_bytes += entry.file.bytes;
-                let progress = self.files.entry(entry.file.sample.clone()).or_default();
+                let progress = self.work.files.entry(entry.file.sample.clone()).or_default();
                 progress.files += 1;
                 progress.rows += entry.file.rows;
                 progress.bytes += entry.file.bytes;
@@ -177,7 +197,7 @@ impl Committer {
         };
         let manifest = self.chain.commit(next)?.clone();
         let published = self.publish(&manifest)?;
-        self.forget(manifest.number, dropped)?;
+        self.forget(manifest.number)?;
         self.tell(&manifest, state_bytes, self.clock.monotonic_ms() - started, published, failed_values);
         Ok(number)
     }
@@ -188,13 +208,13 @@ impl Committer {
         number: u64,
         blocks: Vec<EncodedBlock>,
         needed_from: &BTreeMap<BlockClass, i64>,
-        dropped: &mut VecDeque<(u64, String)>,
     ) -> Result<u64, ObjectError> {
         let mut bytes = 0;
         if !blocks.is_empty() {
-            let path = format!("state/{number:012}-{}-{}.state", self.chain.head().epoch, self.writer);
-            let (object, entries) = write_object(self.state.as_ref(), &path, blocks)?;
-            verify_object(self.state.as_ref(), &object)?;
+            let path = object_path(number, self.chain.head().epoch, &self.writer);
+            let state = self.state.as_ref();
+            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
+            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
             bytes = object.bytes;
             self.objects.push((object, entries));
         }
@@ -205,7 +225,7 @@ impl Committer {
         self.objects.retain(|(object, entries)| {
             let keep = entries.iter().any(needed);
             if !keep {
-                dropped.push_back((next, object.path.clone()));
+                self.work.dropped.push_back((next, object.path.clone()));
             }
             keep
         });
@@ -217,7 +237,8 @@ impl Committer {
         let mut files = Vec::new();
         for (sample, file) in sinks.into_iter().flat_map(|sink| sink.files) {
             let (name, store) = &self.samples[sample];
-            verify(store.as_ref().expect("a sample that has files has a store").as_ref(), &file)?;
+            let store = store.as_ref().expect("a sample that has files has a store");
+            failpoint::step(Failpoint::ParquetVerify, || verify(store.as_ref(), &file))?;
             files.push(FileEntry { sink: format!("samples.{name}"), file });
         }
         for file in dead_letters {
@@ -255,6 +276,50 @@ impl Committer {
         self.samples.iter().find(|(other, _)| other == name)?.1.as_ref()
     }
 
+    /// Deletes staged files and state objects of earlier epochs that the manifest does not name: their writers are
+    /// fenced, so nothing can ever name them.
+    pub fn sweep(&self) -> Result<(), RunError> {
+        let head = self.chain.head();
+        let keep: BTreeSet<String> = head.files.iter().map(|entry| entry.file.staged.clone()).collect();
+        let naming = |sample: &str| FileNaming {
+            pipeline: head.pipeline.clone(),
+            sample: sample.into(),
+            chain: head.chain,
+            lane: 0,
+            epoch: head.epoch,
+        };
+        for (name, store) in &self.samples {
+            if let Some(store) = store {
+                sweep_orphans(store.as_ref(), &naming(name), &keep)?;
+            }
+        }
+        sweep_orphans(self.dead_letter_store.as_ref(), &naming(sink::DEAD_LETTERS), &keep)?;
+        // Only of lower epochs: this process may have slept while another one took over, whose objects are not its own.
+        let older = |path: &str| object_epoch(path).is_some_and(|epoch| epoch < head.epoch);
+        let taken = |path: &str| manifest_number(path).is_some_and(|number| number <= head.number);
+        self.state.sweep_unfinished("", &|path| older(path) || taken(path))?;
+        let named: BTreeSet<&str> = head.objects.iter().map(|object| object.path.as_str()).collect();
+        for object in self.state.list("state/")? {
+            if older(&object.path) && !named.contains(object.path.as_str()) {
+                failpoint::step(Failpoint::SweepObject, || self.state.delete(&object.path))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
+    /// before anyone is to see it.
+    pub fn check_unpublished(&self, manifest: &Manifest) -> Result<(), RunError> {
+        for entry in &manifest.files {
+            if let Some(store) = self.store_of(&entry.sink)
+                && store.size(&entry.file.staged)?.is_some()
+            {
+                verify_content(store.as_ref(), &entry.file)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the manifest's files their public names; done again at start, so it may be repeated.
     pub fn publish(&self, manifest: &Manifest) -> Result<usize, RunError> {
         let mut published = 0;
@@ -270,13 +335,15 @@ impl Committer {
         Ok(published)
     }
 
-    fn forget(&self, number: u64, dropped: &mut VecDeque<(u64, String)>) -> Result<(), ChainError> {
+    fn forget(&mut self, number: u64) -> Result<(), ChainError> {
+        let dropped = &mut self.work.dropped;
         while dropped.front().is_some_and(|(since, _)| since + MANIFESTS_KEPT < number) {
             let (_, path) = dropped.pop_front().expect("checked just now");
-            self.state.delete(&path)?;
+            failpoint::step(Failpoint::ForgetObject, || self.state.delete(&path))?;
         }
         if number.is_multiple_of(MANIFESTS_KEPT) {
-            self.chain.forget_below(number.saturating_sub(MANIFESTS_KEPT))?;
+            let below = number.saturating_sub(MANIFESTS_KEPT);
+            failpoint::step(Failpoint::ForgetManifests, || self.chain.forget_below(below))?;
         }
         Ok(())
     }
@@ -335,7 +402,7 @@ impl Committer {
             };
             self.telemetry.feature_progress(&names.name, &progress);
         }
-        for (name, totals) in &self.files {
+        for (name, totals) in &self.work.files {
             self.telemetry.parquet(name, totals);
         }
     }

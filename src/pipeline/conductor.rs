@@ -9,6 +9,7 @@
 use crate::cell::{Advance, CellSpec, LaneInput};
 use crate::commit::{InputEntry, TrackEntry};
 use crate::env::Clock;
+use crate::env::failpoint::{self, Failpoint};
 use crate::event::{CloseReason, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
@@ -88,6 +89,8 @@ pub struct Conductor {
     pub online: bool,
     /// The last cut of the chain.
     pub last_cut: u64,
+    /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
+    pub starts_are_new: bool,
 }
 
 /// Timers and what was said last.
@@ -119,7 +122,7 @@ impl Conductor {
             last_board_ms: 0,
             in_flight: false,
             positions: Positions::default(),
-            moved: false,
+            moved: self.starts_are_new,
             told: None,
             records: 0,
             dead: BTreeMap::new(),
@@ -276,8 +279,10 @@ impl Conductor {
                 .map(|sample| sample.join.labels.iter().map(|label| accepted(label.stream)).collect())
                 .collect(),
         };
-        self.cuts.send(CutPart::Conductor(Box::new(cut))).is_ok()
-            && self.tell(LaneInput::Cut { number: self.last_cut, roll })
+        failpoint::step(Failpoint::Cut, || {
+            self.cuts.send(CutPart::Conductor(Box::new(cut))).is_ok()
+                && self.tell(LaneInput::Cut { number: self.last_cut, roll })
+        })
     }
 
     /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.

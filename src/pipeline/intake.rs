@@ -7,6 +7,7 @@
 //! slows the reading down, nothing else. The other way, sources learn which positions were committed.
 
 use crate::decode::Decoder;
+use crate::env::failpoint::{self, Failpoint};
 use crate::event::{DecodedBatch, PartitionId, RawBatch};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::{Failure, RunError, StopSignal};
@@ -139,7 +140,7 @@ fn source_thread(mut source: Box<dyn Source>, shared: Shared) -> Result<(), RunE
     // The decoders end when the last source has let go of them.
     drop(tickets);
     if let Some(positions) = progress.wait_for_last(told) {
-        source.committed(&positions);
+        failpoint::step(Failpoint::OffsetCommit, || source.committed(&positions));
     }
     Ok(())
 }
@@ -157,10 +158,10 @@ fn read(source: &mut dyn Source, shared: &Shared) -> Result<u64, RunError> {
         held.difference(&wanted).for_each(|partition| source.resume(*partition));
         held = wanted;
         if let Some(positions) = shared.progress.newer(&mut told) {
-            source.committed(&positions);
+            failpoint::step(Failpoint::OffsetCommit, || source.committed(&positions));
             shared.log_ends.lock().unwrap_or_else(PoisonError::into_inner).extend(source.log_ends());
         }
-        let item = match source.poll(POLL_TIMEOUT)? {
+        let item = match failpoint::step(Failpoint::Read, || source.poll(POLL_TIMEOUT))? {
             SourceEvent::Nothing => continue,
             SourceEvent::Batch(batch) => Ticketed::Raw(batch),
             SourceEvent::CaughtUp(partition) => Ticketed::Event(Arrival::CaughtUp(partition)),

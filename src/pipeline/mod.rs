@@ -23,8 +23,12 @@ mod stop;
 
 pub use board::{Board, Phase, RunView};
 pub use build::{cell_spec, routed_streams};
+pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
+pub use conductor::ConductorCut;
+pub use lanes::CutPart;
 pub use online_state::{LoadedOnline, load_online};
 pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
+pub use sinks::{SinkCut, SinkGauge, SinkInput, SinkThread, SinkWork};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};
 

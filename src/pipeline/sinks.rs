@@ -60,43 +60,59 @@ pub struct SinkThread {
     pub clock: Arc<dyn Clock>,
     pub gauge: Arc<SinkGauge>,
     pub cuts: Sender<CutPart>,
+    pub work: SinkWork,
+}
+
+/// What a sink counts since the start.
+#[derive(Default)]
+pub struct SinkWork {
+    sampled_out: Vec<u64>,
+    failed_values: Vec<u64>,
+    written_before: u64,
 }
 
 impl SinkThread {
     pub fn run(mut self, input: Receiver<SinkInput>) -> Result<(), RunError> {
-        let samples = self.samples.len();
-        let (mut sampled_out, mut failed_values) = (vec![0; samples], vec![0; samples]);
-        let mut written_before = 0;
         for message in input {
-            match message {
-                SinkInput::Closed { sample, rows, recount } => {
-                    let (left_out, failed) = self.write(sample, &rows)?;
-                    if recount {
-                        sampled_out[sample as usize] += left_out;
-                        failed_values[sample as usize] += failed;
-                    }
-                }
-                SinkInput::Cut { number, roll } => {
-                    let mut files = Vec::new();
-                    for (sample, sink) in self.sinks.iter_mut().enumerate() {
-                        let Some(sink) = sink.as_mut().filter(|_| roll) else { continue };
-                        files.extend(sink.finish()?.into_iter().map(|file| (sample, file)));
-                    }
-                    let (sampled_out, failed_values) = (sampled_out.clone(), failed_values.clone());
-                    let cut = SinkCut { number, files, sampled_out, failed_values };
-                    if self.cuts.send(CutPart::Sink(self.lane, cut)).is_err() {
-                        break;
-                    }
-                    written_before = self.open_bytes();
-                }
+            if let Some(cut) = self.take(message)?
+                && self.cuts.send(CutPart::Sink(self.lane, cut)).is_err()
+            {
+                break;
             }
-            let now = self.clock.now_ms();
-            let fresh = self.open_bytes().saturating_sub(written_before);
-            let due = self.sinks.iter().flatten().any(|sink| sink.due(now)) || fresh >= UNSTORED_BYTES_MAX;
-            self.gauge.due.store(due, Ordering::Relaxed);
-            self.gauge.open_bytes.store(self.open_bytes(), Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Takes rows, or a cut marker, at which it gives what it adds to the commit.
+    pub fn take(&mut self, message: SinkInput) -> Result<Option<SinkCut>, RunError> {
+        self.work.sampled_out.resize(self.samples.len(), 0);
+        self.work.failed_values.resize(self.samples.len(), 0);
+        let mut cut = None;
+        match message {
+            SinkInput::Closed { sample, rows, recount } => {
+                let (left_out, failed) = self.write(sample, &rows)?;
+                if recount {
+                    self.work.sampled_out[sample as usize] += left_out;
+                    self.work.failed_values[sample as usize] += failed;
+                }
+            }
+            SinkInput::Cut { number, roll } => {
+                let mut files = Vec::new();
+                for (sample, sink) in self.sinks.iter_mut().enumerate() {
+                    let Some(sink) = sink.as_mut().filter(|_| roll) else { continue };
+                    files.extend(sink.finish()?.into_iter().map(|file| (sample, file)));
+                }
+                let (sampled_out, failed_values) = (self.work.sampled_out.clone(), self.work.failed_values.clone());
+                cut = Some(SinkCut { number, files, sampled_out, failed_values });
+                self.work.written_before = self.open_bytes();
+            }
+        }
+        let now = self.clock.now_ms();
+        let fresh = self.open_bytes().saturating_sub(self.work.written_before);
+        let due = self.sinks.iter().flatten().any(|sink| sink.due(now)) || fresh >= UNSTORED_BYTES_MAX;
+        self.gauge.due.store(due, Ordering::Relaxed);
+        self.gauge.open_bytes.store(self.open_bytes(), Ordering::Relaxed);
+        Ok(cut)
     }
 
     fn open_bytes(&self) -> u64 {

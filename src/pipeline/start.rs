@@ -1,27 +1,28 @@
 //! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
 
 use crate::cell::{Lane, feature_history};
-use crate::commit::{Chain, Identity, Layout, Manifest};
+use crate::commit::{Chain, ChainError, Identity, Layout, Manifest, read_last};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, LocalStore, Store};
 use crate::event::{KEY_GROUPS, PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, routed_streams};
-use crate::pipeline::committer::{BookNames, Committer, DEAD_LETTERS, GroupNames, SampleNames};
+use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
-use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
+use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
 use crate::route::Router;
-use crate::sink::{DeadLetterSink, FileNaming, ParquetSink, sweep_orphans};
+use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,28 +94,49 @@ impl Start<'_> {
         let writer = format!("{:08x}", self.world.entropy.random_u64() as u32);
         let chain = Chain::claim(self.state.clone(), &self.identity(writer.clone()))?;
         let head = chain.head().clone();
-        let positions = self.positions(&head)?;
+        self.run_claimed(chain, &head, writer).map_err(|error| self.explain(&head, error))
+    }
+
+    /// When another process has taken over, whatever went wrong is most likely its doing, such as deleting what this one
+    /// had not finished: then that is what people are told.
+    fn explain(&self, head: &Manifest, error: RunError) -> RunError {
+        match read_last(self.state.as_ref()) {
+            Ok(Some((last, _))) if last.epoch > head.epoch => {
+                tracing::debug!("before that: {error}");
+                ChainError::Fenced { writer: last.writer, epoch: last.epoch }.into()
+            }
+            _ => error,
+        }
+    }
+
+    fn run_claimed(&self, chain: Chain, head: &Manifest, writer: String) -> Result<RunSummary, RunError> {
+        let mut positions = self.positions(head)?;
         let until_end = self.options.until_end;
         self.world.board.update(|view| view.phase = Phase::Connecting);
-        let Some(opened) = sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop)?
-        else {
+        let open = || sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop);
+        let Some(opened) = failpoint::step(Failpoint::Seek, open)? else {
             return Ok(self.summary(head.number, 0));
         };
-        check_files(&head, &self.plan, &opened.files)?;
+        check_files(head, &self.plan, &opened.files)?;
         let partitions: Vec<PartitionId> = opened.sources.iter().flat_map(|source| source.partitions()).collect();
+        check_partitions(head, &self.plan, &partitions)?;
+        let starts = opened.sources.iter().flat_map(|source| source.starts());
+        let new: Vec<_> = starts.filter(|(partition, _)| positions.next(*partition).is_none()).collect();
+        new.iter().for_each(|(partition, start)| positions.set(*partition, *start));
         let cell = Arc::new(cell_spec(&self.plan));
-        let router = self.router(&cell, &partitions, positions, &head);
+        let router = self.router(&cell, &partitions, positions, head);
         self.world.board.update(|view| view.phase = Phase::Restoring);
 
         let failure = Failure::new(self.world.stop.clone());
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
         let (done_in, done_out) = bounded(2);
-        let objects = restore::list(self.state.as_ref(), &head)?;
+        let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), head))?;
         let sample_stores = self.sample_stores()?;
         let names = self.names(&opened.files);
         let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, writer)?;
-        committer.publish(&head)?;
-        self.sweep(&head, &sample_stores, &committer)?;
+        committer.check_unpublished(head)?;
+        committer.publish(head)?;
+        failpoint::step(Failpoint::Sweep, || committer.sweep())?;
 
         let online =
             OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
@@ -123,7 +145,7 @@ impl Start<'_> {
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        let restored = self.restore(&cell, &history, &objects, &head)?;
+        let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
         for (number, (lane, closed)) in restored.into_iter().enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
@@ -132,11 +154,12 @@ impl Start<'_> {
             let sink = SinkThread {
                 lane: number,
                 samples: self.plan.samples.clone(),
-                sinks: self.parquet_sinks(number, &head, &sample_stores),
+                sinks: self.parquet_sinks(number, head, &sample_stores),
                 state: self.state.clone(),
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
                 cuts: cuts_in.clone(),
+                work: SinkWork::default(),
             };
             threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
             let outlets = LaneOutlets {
@@ -185,6 +208,7 @@ impl Start<'_> {
             ending: self.ending(),
             online: !self.plan.groups.is_empty(),
             last_cut: head.cut,
+            starts_are_new: !new.is_empty(),
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
         for thread in threads {
@@ -337,6 +361,7 @@ impl Start<'_> {
                 streams,
             },
             samples: plan.samples.iter().map(sample_name).zip(stores.iter().cloned()).collect(),
+            work: CommitWork::new(head, plan.state.lanes),
             chain,
             state: self.state.clone(),
             objects,
@@ -346,27 +371,7 @@ impl Start<'_> {
             done,
             writer,
             names,
-            files: BTreeMap::new(),
         })
-    }
-
-    /// Deletes staged files and state objects of earlier epochs that the manifest does not name: their writers are
-    /// fenced, so nothing can ever name them.
-    fn sweep(&self, head: &Manifest, stores: &[Option<Arc<dyn Store>>], committer: &Committer) -> Result<(), RunError> {
-        let keep: BTreeSet<String> = head.files.iter().map(|entry| entry.file.staged.clone()).collect();
-        for (sample, store) in self.plan.samples.iter().zip(stores) {
-            if let Some(store) = store {
-                sweep_orphans(store.as_ref(), &self.naming(&sample.sample.name, 0, head), &keep)?;
-            }
-        }
-        sweep_orphans(committer.dead_letter_store.as_ref(), &self.naming(DEAD_LETTERS, 0, head), &keep)?;
-        let named: BTreeSet<&str> = head.objects.iter().map(|object| object.path.as_str()).collect();
-        for object in self.state.list("state/")? {
-            if !named.contains(object.path.as_str()) {
-                self.state.delete(&object.path)?;
-            }
-        }
-        Ok(())
     }
 
     /// Brings every lane back to the manifest, each in a thread of its own.
@@ -419,6 +424,27 @@ impl Start<'_> {
             .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
             .collect()
     }
+}
+
+/// A topic that grew spreads the records of one key over two partitions, and what waits for each other no longer meets.
+fn check_partitions(head: &Manifest, plan: &Plan, partitions: &[PartitionId]) -> Result<(), RunError> {
+    for entry in head.inputs.iter().filter(|entry| !entry.next.is_empty()) {
+        let Some(number) = plan.inputs.iter().position(|input| input.name == entry.name) else { continue };
+        if !matches!(plan.inputs[number].kind, InputKind::Kafka(_)) {
+            continue;
+        }
+        let (before, now) =
+            (entry.next.len(), partitions.iter().filter(|partition| partition.input as usize == number).count());
+        if before != now {
+            return Err(RunError::Unsupported(format!(
+                "topic {} has {now} partitions, it had {before} when the state was written: records of one key may now lie \
+                 in two of them. Nothing was read. Let what was written before the change be read and closed from a topic \
+                 with {before} partitions, or start anew with --fresh",
+                entry.name
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Positions count the files of an input: those that were there must still come first, in the same order.

@@ -6,6 +6,7 @@
 //! Does not: decide what is published: the manifest does.
 
 use super::{FileNaming, SinkError};
+use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Created, Renamed, Store, StoreError, StoreWriter, folder_of};
 use crate::event::EventTime;
 pub use crate::event::StagedFile;
@@ -19,21 +20,23 @@ use std::panic::catch_unwind;
 
 /// Hashes and counts what goes into a file.
 pub(super) struct StagedWriter {
-    inner: Box<dyn StoreWriter>,
+    /// `None` once the file is finished.
+    inner: Option<Box<dyn StoreWriter>>,
     sha256: Sha256,
     bytes: u64,
 }
 
 impl Write for StagedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.inner.write(bytes)?;
+        let inner = self.inner.as_mut().expect("nothing is written to a finished file");
+        let written = inner.write(bytes)?;
         self.sha256.update(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        self.inner.as_mut().map_or(Ok(()), |inner| inner.flush())
     }
 }
 
@@ -42,6 +45,8 @@ pub(super) struct OpenFile {
     pub(super) writer: ArrowWriter<StagedWriter>,
     pub(super) staged: String,
     path: String,
+    /// Where it lies, for people.
+    shown: String,
     rows: u64,
     min_time: EventTime,
     max_time: EventTime,
@@ -55,9 +60,10 @@ impl OpenFile {
         properties: parquet::file::properties::WriterProperties,
     ) -> Result<OpenFile, SinkError> {
         let inner = store.create_writer(&staged)?;
-        let writer = StagedWriter { inner, sha256: Sha256::new(), bytes: 0 };
-        let writer = ArrowWriter::try_new(writer, schema, Some(properties)).map_err(|e| encode_error(&staged, e))?;
-        Ok(OpenFile { writer, staged, path, rows: 0, min_time: EventTime::MAX, max_time: EventTime::MIN })
+        let shown = store.describe(&staged);
+        let writer = StagedWriter { inner: Some(inner), sha256: Sha256::new(), bytes: 0 };
+        let writer = ArrowWriter::try_new(writer, schema, Some(properties)).map_err(|e| encode_error(&shown, e))?;
+        Ok(OpenFile { writer, staged, path, shown, rows: 0, min_time: EventTime::MAX, max_time: EventTime::MIN })
     }
 
     /// Adds rows whose times lie in `times`, both ends included.
@@ -66,7 +72,7 @@ impl OpenFile {
         rows: &arrow::array::RecordBatch,
         times: (EventTime, EventTime),
     ) -> Result<(), SinkError> {
-        self.writer.write(rows).map_err(|error| encode_error(&self.staged, error))?;
+        self.writer.write(rows).map_err(|error| encode_error(&self.shown, error))?;
         self.rows += rows.num_rows() as u64;
         self.min_time = self.min_time.min(times.0);
         self.max_time = self.max_time.max(times.1);
@@ -79,15 +85,18 @@ impl OpenFile {
     }
 
     pub(super) fn flush_row_group(&mut self) -> Result<(), SinkError> {
-        self.writer.flush().map_err(|error| encode_error(&self.staged, error))
+        self.writer.flush().map_err(|error| encode_error(&self.shown, error))
     }
 
     /// Writes the footer and makes the file durable under its staged name.
     pub(super) fn finish(self, sample: &str) -> Result<StagedFile, SinkError> {
-        let OpenFile { writer, staged, path, rows, min_time, max_time } = self;
-        let StagedWriter { inner, sha256, bytes } = writer.into_inner().map_err(|e| encode_error(&staged, e))?;
-        if inner.finish()? == Created::AlreadyThere {
-            return Err(SinkError::Taken { path: staged });
+        let OpenFile { mut writer, staged, path, shown, rows, min_time, max_time } = self;
+        // Not `into_inner`: it makes text of the I/O error, and people must know that the disk is full.
+        failpoint::step(Failpoint::ParquetFinish, || writer.finish()).map_err(|e| encode_error(&shown, e))?;
+        let StagedWriter { inner, sha256, bytes } = writer.inner_mut();
+        let (inner, sha256, bytes) = (inner.take().expect("a file is finished once"), std::mem::take(sha256), *bytes);
+        if failpoint::step(Failpoint::ParquetStage, || inner.finish())? == Created::AlreadyThere {
+            return Err(SinkError::Taken { path: shown });
         }
         let sha256 = sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(StagedFile { sample: sample.into(), staged, path, rows, bytes, sha256, min_time, max_time })
@@ -167,7 +176,7 @@ fn footer_rows(store: &dyn Store, path: &str, size: u64) -> Result<Result<i64, S
 pub fn publish(store: &dyn Store, files: &[StagedFile]) -> Result<usize, SinkError> {
     let mut renamed = 0;
     for file in files {
-        match store.rename(&file.staged, &file.path) {
+        match failpoint::step(Failpoint::PublishRename, || store.rename(&file.staged, &file.path)) {
             Ok(Renamed::Yes) => renamed += 1,
             Ok(Renamed::AlreadyDone) => {}
             Err(error) if error.is_not_found() => return Err(missing(store, file)),
@@ -177,7 +186,7 @@ pub fn publish(store: &dyn Store, files: &[StagedFile]) -> Result<usize, SinkErr
     // Also for files that had their name already: a crash may have come before this.
     let folders: BTreeSet<&str> = files.iter().map(|file| folder_of(&file.path)).collect();
     for folder in folders {
-        store.sync_folder(folder)?;
+        failpoint::step(Failpoint::PublishSync, || store.sync_folder(folder))?;
     }
     Ok(renamed)
 }

@@ -44,6 +44,12 @@ pub trait Source: Send {
     /// The partitions this source reads, ascending.
     fn partitions(&self) -> Vec<PartitionId>;
 
+    /// Where each partition is read from, for those sources that decide it when they open: the log's end by then, say.
+    /// The first commit holds it, so that a start before the first record decides nothing anew.
+    fn starts(&self) -> Vec<(PartitionId, i64)> {
+        Vec::new()
+    }
+
     /// The next event of any partition that is not paused. Waits at most `timeout` when there is none.
     fn poll(&mut self, timeout: Duration) -> Result<SourceEvent, SourceError>;
 

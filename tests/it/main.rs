@@ -8,8 +8,10 @@ mod support;
 
 mod cli;
 mod end_to_end;
+mod faults;
 mod generated_events;
 mod kafka_source;
+mod kill;
 mod model_contract;
 mod model_scores;
 mod online_redis;

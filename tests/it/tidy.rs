@@ -390,6 +390,28 @@ fn the_table_of_invariants_matches_the_code() {
 }
 
 #[test]
+fn the_table_of_faults_names_tests_that_exist() {
+    let rows = table(&read("docs/FAULTS.md"), "#");
+    let numbers: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+    assert_eq!(numbers, (1..=45).map(|n| n.to_string()).collect::<Vec<_>>(), "every fault has one row, in order");
+    let sources: Vec<Source> = ["src", "tests"].iter().flat_map(|folder| files(folder, ".rs")).collect();
+    let mut violations = Vec::new();
+    for row in &rows {
+        let (number, tests, reason) = (&row[0], quoted(&row[3]), &row[4]);
+        if tests.is_empty() && reason.is_empty() {
+            violations.push(format!("{number}: neither a test nor a reason why there is none"));
+        }
+        for test in tests {
+            let definition = format!("fn {test}(");
+            if !sources.iter().any(|source| source.text.contains(&definition)) {
+                violations.push(format!("{number}: there is no test {test}"));
+            }
+        }
+    }
+    assert_none("docs/FAULTS.md", violations);
+}
+
+#[test]
 fn banned_crates_are_not_in_the_tree() {
     let deny = read("deny.toml");
     let entries = deny.lines().filter(|line| line.trim_start().starts_with("{ name = ") && !line.contains("wrappers"));

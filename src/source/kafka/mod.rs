@@ -168,6 +168,10 @@ impl Source for KafkaSource {
         all
     }
 
+    fn starts(&self) -> Vec<(PartitionId, i64)> {
+        self.positions().iter().collect()
+    }
+
     fn poll(&mut self, timeout: Duration) -> Result<SourceEvent, SourceError> {
         if self.ready.is_empty() && self.failure.is_none() {
             self.fill();

@@ -84,6 +84,13 @@ impl Source for ReconnectingKafka {
         self.partitions.clone()
     }
 
+    fn starts(&self) -> Vec<(PartitionId, i64)> {
+        match &self.link {
+            Link::Up(source) => source.starts(),
+            Link::Down { positions, .. } => positions.iter().collect(),
+        }
+    }
+
     fn poll(&mut self, timeout: Duration) -> Result<SourceEvent, SourceError> {
         match &mut self.link {
             Link::Up(source) => match source.poll(timeout) {

@@ -1,41 +1,47 @@
-//! Harness: router, lanes, sample rows and the manifest chain in one thread, ordered by one seed.
+//! Harness: router, lanes, sinks, committer and the manifest chain in one thread, ordered by one seed.
 //!
-//!   logs ─> Decoder ─> Router ─> queue per lane ─> Lane::step ─> build ─> open rows ─ roll ─> rows that a manifest names
-//!                        └── Advance, Online, Cut in the conductor's order; crashes anywhere
+//!   logs ─> Decoder ─> Router ─> queue per lane ─> Lane::step ─> SinkThread::take ─┐
+//!                        └── Advance, Online, Cut in the conductor's order ──────────┴─> Committer::take ─> Mount
+//!
+//! All of it is the program's own; what is made up here is who comes next, and when it crashes.
 
-use crate::simulation::world::{Logs, Setup};
+use crate::simulation::disk::{Disk, DiskFaults, Mount};
+use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
-use conjoin::cell::{Advance, Applied, CellSpec, Lane, LaneCut, LaneInput, LaneOutput, feature_history};
-use conjoin::commit::{
-    Chain, Identity, InputEntry, Layout, Manifest, TrackEntry, encode_block, read_block, verify_object, write_object,
-};
+use conjoin::cell::{Advance, Applied, CellSpec, Lane, LaneInput, LaneOutput, feature_history};
+use conjoin::commit::{Chain, ChainError, Identity, Layout, Manifest, encode_block};
 use conjoin::config::Plan;
 use conjoin::decode::Decoder;
-use conjoin::env::{MemoryStore, Store};
+use conjoin::env::{ManualClock, Store};
 use conjoin::event::{
-    BlockClass, CloseReason, KEY_GROUPS, LaneCounts, PartitionId, Payload, PositionDelta, Positions, RawBatch,
-    RawRecord, StreamAccount, Track, Watermark,
+    CloseReason, KEY_GROUPS, LaneCounts, PartitionId, PositionDelta, Positions, RawBatch, RawRecord, StreamAccount,
+    Track, Watermark,
 };
-use conjoin::join::ClosedRows;
-use conjoin::pipeline::{Objects, cell_spec, list_objects, restore_lane, routed_streams};
+use conjoin::pipeline::{
+    BookNames, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, RunError, SinkGauge, SinkInput, SinkThread,
+    SinkWork, cell_spec, input_entries, list_objects, restore_lane, routed_streams, track_entries,
+};
 use conjoin::route::Router;
-use conjoin::sample::build;
+use conjoin::sink::{Compression, DeadLetterSink, FileNaming, ParquetSink, ParquetSpec, TimeFolder};
+use conjoin::telemetry::Telemetry;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// What a simulation leaves behind: all that outlives a process.
-pub struct Disk {
-    store: Arc<dyn Store>,
-    /// Rows of files that a manifest names.
-    pub rows: Vec<String>,
+#[derive(Default)]
+pub struct World {
+    pub disk: Disk,
     /// What happened, step by step.
-    pub trace: String,
-    pub crashes: usize,
-    pub commits: u64,
-    lives: usize,
+    trace: RefCell<String>,
+    pub crashes: Cell<usize>,
+    /// (number, epoch) of every commit, in the order in which they happened.
+    commits: RefCell<Vec<(u64, u64)>>,
+    lives: Cell<usize>,
 }
 
 /// The books at the end of a life that reached the end of its logs.
@@ -43,20 +49,58 @@ pub struct Disk {
 pub struct Books {
     pub streams: Vec<StreamAccount>,
     pub counts: LaneCounts,
+    pub file_rows: u64,
+    pub dead_letter_rows: u64,
 }
 
-impl Disk {
-    pub fn new() -> Disk {
-        let store = Arc::new(MemoryStore::new());
-        Disk { store, rows: Vec::new(), trace: String::new(), crashes: 0, commits: 0, lives: 0 }
+/// Why a life ended before its time.
+#[derive(Debug)]
+pub enum Halt {
+    Crashed,
+    /// Another one has taken over.
+    Fenced,
+    Failed(String),
+}
+
+/// What may go wrong in one life.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Faults {
+    pub disk: DiskFaults,
+    /// Commits may take their time while all else goes on.
+    pub slow: bool,
+    /// The wall clock jumps by an hour.
+    pub clock_jumps: bool,
+}
+
+impl World {
+    pub fn new() -> World {
+        World::default()
     }
 
     pub fn trace_hash(&self) -> u64 {
-        conjoin::event::content_hash(self.trace.as_bytes(), 0)
+        conjoin::event::content_hash(self.trace.borrow().as_bytes(), 0)
+    }
+
+    pub fn commits(&self) -> usize {
+        self.commits.borrow().len()
+    }
+
+    /// The rows of all published files.
+    pub fn rows(&self) -> Vec<String> {
+        let mut rows = Vec::new();
+        for (path, bytes) in self.disk.glob("out/", ".parquet") {
+            let bytes = axum::body::Bytes::copy_from_slice(&bytes);
+            let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|builder| builder.build());
+            for batch in reader.unwrap_or_else(|error| panic!("{path}: {error}")) {
+                let batch = batch.unwrap_or_else(|error| panic!("{path}: {error}"));
+                rows.extend((0..batch.num_rows()).map(|row| row_text(&batch, row)));
+            }
+        }
+        rows
     }
 
     pub fn sorted_rows(&self) -> Vec<String> {
-        let mut rows = self.rows.clone();
+        let mut rows = self.rows();
         rows.sort();
         rows
     }
@@ -67,155 +111,290 @@ impl Disk {
         let mut random = StdRng::seed_from_u64(seed);
         for (number, count) in lanes.iter().enumerate() {
             let crash_after = (number + 1 < lanes.len()).then(|| random.random_range(1..600));
-            if let Some(books) = Life::new(self, setup, logs, *count).run(&mut random, crash_after) {
-                return books;
+            let claimed = Claimed::new(self, setup, *count, random.random(), Faults::default()).unwrap();
+            let mut life = claimed.start(logs).unwrap();
+            let mut steps = 0;
+            loop {
+                steps += 1;
+                if crash_after.is_some_and(|after| steps > after) {
+                    break;
+                }
+                if let Some(books) = life.go_on().unwrap() {
+                    return books;
+                }
             }
-            self.crashes += 1;
+            self.note(format_args!("crash"));
+            self.crashes.set(self.crashes.get() + 1);
         }
         unreachable!("the last life has no crash");
     }
+
+    pub fn note(&self, what: std::fmt::Arguments<'_>) {
+        use std::fmt::Write;
+        writeln!(self.trace.borrow_mut(), "{what}").unwrap();
+    }
+
+    /// F6 and F12: whoever commits has the highest epoch of all who did before.
+    fn committed(&self, head: &Manifest) {
+        let mut commits = self.commits.borrow_mut();
+        if let Some(&(number, epoch)) = commits.last() {
+            assert!(head.number > number && head.epoch >= epoch, "{:?} after {:?}", (head.number, head.epoch), commits);
+        }
+        commits.push((head.number, head.epoch));
+    }
 }
 
-/// A cut under way.
-struct Cut {
-    number: u64,
-    positions: Positions,
-    tracks: Vec<Track>,
-    watermark: i64,
-    streams: Vec<StreamAccount>,
-    /// Per lane, what it adds, and the rows of the files that end here.
-    parts: Vec<Option<(LaneCut, Vec<String>)>>,
-    sampled_out: Vec<u64>,
+/// A process that has claimed the chain and done nothing else.
+pub struct Claimed<'a> {
+    world: &'a World,
+    plan: Arc<Plan>,
+    mount: Mount,
+    chain: Chain,
+    writer: String,
+    random: StdRng,
+    faults: Faults,
+    lanes: usize,
 }
 
-/// One process from its claim to its end.
-struct Life<'a> {
-    disk: &'a mut Disk,
+impl<'a> Claimed<'a> {
+    pub fn new(world: &'a World, setup: &Setup, lanes: usize, seed: u64, faults: Faults) -> Result<Claimed<'a>, Halt> {
+        world.lives.set(world.lives.get() + 1);
+        let plan = Arc::new(setup.plan(lanes));
+        let (mount, writer) = (world.disk.mount(faults.disk), format!("w{}", world.lives.get()));
+        let identity = Identity {
+            pipeline: &plan.pipeline,
+            semantics: &plan.semantics,
+            writer: writer.clone(),
+            chain: 7,
+            now_ms: 1,
+        };
+        let chain = Chain::claim(Arc::new(mount.clone()), &identity);
+        let chain = chain.map_err(|error| halt(&mount, error.into()))?;
+        world.note(format_args!("claim {} with {lanes} lanes", chain.head().number));
+        Ok(Claimed { world, mount, chain, writer, random: StdRng::seed_from_u64(seed), faults, lanes, plan })
+    }
+
+    /// As `pipeline::start` does it.
+    pub fn start(self, logs: &'a Logs) -> Result<Life<'a>, Halt> {
+        let Claimed { world, plan, mount, chain, writer, random, faults, lanes } = self;
+        let head = chain.head().clone();
+        let cell = Arc::new(cell_spec(&plan));
+        let router = router(&plan, &cell, logs, &head);
+        let fails = |error: RunError| halt(&mount, error);
+        let objects = list_objects(&mount, &head).map_err(|error| fails(error.into()))?;
+        let clock = Arc::new(ManualClock::at(START));
+        let committer = committer(&plan, chain, &mount, objects.clone(), clock.clone(), writer);
+        committer.check_unpublished(&head).and_then(|()| committer.publish(&head)).map_err(fails)?;
+        committer.sweep().map_err(fails)?;
+        let (mut life_lanes, mut sinks, mut restored) = (Vec::new(), Vec::new(), Vec::new());
+        let history = feature_history(&cell);
+        for number in 0..lanes {
+            let mut lane = Lane::new(number, cell.clone(), history.clone());
+            let closed = restore_lane(&mut lane, number, lanes, &mount, &objects, &head);
+            restored.extend(closed.map_err(|error| fails(error.into()))?.into_iter().map(|closed| (number, closed)));
+            life_lanes.push(lane);
+            sinks.push(sink(&plan, number, &head, &mount, clock.clone()));
+        }
+        let pending: u64 = life_lanes.iter().map(|lane| lane.counts().samples[0].anchor.pending).sum();
+        let expected = head.counts.samples.first().map_or(0, |sample| sample.anchor.pending);
+        assert_eq!(pending, expected, "F15: pending rows after a restore");
+        world.note(format_args!("life {lanes} lanes, {pending} pending"));
+        let mut life = Life {
+            decoders: plan.streams.iter().map(|stream| Decoder::new(stream.decode.clone())).collect(),
+            queues: vec![VecDeque::new(); lanes],
+            applied: vec![Applied { watermark: Watermark::MIN, oldest_needed: i64::MIN }; lanes],
+            parts: VecDeque::new(),
+            delay: 0,
+            last_cut: head.cut,
+            in_flight: false,
+            told: None,
+            lanes: life_lanes,
+            pace: None,
+            world,
+            logs,
+            plan,
+            cell,
+            router,
+            sinks,
+            committer,
+            mount,
+            clock,
+            random,
+            faults,
+        };
+        for (lane, (sample, rows)) in restored {
+            life.sink(lane, SinkInput::Closed { sample, rows, recount: false })?;
+        }
+        Ok(life)
+    }
+}
+
+fn halt(mount: &Mount, error: RunError) -> Halt {
+    match error {
+        _ if mount.is_dead() => Halt::Crashed,
+        RunError::Chain(ChainError::Fenced { .. }) => Halt::Fenced,
+        other => Halt::Failed(other.to_string()),
+    }
+}
+
+fn router(plan: &Plan, cell: &CellSpec, logs: &Logs, head: &Manifest) -> Router {
+    let partitions: Vec<PartitionId> = logs.keys().map(|at| partition_of(*at)).collect();
+    let mut router = Router::new(routed_streams(plan, cell, &partitions), cell.lanes, 0);
+    let mut positions = Positions::default();
+    for (input, entry) in head.inputs.iter().enumerate() {
+        let of = |partition: &u32| PartitionId { input: input as u16, partition: *partition };
+        entry.next.iter().for_each(|(partition, next)| positions.set(of(partition), *next));
+    }
+    let stream_of = |name: &str| plan.streams.iter().position(|stream| stream.name == name).unwrap();
+    let tracks = head.tracks.iter().map(|track| {
+        let stream = stream_of(&track.stream);
+        let partition = partition_of((stream, track.partition));
+        Track { stream: stream as u16, partition, newest: track.newest }
+    });
+    let accounts: Vec<StreamAccount> =
+        plan.streams.iter().map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default()).collect();
+    router.restore(positions, &tracks.collect::<Vec<_>>(), head.watermark, &accounts);
+    router
+}
+
+fn naming(plan: &Plan, sample: &str, lane: usize, head: &Manifest) -> FileNaming {
+    let (chain, epoch) = (head.chain, head.epoch);
+    FileNaming { pipeline: plan.pipeline.clone(), sample: sample.into(), chain, lane: lane as u16, epoch }
+}
+
+fn sink(plan: &Plan, lane: usize, head: &Manifest, mount: &Mount, clock: Arc<ManualClock>) -> SinkThread {
+    let spec = ParquetSpec {
+        path: "out".into(),
+        folders: vec![TimeFolder::Date, TimeFolder::Hour],
+        roll_bytes: 4 << 10,
+        roll_age_ms: 1_000,
+        compression: Compression::None,
+    };
+    let sample = &plan.samples[0].sample;
+    let naming = naming(plan, &sample.name, lane, head);
+    let parquet = ParquetSink::new(&spec, sample.schema.clone(), naming, Arc::new(mount.folder("out/")));
+    SinkThread {
+        lane,
+        samples: plan.samples.clone(),
+        sinks: vec![Some(parquet)],
+        state: Arc::new(mount.clone()),
+        clock,
+        gauge: Arc::new(SinkGauge::default()),
+        cuts: crossbeam_channel::bounded(1).0,
+        work: SinkWork::default(),
+    }
+}
+
+fn committer(
+    plan: &Plan,
+    chain: Chain,
+    mount: &Mount,
+    objects: conjoin::pipeline::Objects,
+    clock: Arc<ManualClock>,
+    writer: String,
+) -> Committer {
+    let head = chain.head();
+    let streams: Vec<String> = plan.streams.iter().map(|stream| stream.name.clone()).collect();
+    let inputs: Vec<String> = plan.inputs.iter().map(|input| input.name.clone()).collect();
+    let dead: Arc<dyn Store> = Arc::new(mount.folder("dead/"));
+    let sample = &plan.samples[0].sample.name;
+    Committer {
+        dead_letters: DeadLetterSink::new(&streams, &inputs, naming(plan, DEAD_LETTERS, 0, head), dead.clone()),
+        dead_letter_store: dead,
+        layout: Layout { lanes: plan.state.lanes, key_groups: KEY_GROUPS, streams, ..Layout::default() },
+        samples: vec![(sample.clone(), Some(Arc::new(mount.folder("out/"))))],
+        work: CommitWork::new(head, plan.state.lanes),
+        state: Arc::new(mount.clone()),
+        chain,
+        objects,
+        clock,
+        telemetry: Arc::new(Telemetry::new(&plan.pipeline)),
+        board: Default::default(),
+        done: crossbeam_channel::bounded(1).0,
+        writer,
+        names: BookNames::default(),
+    }
+}
+
+/// One process from its start to its end.
+pub struct Life<'a> {
+    world: &'a World,
     logs: &'a Logs,
-    plan: Plan,
+    plan: Arc<Plan>,
     cell: Arc<CellSpec>,
     router: Router,
     decoders: Vec<Decoder>,
     lanes: Vec<Lane>,
     queues: Vec<VecDeque<LaneInput>>,
     applied: Vec<Applied>,
-    /// Rows per lane in files that have not ended.
-    open: Vec<Vec<String>>,
-    sampled_out: Vec<u64>,
-    cut: Option<Cut>,
-    chain: Chain,
-    objects: Objects,
-    base: LaneCounts,
+    sinks: Vec<SinkThread>,
+    /// On their way to the committer, which looks at them when the delay is over.
+    parts: VecDeque<CutPart>,
+    delay: u32,
+    committer: Committer,
+    last_cut: u64,
+    in_flight: bool,
     told: Option<(Watermark, Watermark)>,
+    mount: Mount,
+    clock: Arc<ManualClock>,
+    random: StdRng,
+    faults: Faults,
+    /// How many inputs a lane takes at once, how many records are read at most.
+    pace: Option<(usize, usize)>,
 }
 
-impl<'a> Life<'a> {
-    fn new(disk: &'a mut Disk, setup: &Setup, logs: &'a Logs, lanes: usize) -> Life<'a> {
-        disk.lives += 1;
-        let plan = setup.plan(lanes);
-        let identity = Identity {
-            pipeline: &plan.pipeline,
-            semantics: &plan.semantics,
-            writer: format!("w{}", disk.lives),
-            chain: 7,
-            now_ms: 1,
-        };
-        let chain = Chain::claim(disk.store.clone(), &identity).unwrap();
-        let head = chain.head().clone();
-        let cell = Arc::new(cell_spec(&plan));
-        let partitions: Vec<PartitionId> = logs.keys().map(|at| partition_of(*at)).collect();
-        let mut router = Router::new(routed_streams(&plan, &cell, &partitions), lanes, 0);
-        let mut positions = Positions::default();
-        for (input, entry) in head.inputs.iter().enumerate() {
-            let of = |partition: &u32| PartitionId { input: input as u16, partition: *partition };
-            entry.next.iter().for_each(|(partition, next)| positions.set(of(partition), *next));
+impl Life<'_> {
+    /// One step; the books when it was the last one.
+    pub fn go_on(&mut self) -> Result<Option<Books>, Halt> {
+        if self.router.all_ended() {
+            self.finish()?;
+            let head = self.committer.chain.head();
+            return Ok(Some(Books {
+                streams: self.router.accounts().to_vec(),
+                counts: head.counts.clone(),
+                file_rows: head.totals.file_rows,
+                dead_letter_rows: head.totals.dead_letter_rows,
+            }));
         }
-        let stream_of = |name: &str| plan.streams.iter().position(|stream| stream.name == name).unwrap();
-        let tracks = head.tracks.iter().map(|track| {
-            let stream = stream_of(&track.stream);
-            let partition = partition_of((stream, track.partition));
-            Track { stream: stream as u16, partition, newest: track.newest }
-        });
-        let accounts: Vec<StreamAccount> =
-            plan.streams.iter().map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default()).collect();
-        router.restore(positions, &tracks.collect::<Vec<_>>(), head.watermark, &accounts);
-        let objects = list_objects(disk.store.as_ref(), &head).unwrap();
-        let history = feature_history(&cell);
-        let mut life = Life {
-            decoders: plan.streams.iter().map(|stream| Decoder::new(stream.decode.clone())).collect(),
-            lanes: Vec::new(),
-            queues: vec![VecDeque::new(); lanes],
-            applied: vec![Applied { watermark: Watermark::MIN, oldest_needed: i64::MIN }; lanes],
-            open: vec![Vec::new(); lanes],
-            sampled_out: vec![0; lanes],
-            cut: None,
-            base: head.counts.without_held(),
-            told: None,
-            disk,
-            logs,
-            plan,
-            cell: cell.clone(),
-            router,
-            chain,
-            objects,
-        };
-        for number in 0..lanes {
-            let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let store = life.disk.store.clone();
-            let closed = restore_lane(&mut lane, number, lanes, store.as_ref(), &life.objects, &head).unwrap();
-            life.lanes.push(lane);
-            closed.into_iter().for_each(|(_, rows)| life.write(number, rows, false));
+        let random = &mut self.random;
+        let (eagerness, haste) =
+            *self.pace.get_or_insert_with(|| (random.random_range(1..8), random.random_range(2..16)));
+        if self.faults.clock_jumps && random.random_bool(0.02) {
+            self.clock.set_wall_ms(START + random.random_range(-1..=1) * 3_600_000);
+            self.world.disk.note("clock_jump");
         }
-        let pending: u64 = life.lanes.iter().map(|lane| lane.counts().samples[0].anchor.pending).sum();
-        let expected = head.counts.samples.first().map_or(0, |sample| sample.anchor.pending);
-        assert_eq!(pending, expected, "F15: pending rows after a restore");
-        life.note(format_args!("life {lanes} lanes, {pending} pending"));
-        life
-    }
-
-    fn note(&mut self, what: std::fmt::Arguments<'_>) {
-        use std::fmt::Write;
-        writeln!(self.disk.trace, "{what}").unwrap();
-    }
-
-    /// `None` when it crashed.
-    fn run(mut self, random: &mut StdRng, crash_after: Option<usize>) -> Option<Books> {
-        let mut steps = 0;
-        let (eagerness, haste) = (random.random_range(1..8), random.random_range(2..16));
-        while !self.router.all_ended() {
-            steps += 1;
-            if crash_after.is_some_and(|after| steps > after) {
-                self.note(format_args!("crash"));
-                return None;
+        match self.random.random_range(0..12) {
+            0..4 => self.feed(haste)?,
+            4 | 5 => self.tick(),
+            6 if self.random.random_bool(0.3) => {
+                let most = self.random.random_range(1..5);
+                self.tell_online(most);
             }
-            match random.random_range(0..12) {
-                0..4 => self.feed(random, haste),
-                4 | 5 => self.tick(),
-                6 if random.random_bool(0.3) => {
-                    self.tell_online(random.random_range(1..5));
+            7 if !self.in_flight && self.random.random_bool(0.5) => {
+                let roll = self.random.random_bool(0.4);
+                self.begin_cut(roll);
+            }
+            _ => {
+                for _ in 0..eagerness {
+                    let lane = self.random.random_range(0..self.lanes.len());
+                    self.step(lane)?;
                 }
-                7 if self.cut.is_none() && random.random_bool(0.5) => self.begin_cut(random.random_bool(0.4)),
-                _ => (0..eagerness).for_each(|_| {
-                    let lane = random.random_range(0..self.lanes.len());
-                    self.step(lane);
-                }),
             }
         }
-        self.finish(random);
-        let streams = self.router.accounts().to_vec();
-        Some(Books { streams, counts: self.chain.head().counts.clone() })
+        self.pump(false)?;
+        Ok(None)
     }
 
     /// Some records of a partition that has any left.
-    fn feed(&mut self, random: &mut StdRng, haste: usize) {
-        let at = *self.logs.keys().nth(random.random_range(0..self.logs.len())).unwrap();
+    fn feed(&mut self, haste: usize) -> Result<(), Halt> {
+        let at = *self.logs.keys().nth(self.random.random_range(0..self.logs.len())).unwrap();
         let (partition, log) = (partition_of(at), &self.logs[&at]);
         let from = self.router.positions().next(partition).unwrap_or(0) as usize;
         if from == log.len() {
             self.router.ended(partition);
-            return;
+            return Ok(());
         }
-        let to = log.len().min(from + random.random_range(1..=haste));
+        let to = log.len().min(from + self.random.random_range(1..=haste));
         let delta = PositionDelta { partition, from: from as i64, to: to as i64 };
         self.router.step(delta, 0).unwrap();
         let mut raw = RawBatch { delta, bytes: Vec::new(), records: Vec::new() };
@@ -225,11 +404,15 @@ impl<'a> Life<'a> {
             let payload = Some(start..raw.bytes.len() as u32);
             raw.records.push(RawRecord { payload, position: (from + number) as i64, ..RawRecord::default() });
         }
-        let decoded = self.decoders[at.0].decode(&raw);
-        assert!(decoded.rejected.is_empty(), "{:?}", decoded.rejected);
-        self.note(format_args!("feed {delta:?}"));
-        let routed = Arc::new(self.router.route(decoded, 0));
+        let mut decoded = self.decoders[at.0].decode(&raw);
+        let rejected = std::mem::take(&mut decoded.rejected);
+        self.world.note(format_args!("feed {delta:?}"));
+        let routed = Arc::new(self.router.route(decoded, rejected.len() as u64));
+        if !rejected.is_empty() {
+            self.parts.push_back(CutPart::Rejected(rejected));
+        }
         self.tell(LaneInput::Rows(routed));
+        Ok(())
     }
 
     fn tell(&mut self, input: LaneInput) {
@@ -253,7 +436,7 @@ impl<'a> Life<'a> {
             return;
         }
         self.told = Some((watermark, frontier));
-        self.note(format_args!("advance {watermark:?} {frontier:?}"));
+        self.world.note(format_args!("advance {watermark:?} {frontier:?}"));
         let oldest_needed = oldest.min(self.router.online_instant(0).unwrap_or(i64::MIN));
         self.tell(LaneInput::Advance(Advance { watermark, frontier, oldest_needed, reason: CloseReason::Watermark }));
     }
@@ -264,163 +447,119 @@ impl<'a> Life<'a> {
         }
     }
 
+    /// As the conductor does it.
     fn begin_cut(&mut self, roll: bool) {
-        let number = self.chain.head().cut + 1;
-        self.note(format_args!("cut {number} roll {roll}"));
-        self.cut = Some(Cut {
-            number,
-            positions: self.router.positions().clone(),
-            tracks: self.router.tracks(),
+        self.last_cut += 1;
+        self.in_flight = true;
+        self.world.note(format_args!("cut {} roll {roll}", self.last_cut));
+        if self.faults.slow && self.random.random_bool(0.2) {
+            self.delay = self.random.random_range(1..80);
+            self.world.disk.note("slow_commit");
+        }
+        let name = |stream: usize| self.plan.streams[stream].name.clone();
+        let streams: Vec<String> = (0..self.plan.streams.len()).map(name).collect();
+        let inputs: Vec<String> = self.plan.inputs.iter().map(|input| input.name.clone()).collect();
+        let accounts = self.router.accounts();
+        let accepted = |stream: u16| accounts[stream as usize].accepted;
+        let join = &self.plan.samples[0].join;
+        let cut = ConductorCut {
+            number: self.last_cut,
+            inputs: input_entries(&inputs, &BTreeMap::new(), self.router.positions()),
+            tracks: track_entries(&streams, &inputs, &self.router.tracks()),
             watermark: self.router.watermark(),
-            streams: self.router.accounts().to_vec(),
-            parts: self.lanes.iter().map(|_| None).collect(),
-            sampled_out: vec![0; self.lanes.len()],
-        });
-        self.tell(LaneInput::Cut { number, roll });
+            online_instant: self.router.online_instant(self.cell.head_max_ms()),
+            anchor_accepted: vec![accepted(join.anchor)],
+            label_accepted: vec![join.labels.iter().map(|label| accepted(label.stream)).collect()],
+            streams: streams.into_iter().zip(accounts.iter().copied()).collect(),
+        };
+        self.parts.push_back(CutPart::Conductor(Box::new(cut)));
+        self.tell(LaneInput::Cut { number: self.last_cut, roll });
     }
 
-    fn step(&mut self, number: usize) {
-        let Some(input) = self.queues[number].pop_front() else { return };
+    /// As a lane's thread does it.
+    fn step(&mut self, number: usize) -> Result<(), Halt> {
+        let Some(input) = self.queues[number].pop_front() else { return Ok(()) };
         let roll = matches!(input, LaneInput::Cut { roll: true, .. });
         let mut out = LaneOutput::default();
         self.lanes[number].step(input, &mut out);
-        out.closed.into_iter().for_each(|(_, rows)| self.write(number, rows, true));
+        for (sample, rows) in out.closed {
+            self.sink(number, SinkInput::Closed { sample, rows, recount: true })?;
+        }
         if let Some(applied) = out.applied {
             self.applied[number] = applied;
         }
-        if let Some(part) = out.cut {
-            let files = if roll { std::mem::take(&mut self.open[number]) } else { Vec::new() };
-            let cut = self.cut.as_mut().expect("a cut is under way");
-            cut.parts[number] = Some((part, files));
-            cut.sampled_out[number] = self.sampled_out[number];
-            if cut.parts.iter().all(Option::is_some) {
-                self.commit();
-            }
+        if let Some(mut cut) = out.cut {
+            self.sink(number, SinkInput::Cut { number: cut.number, roll })?;
+            let lanes = self.lanes.len();
+            let blocks = cut.blocks.drain(..).map(|block| encode_block(&block, lanes).unwrap()).collect();
+            self.parts.push_back(CutPart::Lane(number, cut, blocks));
         }
+        Ok(())
     }
 
-    /// What a sink does.
-    fn write(&mut self, lane: usize, closed: ClosedRows, count: bool) {
-        for part in closed.parts.iter().filter(|part| !part.event_time.is_empty()) {
-            let payload = match &part.payload {
-                Payload::Memory(rows) => rows.clone(),
-                Payload::Stored(block) => read_block(self.disk.store.as_ref(), block).unwrap(),
-            };
-            let built = build(&self.plan.samples[0].sample, 0, closed.bucket, part, &payload).unwrap();
-            self.sampled_out[lane] += if count { built.sampled_out } else { 0 };
-            for row in 0..built.batch.rows.num_rows() {
-                let row = row_text(&built.batch.rows, row);
-                self.note(format_args!("lane {lane} {row}"));
-                self.open[lane].push(row);
-            }
-        }
+    fn sink(&mut self, lane: usize, input: SinkInput) -> Result<(), Halt> {
+        let cut = self.sinks[lane].take(input).map_err(|error| halt(&self.mount, error))?;
+        self.parts.extend(cut.map(|cut| CutPart::Sink(lane, cut)));
+        Ok(())
     }
 
-    /// What the committer does.
-    fn commit(&mut self) {
-        let cut = self.cut.take().unwrap();
-        let (mut blocks, mut needed_from) = (Vec::new(), BTreeMap::<BlockClass, i64>::new());
-        let (mut counts, mut rows) = (self.base.clone(), Vec::new());
-        for (part, files) in cut.parts.into_iter().flatten() {
-            counts.add(&part.counts);
-            blocks.extend(part.blocks);
-            rows.extend(files);
-            for (class, bucket) in part.needed_from {
-                needed_from.entry(class).and_modify(|first| *first = bucket.min(*first)).or_insert(bucket);
+    /// As the committer's thread does it, unless the store is slow.
+    fn pump(&mut self, at_once: bool) -> Result<(), Halt> {
+        if self.delay > 0 && !at_once {
+            self.delay -= 1;
+            return Ok(());
+        }
+        while let Some(part) = self.parts.pop_front() {
+            let before = self.committer.chain.head().number;
+            let taken = self.committer.take(part);
+            let head = self.committer.chain.head();
+            if head.number > before {
+                // Also when what came after the commit failed.
+                self.world.committed(head);
+                check_groups(&self.plan, head);
+                let files: Vec<&str> = head.files.iter().map(|entry| entry.file.sha256.as_str()).collect();
+                self.world.note(format_args!("commit {} of cut {}: {files:?}", head.number, head.cut));
+            }
+            if taken.map_err(|error| halt(&self.mount, error))?.is_some() {
+                self.in_flight = false;
             }
         }
-        let left_out: u64 = cut.sampled_out.iter().sum();
-        counts.samples[0].anchor.emitted -= left_out;
-        counts.samples[0].anchor.sampled_out += left_out;
-        self.check_books(&counts, &cut.streams);
-        let (store, lanes) = (self.disk.store.clone(), self.lanes.len());
-        if !blocks.is_empty() {
-            let path = format!("state/{}-{}", cut.number, self.disk.lives);
-            let encoded = blocks.iter().map(|block| encode_block(block, lanes).unwrap()).collect();
-            let (object, entries) = write_object(store.as_ref(), &path, encoded).unwrap();
-            verify_object(store.as_ref(), &object).unwrap();
-            self.objects.push((object, entries));
-        }
-        self.objects.retain(|(object, entries)| {
-            let needed = entries.iter().any(|entry| needed_from.get(&entry.class).is_none_or(|at| entry.bucket >= *at));
-            if !needed {
-                store.delete(&object.path).unwrap();
-            }
-            needed
-        });
-        let name = |stream: u16| self.plan.streams[stream as usize].name.clone();
-        let inputs = self.plan.inputs.iter().enumerate().map(|(number, input)| InputEntry {
-            name: input.name.clone(),
-            next: cut
-                .positions
-                .iter()
-                .filter(|(at, _)| at.input as usize == number)
-                .map(|(at, n)| (at.partition, n))
-                .collect(),
-            files: Vec::new(),
-        });
-        let tracks = cut.tracks.iter().map(|track| TrackEntry {
-            stream: name(track.stream),
-            input: name(track.stream),
-            partition: track.partition.partition,
-            newest: track.newest,
-        });
-        let next = Manifest {
-            cut: cut.number,
-            layout: Layout { lanes, key_groups: KEY_GROUPS, ..Layout::default() },
-            inputs: inputs.collect(),
-            tracks: tracks.collect(),
-            watermark: cut.watermark,
-            streams: cut.streams.iter().enumerate().map(|(stream, account)| (name(stream as u16), *account)).collect(),
-            needed_from: needed_from.into_iter().collect(),
-            counts,
-            objects: self.objects.iter().map(|(object, _)| object.clone()).collect(),
-            ..self.chain.head().clone()
-        };
-        self.chain.commit(next).unwrap();
-        self.note(format_args!("commit {} with {} rows", cut.number, rows.len()));
-        self.disk.rows.extend(rows);
-        self.disk.commits += 1;
-    }
-
-    /// F1 over the whole cell, at every manifest.
-    fn check_books(&self, counts: &LaneCounts, streams: &[StreamAccount]) {
-        assert!(streams.iter().all(StreamAccount::balances), "{streams:?}");
-        let (sample, spec) = (&counts.samples[0], &self.plan.samples[0].join);
-        let anchor = streams[spec.anchor as usize].accepted;
-        assert!(sample.anchor.balances() && sample.anchor.accepted() == anchor, "{:?} of {anchor}", sample.anchor);
-        for (label, account) in spec.labels.iter().zip(&sample.labels) {
-            let accepted = streams[label.stream as usize].accepted;
-            assert!(account.balances() && account.accepted() == accepted, "{}: {account:?} of {accepted}", label.name);
-        }
-        for (group, spec) in counts.groups.iter().zip(&self.plan.groups) {
-            for (account, feature) in group.uses.iter().zip(&spec.uses) {
-                let accepted = streams[feature.stream as usize].accepted;
-                assert_eq!(account.accepted(), accepted, "{}: {account:?}", spec.name);
-            }
-        }
+        Ok(())
     }
 
     /// As the conductor ends a run whose inputs have ended.
-    fn finish(&mut self, random: &mut StdRng) {
+    fn finish(&mut self) -> Result<(), Halt> {
         self.tick();
-        self.drain(random);
+        self.drain()?;
         let (watermark, oldest) = self.frontier();
         assert_eq!(watermark, Watermark::MAX);
         let oldest_needed = oldest.min(self.router.online_instant(0).unwrap_or(i64::MIN));
         let end = Advance { watermark, frontier: watermark, oldest_needed, reason: CloseReason::End };
         self.tell(LaneInput::Advance(end));
         self.tell_online(usize::MAX);
-        self.drain(random);
+        self.drain()?;
         self.begin_cut(true);
-        self.drain(random);
-        assert!(self.cut.is_none());
+        self.drain()?;
+        assert!(!self.in_flight);
+        Ok(())
     }
 
-    fn drain(&mut self, random: &mut StdRng) {
+    fn drain(&mut self) -> Result<(), Halt> {
         while self.queues.iter().any(|queue| !queue.is_empty()) {
-            let lane = random.random_range(0..self.lanes.len());
-            self.step(lane);
+            let lane = self.random.random_range(0..self.lanes.len());
+            self.step(lane)?;
+        }
+        self.pump(true)
+    }
+}
+
+/// F1 of the feature groups, at every manifest; the committer itself looks at the samples.
+fn check_groups(plan: &Plan, head: &Manifest) {
+    assert!(head.streams.values().all(StreamAccount::balances), "{:?}", head.streams);
+    for (group, spec) in head.counts.groups.iter().zip(&plan.groups) {
+        for (account, feature) in group.uses.iter().zip(&spec.uses) {
+            let accepted = head.streams[&plan.streams[feature.stream as usize].name].accepted;
+            assert_eq!(account.accepted(), accepted, "{}: {account:?}", spec.name);
         }
     }
 }

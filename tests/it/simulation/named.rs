@@ -1,6 +1,6 @@
 //! Named cases: one rule each, by hand.
 
-use super::harness::{Disk, partition_of};
+use super::harness::{World, partition_of};
 use super::world::*;
 use super::{assert_rows, expected, simulate};
 use conjoin::event::{PositionDelta, RawBatch, RawRecord, Watermark};
@@ -97,18 +97,18 @@ fn a_run_over_inputs_that_have_grown_goes_on_where_it_stopped() {
     for (first, second) in [(1, 1), (2, 2), (2, 5)] {
         let setup = Setup::PLAIN;
         let mut logs = world(&[imp("a", "u", "i", 50_000)], &[click("e", "a", "u", "i", 51_000)]);
-        let mut disk = Disk::new();
+        let mut disk = World::new();
         disk.run(&setup, &logs, &[first], 1);
-        assert_eq!(disk.rows.len(), 1);
+        assert_eq!(disk.rows().len(), 1);
         disk.run(&setup, &logs, &[second], 2);
-        assert_eq!(disk.rows.len(), 1, "nothing new, nothing again");
+        assert_eq!(disk.rows().len(), 1, "nothing new, nothing again");
         logs.get_mut(&(IMPRESSIONS, 0)).unwrap().extend([imp("a", "u", "i", 50_000), imp("b", "u", "i", 90_000)]);
         logs.get_mut(&(CLICKS, 0))
             .unwrap()
             .extend([click("e", "a", "u", "i", 51_000), click("f", "b", "u", "i", 91_000)]);
         // Crashes after it grew must not close what is pending.
         for seed in 0..20 {
-            let mut disk = Disk::new();
+            let mut disk = World::new();
             let old = world(&[imp("a", "u", "i", 50_000)], &[click("e", "a", "u", "i", 51_000)]);
             disk.run(&setup, &old, &[first], seed);
             let books = disk.run(&setup, &logs, &[second, first, second], seed);
@@ -130,8 +130,8 @@ fn negatives_are_kept_by_the_hash_of_their_id() {
     for (disk, books) in &kept {
         assert_eq!(disk.sorted_rows(), kept[0].0.sorted_rows());
         let anchor = books.counts.samples[0].anchor;
-        assert_eq!((anchor.emitted, anchor.emitted + anchor.sampled_out), (disk.rows.len() as u64, all));
-        assert!(anchor.sampled_out > 0 && disk.rows.iter().any(|row| row.contains("sample_weight=3.33")));
+        assert_eq!((anchor.emitted, anchor.emitted + anchor.sampled_out), (disk.rows().len() as u64, all));
+        assert!(anchor.sampled_out > 0 && disk.rows().iter().any(|row| row.contains("sample_weight=3.33")));
     }
 }
 

@@ -34,6 +34,18 @@ impl Setup {
         partitions: [1, 1, 1],
     };
 
+    /// The pipeline of a seed.
+    pub fn of(seed: u64) -> Setup {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x5e7);
+        Setup {
+            shared_keys: random.random_bool(0.5),
+            serving_lag_ms: random.random_range(0..3) * 700,
+            features: random.random_bool(0.5),
+            partitions: [random.random_range(1..3), random.random_range(1..4), random.random_range(1..3)],
+            ..Setup::PLAIN
+        }
+    }
+
     pub fn plan(&self, lanes: usize) -> Plan {
         let key = if self.shared_keys { "[user_id, item_id]" } else { "[request_id]" };
         let features = if self.features { "features: [user, item]" } else { "" };

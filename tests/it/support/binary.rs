@@ -35,6 +35,11 @@ pub struct Conjoin {
 impl Conjoin {
     /// `conjoin run` in `folder`, with what it says in files named after `name`.
     pub fn run(folder: &Path, name: &str, arguments: &[&str]) -> Self {
+        Self::run_with(folder, name, arguments, "")
+    }
+
+    /// The same with `CONJOIN_FAILPOINT` set.
+    pub fn run_with(folder: &Path, name: &str, arguments: &[&str], failpoint: &str) -> Self {
         let (stdout, stderr) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
         let child = Command::new(env!("CARGO_BIN_EXE_conjoin"))
             .arg("run")
@@ -42,6 +47,7 @@ impl Conjoin {
             .args(arguments)
             .current_dir(folder)
             .env("RUST_LOG", "info")
+            .env("CONJOIN_FAILPOINT", failpoint)
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())
@@ -60,9 +66,31 @@ impl Conjoin {
     }
 
     #[expect(unsafe_code, reason = "std sends no signal but KILL")]
-    pub fn terminate(&self) {
+    pub fn signal(&self, signal: i32) {
         // SAFETY: a plain system call on a child that was not waited for, so the number is still its own.
-        assert_eq!(unsafe { libc::kill(self.child.id() as i32, libc::SIGTERM) }, 0);
+        assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    pub fn terminate(&self) {
+        self.signal(libc::SIGTERM);
+    }
+
+    /// Waits until it has stopped itself at a failpoint.
+    pub fn wait_until_stopped(&mut self) {
+        let stat = format!("/proc/{}/stat", self.child.id());
+        wait_for("the process to stop itself", || {
+            assert!(self.is_running(), "it ended instead:\n{}", self.errors());
+            let stat = fs::read_to_string(&stat).ok()?;
+            let state = stat.rsplit_once(") ")?.1.chars().next()?;
+            (state == 'T').then_some(())
+        });
+    }
+
+    /// Waits for its end, which must be a failure, and takes what it said.
+    pub fn failure(mut self) -> String {
+        let status = self.wait();
+        assert_eq!(status.code(), Some(1), "it said:\n{}", self.errors());
+        self.errors()
     }
 
     pub fn kill(mut self) {

@@ -90,10 +90,28 @@ impl KafkaProducer {
     /// A new topic with a unique name that starts with `name`.
     pub fn create_topic(&self, name: &str, partitions: i32) -> String {
         let topic = unique(name);
-        let new = NewTopic::new(&topic, partitions, TopicReplication::Fixed(1));
-        self.each_ok(self.admin.create_topics([&new], &options()));
-        self.wait_for_partitions(&topic, partitions as usize);
+        self.create_named(&topic, partitions);
         topic
+    }
+
+    /// Deletes a topic and makes another one of its name.
+    pub fn recreate_topic(&self, topic: &str, partitions: i32) {
+        self.delete_topic(topic);
+        for _ in 0..600 {
+            let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+            let made = self.runtime.block_on(self.admin.create_topics([&new], &options())).expect("admin call");
+            if made.iter().all(Result::is_ok) {
+                return self.wait_for_partitions(topic, partitions as usize);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{topic} is not deleted");
+    }
+
+    fn create_named(&self, topic: &str, partitions: i32) {
+        let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        self.each_ok(self.admin.create_topics([&new], &options()));
+        self.wait_for_partitions(topic, partitions as usize);
     }
 
     pub fn grow_topic(&self, topic: &str, partitions: usize) {
