@@ -57,6 +57,20 @@ pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, Ob
     Ok(EncodedBlock { entry, bytes })
 }
 
+/// Where state objects lie.
+pub const STATE_FOLDER: &str = "state/";
+
+/// The path of the state object of a cut.
+pub fn object_path(cut: u64, epoch: u64, writer: &str) -> String {
+    format!("{STATE_FOLDER}{cut:012}-{epoch}-{writer}.state")
+}
+
+/// The epoch in the path of a state object.
+pub fn object_epoch(path: &str) -> Option<u64> {
+    let name = path.strip_prefix(STATE_FOLDER)?.strip_suffix(".state")?;
+    name.split('-').nth(1)?.parse().ok()
+}
+
 /// Writes the blocks of one commit; nothing is visible before it returns.
 pub fn write_object(
     store: &dyn Store,

@@ -153,7 +153,7 @@ fn overlays_and_sets_are_laid_over_and_keep_their_place_in_messages() {
     let sets = ["state.path=/data/state", "state.lanes=4", "samples.ctr.guard.max_lag=1m"];
     let plan = loaded(&[("ctr.yaml", CTR), ("prod.yaml", overlay)], &sets).unwrap().plan;
     assert_eq!(plan.state.commit_every_ms, 60_000);
-    assert_eq!((plan.state.path.to_str(), plan.state.lanes), (Some("/data/state"), 4));
+    assert_eq!((plan.state.path.to_string().as_str(), plan.state.lanes), ("/data/state", 4));
     assert!(plan.serve.is_none());
     assert_eq!(plan.streams[1].time.lateness_ms, 7_000);
     assert_eq!(plan.samples[0].guard_max_lag_ms, 60_000);

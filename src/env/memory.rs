@@ -172,7 +172,9 @@ impl Store for MemoryStore {
 
     fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
         check_path("stat", path)?;
-        self.operate(StoreOperation::Read, "stat", path, |objects, _| Ok(objects.get(path).map(|o| o.bytes.len() as u64)))
+        self.operate(StoreOperation::Read, "stat", path, |objects, _| {
+            Ok(objects.get(path).map(|o| o.bytes.len() as u64))
+        })
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {

@@ -2,10 +2,11 @@
 //!
 //!   lanes, sinks, conductor ─ parts of cut n ─> state object, dead letters ─> verify ─> manifest ─> publish, forget
 //!
-//! Holds: nothing is published before the manifest that names it is there; nothing is deleted that the last manifests name.
+//! Holds: nothing is published before the manifest that names it is there; what falls out of the state is
+//! told to the collector.
 
 use crate::commit::{
-    Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, verify_object,
+    Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, object_path, verify_object,
     write_object,
 };
 use crate::env::{Clock, Store};
@@ -14,17 +15,15 @@ use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
 use crate::pipeline::conductor::ConductorCut;
+use crate::pipeline::garbage::GarbageOutlet;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::restore::Objects;
 use crate::pipeline::sinks::SinkCut;
 use crate::sink::{DeadLetterSink, publish, verify};
 use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Manifests and their objects that stay for a look back.
-const MANIFESTS_KEPT: u64 = 20;
 
 /// Name of the dead letters among the sinks of a manifest.
 pub const DEAD_LETTERS: &str = "dead_letters";
@@ -48,6 +47,7 @@ pub struct Committer {
     pub telemetry: Arc<Telemetry>,
     pub board: Board,
     pub done: Sender<Committed>,
+    pub garbage: GarbageOutlet,
     pub writer: String,
     pub names: BookNames,
     /// Published since this process started, per sample.
@@ -84,7 +84,6 @@ impl Committer {
         // What the books stood at when this process took over; lanes and sinks count from there.
         let base = self.chain.head().counts.without_held();
         let mut parts = Parts::new(lanes);
-        let mut dropped: VecDeque<(u64, String)> = VecDeque::new();
         for part in input {
             match part {
                 CutPart::Rejected(rejected) => {
@@ -100,7 +99,7 @@ impl Committer {
             }
             if parts.complete() {
                 let parts = std::mem::replace(&mut parts, Parts::new(lanes));
-                let cut = self.commit(parts, &base, &mut dropped)?;
+                let cut = self.commit(parts, &base)?;
                 if self.done.send(Committed { cut }).is_err() {
                     break;
                 }
@@ -109,12 +108,7 @@ impl Committer {
         Ok(())
     }
 
-    fn commit(
-        &mut self,
-        parts: Parts,
-        base: &LaneCounts,
-        dropped: &mut VecDeque<(u64, String)>,
-    ) -> Result<u64, RunError> {
+    fn commit(&mut self, parts: Parts, base: &LaneCounts) -> Result<u64, RunError> {
         let started = self.clock.monotonic_ms();
         let conductor = parts.conductor.expect("the parts are complete");
         let number = conductor.number;
@@ -138,7 +132,7 @@ impl Committer {
                 anchor.sampled_out += left_out;
             }
         }
-        let state_bytes = self.write_state(number, blocks, &needed_from, dropped)?;
+        let state_bytes = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
         let head = self.chain.head();
@@ -177,7 +171,7 @@ impl Committer {
         };
         let manifest = self.chain.commit(next)?.clone();
         let published = self.publish(&manifest)?;
-        self.forget(manifest.number, dropped)?;
+        self.garbage.committed(manifest.number);
         self.tell(&manifest, state_bytes, self.clock.monotonic_ms() - started, published, failed_values);
         Ok(number)
     }
@@ -188,11 +182,10 @@ impl Committer {
         number: u64,
         blocks: Vec<EncodedBlock>,
         needed_from: &BTreeMap<BlockClass, i64>,
-        dropped: &mut VecDeque<(u64, String)>,
     ) -> Result<u64, ObjectError> {
         let mut bytes = 0;
         if !blocks.is_empty() {
-            let path = format!("state/{number:012}-{}-{}.state", self.chain.head().epoch, self.writer);
+            let path = object_path(number, self.chain.head().epoch, &self.writer);
             let (object, entries) = write_object(self.state.as_ref(), &path, blocks)?;
             verify_object(self.state.as_ref(), &object)?;
             bytes = object.bytes;
@@ -201,11 +194,12 @@ impl Committer {
         let needed = |entry: &crate::commit::BlockEntry| {
             needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
         };
-        let next = self.chain.head().number + 1;
+        let last_named = self.chain.head().number;
+        let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
             let keep = entries.iter().any(needed);
             if !keep {
-                dropped.push_back((next, object.path.clone()));
+                garbage.dropped(last_named, &object.path);
             }
             keep
         });
@@ -268,17 +262,6 @@ impl Committer {
             }
         }
         Ok(published)
-    }
-
-    fn forget(&self, number: u64, dropped: &mut VecDeque<(u64, String)>) -> Result<(), ChainError> {
-        while dropped.front().is_some_and(|(since, _)| since + MANIFESTS_KEPT < number) {
-            let (_, path) = dropped.pop_front().expect("checked just now");
-            self.state.delete(&path)?;
-        }
-        if number.is_multiple_of(MANIFESTS_KEPT) {
-            self.chain.forget_below(number.saturating_sub(MANIFESTS_KEPT))?;
-        }
-        Ok(())
     }
 
     fn tell(&self, manifest: &Manifest, state_bytes: u64, took_ms: u64, published: usize, failed_values: u64) {

@@ -11,6 +11,7 @@ mod board;
 mod build;
 mod committer;
 mod conductor;
+mod garbage;
 mod intake;
 mod lanes;
 mod online_state;

@@ -63,8 +63,7 @@ impl BucketWriter {
         let client = self.store.client();
         let mut patience = self.store.patience();
         loop {
-            let done =
-                self.store.answer(|| client.complete_multipart(&key, &upload.id, upload.parts.clone()));
+            let done = self.store.answer(|| client.complete_multipart(&key, &upload.id, upload.parts.clone()));
             let Err(error) = done else { break };
             // The answer may be lost, or the first of two tries may have done it: the length tells.
             match (self.store.length("write", &self.path)?, super::outcome::outcome(&error)) {

@@ -96,7 +96,13 @@ pub fn plan() -> Plan {
         samples: Vec::new(),
         models: vec![test_model()],
         online: OnlineSpec { store: StoreKind::Memory, flush_ms: 200, pipeline_commands_max: 500 },
-        state: StateSpec { path: "state".into(), commit_every_ms: 10_000, memory_bytes: 1 << 30, lanes: 1 },
+        state: StateSpec {
+            path: "state".into(),
+            commit_every_ms: 10_000,
+            keep_orphans_ms: 86_400_000,
+            memory_bytes: 1 << 30,
+            lanes: 1,
+        },
         serve: None,
         semantics: BTreeMap::new(),
     }
