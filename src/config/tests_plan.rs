@@ -215,3 +215,32 @@ fn hostile_text_is_an_error_and_no_panic() {
         assert!(loaded(&[("x.yaml", text)], &[]).is_err());
     }
 }
+
+#[test]
+fn a_bucket_takes_the_options_of_the_connection_that_holds_it_best() {
+    let connections = "connections:\n  all: { bucket: { url: s3://lake, options: { region: all } } }\n  \
+                       ctr: { bucket: { url: s3://lake/ctr, endpoint: \"http://127.0.0.1:1\", allow_http: true, options: { \
+                       region: \"${REGION}\", virtual_hosted_style_request: false } } }\n";
+    let env = |name: &str| (name == "REGION").then(|| "eu-1".to_string());
+    let place = |path: &str| {
+        let sets = [format!("state.path={path}"), "state.keep_orphans=1m".to_string()];
+        let options = LoadOptions { overlays: &[], sets: &sets, env: &env, cores: 1 };
+        let overlay = ("lake.yaml".into(), connections.into());
+        load_texts(&[("ctr.yaml".into(), CTR.into()), overlay], &options).unwrap().plan.state
+    };
+    let Place::Bucket(ctr) = place("s3://lake/ctr/state").path else { panic!("a bucket") };
+    let options: Vec<(&str, &str)> = ctr.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expected = [
+        ("allow_http", "true"),
+        ("endpoint", "http://127.0.0.1:1"),
+        ("region", "eu-1"),
+        ("virtual_hosted_style_request", "false"),
+    ];
+    assert_eq!(options, expected);
+    let Place::Bucket(other) = place("s3://lake/ctr2/state").path else { panic!("a bucket") };
+    assert_eq!(other.options["region"], "all");
+    let Place::Bucket(outside) = place("gs://lake/ctr").path else { panic!("a bucket") };
+    assert!(outside.options.is_empty());
+    let state = place("out/state");
+    assert_eq!((state.path, state.keep_orphans_ms), ("out/state".into(), 100_000), "at least ten commits");
+}

@@ -169,3 +169,143 @@ impl Collector {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::{Chain, Identity, ObjectEntry};
+    use crate::env::{ManualClock, MemoryStore};
+    use crossbeam_channel::bounded;
+
+    const KEEP_MS: i64 = 3_600_000;
+
+    fn object(path: &str) -> ObjectEntry {
+        ObjectEntry { path: path.into(), bytes: 1, footer_bytes: 1, footer_sha256: String::new() }
+    }
+
+    struct World {
+        clock: Arc<ManualClock>,
+        store: Arc<dyn Store>,
+    }
+
+    impl World {
+        fn new() -> World {
+            let (clock, store) = (Arc::new(ManualClock::at(1_000)), MemoryStore::new());
+            store.set_clock(clock.clone());
+            World { clock, store: Arc::new(store) }
+        }
+
+        fn claim(&self, writer: &str) -> Chain {
+            let identity = Identity {
+                pipeline: "p",
+                semantics: &Default::default(),
+                writer: writer.into(),
+                chain: 7,
+                now_ms: self.clock.now_ms(),
+            };
+            Chain::claim(self.store.clone(), &identity).unwrap()
+        }
+
+        fn commit(&self, chain: &mut Chain, objects: &[&str]) -> u64 {
+            for path in objects {
+                self.store.create(path, b"x").unwrap();
+            }
+            let objects = objects.iter().map(|path| object(path)).collect();
+            let next = Manifest { objects, ..chain.head().clone() };
+            chain.commit(next).unwrap().number
+        }
+
+        /// A collector that gets these notes, and has ended.
+        fn collect(&self, head: &Manifest, numbers: impl IntoIterator<Item = u64>, dropped: &[(u64, &str)]) {
+            let (notes_in, notes) = bounded(64);
+            let mut dropped: Vec<_> = dropped.iter().map(|(last, path)| (*last, path.to_string())).collect();
+            for number in numbers {
+                notes_in.send(CommitNote { number, dropped: std::mem::take(&mut dropped) }).unwrap();
+            }
+            drop(notes_in);
+            let (state, head, clock) = (self.store.clone(), head.clone(), self.clock.clone());
+            let collector = Collector { state, sinks: Vec::new(), head, keep_orphans_ms: KEEP_MS, clock };
+            collector.run(notes).unwrap();
+        }
+
+        fn there(&self, path: &str) -> bool {
+            self.store.size(path).unwrap().is_some()
+        }
+    }
+
+    #[test]
+    fn orphans_go_when_they_are_old_and_what_was_named_when_its_manifests_are_gone() {
+        let world = World::new();
+        let mut first = world.claim("a");
+        let (dropped, kept) = ("state/000000000001-1-a.state", "state/000000000002-1-a.state");
+        let orphan = "state/000000000003-1-a.state";
+        world.commit(&mut first, &[dropped]);
+        world.commit(&mut first, &[kept]);
+        world.store.create(orphan, b"x").unwrap();
+        let mut second = world.claim("b");
+        let claimed = second.head().clone();
+        let own = "state/000000000004-2-b.state";
+        world.store.create(own, b"x").unwrap();
+        let number = world.commit(&mut second, &[]);
+        world.collect(&claimed, [number], &[(claimed.number, kept)]);
+        assert!([dropped, kept, orphan, own].iter().all(|path| world.there(path)), "nothing is old enough");
+        world.clock.advance_ms(KEEP_MS as u64);
+        world.collect(&claimed, [number], &[(claimed.number, kept)]);
+        assert!(!world.there(orphan));
+        assert!([dropped, kept, own].iter().all(|path| world.there(path)), "they are named, or may be");
+        let last = (0..30).map(|_| world.commit(&mut second, &[])).last().unwrap();
+        world.collect(&claimed, number..=last, &[(claimed.number, kept)]);
+        assert!(!world.there(dropped) && !world.there(kept) && world.there(own));
+        let left = numbers(world.store.as_ref()).unwrap();
+        assert_eq!((left[0], left.len()), (oldest_kept(last), 20));
+    }
+
+    #[test]
+    fn a_commit_deletes_no_more_than_its_share() {
+        let world = World::new();
+        world.claim("a");
+        for number in 0..3 * DELETED_PER_COMMIT_MAX {
+            world.store.create(&format!("state/{number:012}-1-a.state"), b"x").unwrap();
+        }
+        world.clock.advance_ms(KEEP_MS as u64);
+        let mut second = world.claim("b");
+        let claimed = second.head().clone();
+        let left = || world.store.list(STATE_FOLDER).unwrap().len();
+        let number = world.commit(&mut second, &[]);
+        world.collect(&claimed, [number], &[]);
+        assert_eq!(left(), 2 * DELETED_PER_COMMIT_MAX);
+        let next = world.commit(&mut second, &[]);
+        world.collect(&claimed, [number, next], &[]);
+        assert_eq!(left(), 0);
+    }
+
+    #[test]
+    fn a_manifest_that_cannot_be_read_keeps_everything() {
+        let world = World::new();
+        world.claim("a");
+        let orphan = "state/000000000003-1-a.state";
+        world.store.create(orphan, b"x").unwrap();
+        world.clock.advance_ms(KEEP_MS as u64);
+        let mut second = world.claim("b");
+        let claimed = second.head().clone();
+        let number = world.commit(&mut second, &[]);
+        world.store.delete("manifests/00000000000000000000.json").unwrap();
+        world.store.create("manifests/00000000000000000000.json", b"{").unwrap();
+        world.collect(&claimed, [number], &[]);
+        assert!(world.there(orphan));
+    }
+
+    #[test]
+    fn a_busy_collector_is_told_later_and_forgets_nothing() {
+        let (notes_in, notes) = bounded(1);
+        let mut outlet = GarbageOutlet::new(notes_in);
+        for number in 1..=3 {
+            outlet.dropped(number - 1, &format!("state/{number}"));
+            outlet.committed(number);
+        }
+        assert_eq!(notes.recv().unwrap().dropped.len(), 1);
+        outlet.committed(4);
+        let note = notes.recv().unwrap();
+        assert_eq!((note.number, note.dropped.len()), (4, 2));
+    }
+}

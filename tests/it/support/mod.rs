@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod kafka;
 pub mod oracle;
+pub mod s3;
 pub mod world;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
