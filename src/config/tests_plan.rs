@@ -1,6 +1,7 @@
 //! What plans say: numbers for names, types, layouts, defaults; overlays and hashes.
 
 use super::*;
+use crate::env::Place;
 use crate::event::{ColumnType, Value};
 use crate::feature::AggregateKind;
 use crate::join::Take;
