@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,6 +161,17 @@ impl fmt::Display for Place {
     }
 }
 
+/// Whether an endpoint is reached without encryption, on another machine.
+pub fn is_plain_http_abroad(endpoint: &str) -> bool {
+    let Some(rest) = endpoint.strip_prefix("http://") else { return false };
+    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or(v6),
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    host != "localhost" && !host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+}
+
 /// A folder.
 impl From<&str> for Place {
     fn from(folder: &str) -> Place {
@@ -223,6 +235,18 @@ mod tests {
         assert!(bucket("s3://lake/a").holds(&bucket("s3://lake/a")));
         assert!(!bucket("s3://lake/a").holds(&bucket("s3://lake/ab")));
         assert!(!bucket("s3://lake").holds(&bucket("gs://lake/a")));
+    }
+
+    #[test]
+    fn plain_http_is_fine_on_this_machine_alone() {
+        for fine in ["http://127.0.0.1:9000", "http://localhost/x", "http://[::1]:9000", "https://minio:9000"] {
+            assert!(!is_plain_http_abroad(fine), "{fine}");
+        }
+        for abroad in
+            ["http://10.0.0.1:9000", "http://localhost.example.org", "http://[2001:db8::1]:9000", "http://minio"]
+        {
+            assert!(is_plain_http_abroad(abroad), "{abroad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Checker;
 use crate::config::diagnostic::suggestion;
 use crate::config::raw::{Bucket, Connection, Pipeline, Scalar};
 use crate::config::tree::Path;
-use crate::env::{BucketSpec, Place};
+use crate::env::{BucketSpec, Place, is_plain_http_abroad};
 use std::collections::BTreeMap;
 
 const EXPECTED: &str = "a folder, or s3://bucket/prefix, gs://bucket/prefix or az://container/prefix";
@@ -84,6 +84,9 @@ pub fn bucket(c: &mut Checker<'_>, connection: &Connection, path: &Path) {
                     c.error(&at, format!("`{endpoint}`, which is not encrypted"))
                         .expected("https://…")
                         .help("on a network that you trust, say `allow_http: true` beside it");
+                } else if is_plain_http_abroad(endpoint) {
+                    c.warn(&at, format!("rows and state travel over PLAIN HTTP to `{endpoint}`"))
+                        .help("whoever listens on the way can read and change them: use https");
                 }
             }
             _ if c.is_cut(&at) => {}

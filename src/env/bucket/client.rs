@@ -1,7 +1,7 @@
 //! Client: from a [`BucketSpec`] to a client of its cloud. Retries of the client are off: the adapter decides what may
 //! be tried again, for only it knows which requests may have happened.
 
-use crate::env::{BucketSpec, Cloud, StoreError, StoreErrorKind};
+use crate::env::{BucketSpec, Cloud, StoreError, StoreErrorKind, is_plain_http_abroad};
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut, S3CopyIfNotExists};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
@@ -91,20 +91,9 @@ fn azure(spec: &BucketSpec) -> object_store::Result<Arc<dyn Client>> {
 
 /// Whoever listens on the way can read and change what goes over plain HTTP; signatures only hide the key.
 fn warn_of_plain_http(spec: &BucketSpec, endpoint: Option<String>) {
-    let Some(rest) = endpoint.as_deref().and_then(|endpoint| endpoint.strip_prefix("http://")) else { return };
-    if !is_loopback(rest) {
-        tracing::warn!(place = %spec, endpoint = rest, "rows and state travel over PLAIN HTTP to this object store: use https");
+    if let Some(endpoint) = endpoint.filter(|endpoint| is_plain_http_abroad(endpoint)) {
+        tracing::warn!(place = %spec, endpoint, "rows and state travel over PLAIN HTTP to this object store: use https");
     }
-}
-
-/// Whether `host:port/…` is this machine.
-fn is_loopback(rest: &str) -> bool {
-    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let host = match authority.strip_prefix('[') {
-        Some(v6) => v6.split(']').next().unwrap_or(v6),
-        None => authority.split(':').next().unwrap_or(authority),
-    };
-    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -123,16 +112,6 @@ mod tests {
                 };
                 assert!(known.is_ok(), "{cloud:?} {name}");
             }
-        }
-    }
-
-    #[test]
-    fn loopback_is_told_from_the_network() {
-        for here in ["127.0.0.1:9000", "localhost/x", "[::1]:9000"] {
-            assert!(is_loopback(here), "{here}");
-        }
-        for there in ["10.0.0.1:9000", "localhost.example.org", "[2001:db8::1]:9000", "minio:9000"] {
-            assert!(!is_loopback(there), "{there}");
         }
     }
 
