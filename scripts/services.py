@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""Services: a one-node Kafka (KRaft, from its jars) and a Redis on free loopback ports, for tests, benches and play.
+"""Services: a one-node Kafka (KRaft, from its jars), a Redis and an S3 server on free loopback ports, for tests, benches
+and play.
 
-    services.py run CMD…   start both, run CMD with KAFKA_BOOTSTRAP and REDIS_URL, stop both whatever happens
-    services.py serve      start both, print the addresses, stop both at Ctrl-C
-    services.py start      start both and leave them running; prints lines for `eval`
+    services.py run CMD…   start all, run CMD with their addresses in the environment, stop all whatever happens
+    services.py serve      start all, print the addresses, stop all at Ctrl-C
+    services.py start      start all and leave them running; prints lines for `eval`
     services.py stop       stop what `start` left running
     services.py install    only fetch what is needed
 
-In:    KAFKA_BOOTSTRAP and REDIS_URL: a service whose variable is set already is used as it is and never touched.
+In:    KAFKA_BOOTSTRAP, REDIS_URL, S3_ENDPOINT: a service whose variable is set already is used as it is and never
+       touched; S3_ENDPOINT wants S3_BUCKET, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY beside it.
+       CONJOIN_SERVICES: which to start, such as `kafka,redis`; the default is all.
        CONJOIN_CACHE: where downloads are kept (default: $XDG_CACHE_HOME/conjoin or ~/.cache/conjoin).
-Out:   exit code of CMD; the data of both services lies in a temporary folder and goes with them.
+Out:   exit code of CMD; the data of the services lies in a temporary folder and goes with them.
 Holds: a service counts as started when it answered a request, not when its port is open; every wait has a deadline.
-       `run` and `serve` take both down even when killed themselves: the kernel is asked to.
+       `run` and `serve` take all down even when killed themselves: the kernel is asked to.
 Does not: keep data, secure anything, or listen beyond loopback.
 """
 
@@ -34,6 +37,8 @@ from pathlib import Path
 
 KAFKA_VERSION = os.environ.get("CONJOIN_KAFKA_VERSION", "4.3.0")
 LOG4J_VERSION = "2.25.4"  # the one this Kafka asks for
+VERSITYGW_VERSION = "v1.8.0"  # S3 over a folder; honours If-None-Match
+S3_BUCKET, S3_KEY, S3_SECRET = "conjoin", "conjoin", "conjoin-secret"
 START_DEADLINE_S = 90
 START_TRIES = 3
 
@@ -154,12 +159,48 @@ def kafka_jars():
     return folder
 
 
+def s3_server():
+    """The S3 server's binary, built once."""
+    folder = cache_folder() / f"versitygw-{VERSITYGW_VERSION}"
+    with locked("versitygw"):
+        if (folder / "versitygw").is_file():
+            return folder / "versitygw"
+        need("go", "golang-go")
+        say(f"building an S3 server, versitygw {VERSITYGW_VERSION} (a few minutes, once)")
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="versitygw-build-") as work:
+            env = dict(os.environ, GOBIN=work, CGO_ENABLED="0")
+            module = f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW_VERSION}"
+            command = ["go", "install", "-ldflags", "-s -w", module]
+            done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if done.returncode != 0:
+                raise Failure(f"go could not build {module}:\n{done.stdout[-2000:]}")
+            folder.mkdir(exist_ok=True)
+            (Path(work) / "versitygw").rename(folder / "versitygw")
+    return folder / "versitygw"
+
+
+# What each service is told by, and so whether one is there already.
+SERVICES = {"kafka": "KAFKA_BOOTSTRAP", "redis": "REDIS_URL", "s3": "S3_ENDPOINT"}
+
+
+def wanted():
+    """The services to start."""
+    names = [name for name in os.environ.get("CONJOIN_SERVICES", ",".join(SERVICES)).split(",") if name]
+    for name in names:
+        if name not in SERVICES:
+            raise Failure(f"CONJOIN_SERVICES names `{name}`; there are {', '.join(SERVICES)}")
+    return [name for name in names if not os.environ.get(SERVICES[name])]
+
+
 def install():
-    if not os.environ.get("REDIS_URL"):
+    names = wanted()
+    if "redis" in names:
         need("redis-server", "redis-server")
-    if not os.environ.get("KAFKA_BOOTSTRAP"):
+    if "kafka" in names:
         need("java", "default-jre-headless")
         kafka_jars()
+    if "s3" in names:
+        s3_server()
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
@@ -221,6 +262,14 @@ def redis_answers(port):
         return receive(connection, 5) == b"+PONG"
 
 
+def s3_answers(port):
+    """True when it answers at all: a request without a signature is refused."""
+    with socket.create_connection(("127.0.0.1", port), 2) as connection:
+        connection.settimeout(5)
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+        return receive(connection, 9) == b"HTTP/1.1 "
+
+
 def wait_until(answers, port, process, what, log):
     deadline = time.monotonic() + START_DEADLINE_S
     while time.monotonic() < deadline:
@@ -245,14 +294,11 @@ class Services:
 
     def start(self):
         install()
-        kafka = redis = None
         began = time.monotonic()
-        if not os.environ.get("KAFKA_BOOTSTRAP"):
-            kafka = self.begin_kafka()
-        if not os.environ.get("REDIS_URL"):
-            redis = self.begin_redis()
-        for begin, started in ((self.begin_redis, redis), (self.begin_kafka, kafka)):
-            for left in reversed(range(START_TRIES if started else 0)):
+        begins = {"kafka": self.begin_kafka, "redis": self.begin_redis, "s3": self.begin_s3}
+        begun = [(begins[name], begins[name]()) for name in wanted()]
+        for begin, started in begun:
+            for left in reversed(range(START_TRIES)):
                 name, process, port, answers, address = started
                 try:
                     wait_until(answers, port, process, name, self.folder / f"{name}.log")
@@ -276,6 +322,17 @@ class Services:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         process = self.keep(spawn(command, self.folder, "redis", self.detached))
         return "redis", process, port, redis_answers, {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+
+    def begin_s3(self):
+        (port,) = free_ports(1)
+        data = self.folder / f"s3-{port}"
+        (data / S3_BUCKET).mkdir(parents=True)
+        keys = ["--access", S3_KEY, "--secret", S3_SECRET]
+        command = [str(s3_server()), *keys, "--port", f"127.0.0.1:{port}", "--quiet", "posix", str(data)]
+        process = self.keep(spawn(command, self.folder, "s3", self.detached))
+        address = {"S3_ENDPOINT": f"http://127.0.0.1:{port}", "S3_BUCKET": S3_BUCKET}
+        address |= {"S3_ACCESS_KEY_ID": S3_KEY, "S3_SECRET_ACCESS_KEY": S3_SECRET}
+        return "s3", process, port, s3_answers, address
 
     def begin_kafka(self):
         port, controller = free_ports(2)
@@ -362,8 +419,9 @@ def run(command):
 
 def serve():
     """Runs nothing: prints the addresses and waits for a signal."""
-    show = 'echo; echo "export KAFKA_BOOTSTRAP=$KAFKA_BOOTSTRAP"; echo "export REDIS_URL=$REDIS_URL"; echo; ' \
-           'echo "Ctrl-C stops them."; exec sleep 2147483647'
+    names = [*SERVICES.values(), "S3_BUCKET", "S3_ACCESS_KEY_ID", "S3_SECRET_ACCESS_KEY"]
+    lines = "; ".join(f'echo "export {name}=${name}"' for name in names)
+    show = f'echo; {lines}; echo; echo "Ctrl-C stops them."; exec sleep 2147483647'
     return run(["sh", "-c", show])
 
 

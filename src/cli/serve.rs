@@ -84,7 +84,7 @@ fn load(plan: &Plan, store: &dyn OnlineStore) -> Result<EventTime, String> {
         None => Err(format!(
             "online.store is memory and {} holds no state to load it from; start `conjoin run` on this file first, \
              or name a Redis connection in online.store",
-            plan.state.path.display()
+            plan.state.path
         )),
     }
 }

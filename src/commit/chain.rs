@@ -58,8 +58,7 @@ fn path_of(number: u64) -> String {
 
 /// Reads the last manifest of a chain, checked against the one before it.
 pub fn read_last(store: &dyn Store) -> Result<Option<(Manifest, String)>, ChainError> {
-    let listed = failpoint::step(Failpoint::ClaimList, || store.list(FOLDER))?;
-    let numbers: Vec<u64> = listed.iter().filter_map(|object| manifest_number(&object.path)).collect();
+    let numbers = failpoint::step(Failpoint::ClaimList, || numbers(store))?;
     let Some(&last) = numbers.iter().max() else { return Ok(None) };
     let (manifest, sha256) = failpoint::step(Failpoint::ClaimLoad, || read(store, last))?;
     if last > 0 && numbers.contains(&(last - 1)) {
@@ -81,6 +80,24 @@ pub fn read_for(
         ClaimDecision::Refuse(refusal) => Err(refusal.into()),
         ClaimDecision::Birth | ClaimDecision::TakeOver { .. } => Ok(last),
     }
+}
+
+/// The numbers of the manifests that are there, in order.
+pub fn numbers(store: &dyn Store) -> Result<Vec<u64>, ChainError> {
+    let listed = store.list(FOLDER)?;
+    let mut numbers: Vec<u64> = listed.iter().filter_map(|object| manifest_number(&object.path)).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Reads one manifest, as it is.
+pub fn read_manifest(store: &dyn Store, number: u64) -> Result<Manifest, ChainError> {
+    Ok(read(store, number)?.0)
+}
+
+/// Deletes a manifest that no one needs any more; never the last one.
+pub fn forget_manifest(store: &dyn Store, number: u64) -> Result<(), ChainError> {
+    Ok(store.delete(&path_of(number))?)
 }
 
 fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
@@ -163,16 +180,6 @@ impl Chain {
             (CommitOutcome::Fenced { epoch, writer }, _) => Err(ChainError::Fenced { writer, epoch }),
             (CommitOutcome::WriteAgain, _) => unreachable!("create() resolves it"),
         }
-    }
-
-    /// Deletes manifests below `number`: enough stay for a look back, and the last one always.
-    pub fn forget_below(&self, number: u64) -> Result<(), ChainError> {
-        for object in self.store.list(FOLDER)? {
-            if manifest_number(&object.path).is_some_and(|listed| listed < number) {
-                self.store.delete(&object.path)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -13,11 +13,13 @@ mod object;
 mod protocol;
 mod spec;
 
-pub use chain::{Chain, ChainError, Identity, manifest_number, read_for, read_last};
+pub use chain::{
+    Chain, ChainError, Identity, forget_manifest, manifest_number, numbers, read_for, read_last, read_manifest,
+};
 pub use manifest::*;
 pub use object::{
-    EncodedBlock, ObjectError, block_ref, encode_block, object_epoch, object_path, read_block, read_footer,
-    verify_object, write_object,
+    EncodedBlock, ObjectError, STATE_FOLDER, block_ref, encode_block, object_epoch, object_path, read_block,
+    read_footer, verify_object, write_object,
 };
-pub use protocol::{ClaimRefusal, CommitOutcome};
+pub use protocol::{ClaimRefusal, CommitOutcome, GarbageRule, Leftover, is_garbage, last_named, oldest_kept};
 pub use spec::*;

@@ -40,16 +40,6 @@ pub struct EncodedBlock {
     bytes: Vec<u8>,
 }
 
-/// Where the state object of a cut lies: the epoch tells whose it is.
-pub fn object_path(cut: u64, epoch: u64, writer: &str) -> String {
-    format!("state/{cut:012}-{epoch}-{writer}.state")
-}
-
-/// The epoch of the writer of a state object.
-pub fn object_epoch(path: &str) -> Option<u64> {
-    path.strip_prefix("state/")?.strip_suffix(".state")?.split('-').nth(1)?.parse().ok()
-}
-
 /// Encodes a block of a lane; `lanes` is how many there are.
 pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, ObjectError> {
     let mut bytes = Vec::new();
@@ -65,6 +55,20 @@ pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, Ob
         sha256: hex(&Sha256::digest(&bytes)),
     };
     Ok(EncodedBlock { entry, bytes })
+}
+
+/// Where state objects lie.
+pub const STATE_FOLDER: &str = "state/";
+
+/// The path of the state object of a cut.
+pub fn object_path(cut: u64, epoch: u64, writer: &str) -> String {
+    format!("{STATE_FOLDER}{cut:012}-{epoch}-{writer}.state")
+}
+
+/// The epoch in the path of a state object.
+pub fn object_epoch(path: &str) -> Option<u64> {
+    let name = path.strip_prefix(STATE_FOLDER)?.strip_suffix(".state")?;
+    name.split('-').nth(1)?.parse().ok()
 }
 
 /// Writes the blocks of one commit; nothing is visible before it returns.

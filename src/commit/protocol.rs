@@ -121,10 +121,127 @@ pub fn check_successor(parent: &Manifest, parent_sha256: &str, child: &Manifest)
     Ok(())
 }
 
+/// Manifests that stay, the newest included, with everything that they name: for a look back, and for going back.
+pub const MANIFESTS_KEPT: u64 = 20;
+
+/// The oldest manifest that stays when `newest` is the last one.
+pub fn oldest_kept(newest: u64) -> u64 {
+    newest.saturating_sub(MANIFESTS_KEPT - 1)
+}
+
+/// An object that the newest manifest does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// Of the writer, by the object's name.
+    pub epoch: u64,
+    pub modified_ms: i64,
+    /// The last manifest that names it; `None` if none does that was there to be read.
+    pub last_named: Option<u64>,
+}
+
+/// What a decision about leftovers rests on.
+#[derive(Clone, Copy, Debug)]
+pub struct GarbageRule {
+    /// Of the process that asks.
+    pub epoch: u64,
+    /// No manifest before it exists any more.
+    pub oldest_manifest: u64,
+    pub now_ms: i64,
+    /// What was never named stays so long: its writer may be slow, and a person may want to look.
+    pub keep_orphans_ms: i64,
+}
+
+/// Whether nothing can ever name the object again. An object that was named is needed as long as one of its manifests
+/// is there. One that never was is an orphan: of a lower epoch it cannot be named any more, for that epoch is fenced.
+pub fn is_garbage(leftover: &Leftover, rule: &GarbageRule) -> bool {
+    match leftover.last_named {
+        Some(last) => last < rule.oldest_manifest,
+        None => {
+            leftover.epoch < rule.epoch
+                && rule.now_ms.saturating_sub(leftover.modified_ms) >= rule.keep_orphans_ms.max(0)
+        }
+    }
+}
+
+/// For everything that these manifests name, the last one that does: state objects by (`None`, path), staged files by
+/// (sink, path).
+pub fn last_named<'a>(manifests: impl IntoIterator<Item = &'a Manifest>) -> BTreeMap<(Option<String>, String), u64> {
+    let mut named = BTreeMap::new();
+    for manifest in manifests {
+        let objects = manifest.objects.iter().map(|object| (None, object.path.clone()));
+        let staged = manifest.files.iter().map(|entry| (Some(entry.sink.clone()), entry.file.staged.clone()));
+        for name in objects.chain(staged) {
+            let last = named.entry(name).or_insert(manifest.number);
+            *last = manifest.number.max(*last);
+        }
+    }
+    named
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::commit::chain::tests::manifest_for_test;
+    use crate::commit::manifest::ObjectEntry;
+    use proptest::prelude::*;
+
+    fn object(path: &str) -> ObjectEntry {
+        ObjectEntry { path: path.into(), bytes: 1, footer_bytes: 1, footer_sha256: String::new() }
+    }
+
+    proptest! {
+        /// A chain of random length whose manifests name random objects of random writers, some objects that none
+        /// names, and a rule of any age: whatever is deleted, every manifest that stays finds all it names.
+        #[test]
+        fn f5_nothing_that_a_kept_manifest_names_is_garbage(
+            naming in prop::collection::vec(prop::collection::btree_set(0_u32..24, 0..12), 1..60),
+            modified in prop::collection::vec(0_i64..1_000, 24),
+            now_ms in 0_i64..2_000,
+            keep_orphans_ms in -10_i64..1_500,
+            claims in prop::collection::vec(any::<bool>(), 60),
+        ) {
+            let mut epoch = 1;
+            let chain: Vec<Manifest> = naming.iter().enumerate().map(|(number, names)| {
+                epoch += u64::from(claims[number]);
+                let objects = names.iter().map(|name| object(&name.to_string())).collect();
+                Manifest { objects, ..manifest_for_test(number as u64, epoch) }
+            }).collect();
+            let newest = chain.last().expect("one at least").number;
+            let oldest_manifest = oldest_kept(newest);
+            let kept: Vec<&Manifest> = chain.iter().filter(|manifest| manifest.number >= oldest_manifest).collect();
+            prop_assert!(kept.len() as u64 == MANIFESTS_KEPT.min(newest + 1));
+            // At a start only the manifests that are left are read; in a run all of its own are known.
+            for known in [&chain.iter().collect::<Vec<_>>(), &kept] {
+                let named = last_named(known.iter().copied());
+                for name in 0..24_u32 {
+                    let last = named.get(&(None, name.to_string())).copied();
+                    // An object is written by the epoch of the first manifest that names it, or by any.
+                    let first = chain.iter().find(|m| m.objects.contains(&object(&name.to_string())));
+                    let writer = first.map_or(u64::from(name) % (epoch + 1), |m| m.epoch);
+                    let leftover =
+                        Leftover { epoch: writer, modified_ms: modified[name as usize], last_named: last };
+                    let rule = GarbageRule { epoch, oldest_manifest, now_ms, keep_orphans_ms };
+                    if is_garbage(&leftover, &rule) {
+                        let needed = kept.iter().any(|m| m.objects.contains(&object(&name.to_string())));
+                        prop_assert!(!needed, "object {name} of {leftover:?} under {rule:?}");
+                        prop_assert!(last.is_some() || writer < epoch, "an own object may be named yet");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_orphan_goes_when_it_is_old_and_its_epoch_is_over() {
+        let rule = GarbageRule { epoch: 5, oldest_manifest: 30, now_ms: 1_000, keep_orphans_ms: 600 };
+        let orphan = Leftover { epoch: 4, modified_ms: 400, last_named: None };
+        assert!(is_garbage(&orphan, &rule));
+        assert!(!is_garbage(&Leftover { modified_ms: 401, ..orphan }, &rule), "too young");
+        assert!(!is_garbage(&Leftover { epoch: 5, ..orphan }, &rule), "may be committed yet");
+        assert!(!is_garbage(&orphan, &GarbageRule { now_ms: 0, ..rule }), "a clock that jumped back deletes nothing");
+        assert!(is_garbage(&Leftover { epoch: 5, last_named: Some(29), ..orphan }, &rule));
+        assert!(!is_garbage(&Leftover { last_named: Some(30), ..orphan }, &rule), "a manifest that stays names it");
+    }
 
     #[test]
     fn a_claim_raises_the_epoch_and_keeps_the_rest() {

@@ -1,12 +1,14 @@
 //! Where state lies and how often it is committed.
 
+use crate::env::Place;
 use crate::event::DurationMs;
-use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
 pub struct StateSpec {
-    pub path: PathBuf,
+    pub path: Place,
     pub commit_every_ms: DurationMs,
+    /// How long objects of dead processes stay.
+    pub keep_orphans_ms: DurationMs,
     /// Past this, payload leaves memory and is read back at close.
     pub memory_bytes: u64,
     pub lanes: usize,

@@ -16,5 +16,6 @@ pub const ZSTD_LEVEL: i32 = 3;
 pub const FLUSH: &str = "200ms";
 pub const PIPELINE_COMMANDS_MAX: u32 = 500;
 pub const COMMIT_EVERY: &str = "10s";
+pub const KEEP_ORPHANS: &str = "24h";
 pub const MEMORY: &str = "1GB";
 pub const LISTEN: &str = "127.0.0.1:8080";

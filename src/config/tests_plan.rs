@@ -1,6 +1,7 @@
 //! What plans say: numbers for names, types, layouts, defaults; overlays and hashes.
 
 use super::*;
+use crate::env::Place;
 use crate::event::{ColumnType, Value};
 use crate::feature::AggregateKind;
 use crate::join::Take;
@@ -153,7 +154,7 @@ fn overlays_and_sets_are_laid_over_and_keep_their_place_in_messages() {
     let sets = ["state.path=/data/state", "state.lanes=4", "samples.ctr.guard.max_lag=1m"];
     let plan = loaded(&[("ctr.yaml", CTR), ("prod.yaml", overlay)], &sets).unwrap().plan;
     assert_eq!(plan.state.commit_every_ms, 60_000);
-    assert_eq!((plan.state.path.to_str(), plan.state.lanes), (Some("/data/state"), 4));
+    assert_eq!((plan.state.path.to_string().as_str(), plan.state.lanes), ("/data/state", 4));
     assert!(plan.serve.is_none());
     assert_eq!(plan.streams[1].time.lateness_ms, 7_000);
     assert_eq!(plan.samples[0].guard_max_lag_ms, 60_000);
@@ -214,4 +215,33 @@ fn hostile_text_is_an_error_and_no_panic() {
     for text in ["&a [*a]", "a: &x [1]\nb: *x", "? [1]\n: 2", "\u{0}", "%YAML 9", "{", "a: !!int x", "---\n", &deep] {
         assert!(loaded(&[("x.yaml", text)], &[]).is_err());
     }
+}
+
+#[test]
+fn a_bucket_takes_the_options_of_the_connection_that_holds_it_best() {
+    let connections = "connections:\n  all: { bucket: { url: s3://lake, options: { region: all } } }\n  \
+                       ctr: { bucket: { url: s3://lake/ctr, endpoint: \"http://127.0.0.1:1\", allow_http: true, options: { \
+                       region: \"${REGION}\", virtual_hosted_style_request: false } } }\n";
+    let env = |name: &str| (name == "REGION").then(|| "eu-1".to_string());
+    let place = |path: &str| {
+        let sets = [format!("state.path={path}"), "state.keep_orphans=1m".to_string()];
+        let options = LoadOptions { overlays: &[], sets: &sets, env: &env, cores: 1 };
+        let overlay = ("lake.yaml".into(), connections.into());
+        load_texts(&[("ctr.yaml".into(), CTR.into()), overlay], &options).unwrap().plan.state
+    };
+    let Place::Bucket(ctr) = place("s3://lake/ctr/state").path else { panic!("a bucket") };
+    let options: Vec<(&str, &str)> = ctr.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expected = [
+        ("allow_http", "true"),
+        ("endpoint", "http://127.0.0.1:1"),
+        ("region", "eu-1"),
+        ("virtual_hosted_style_request", "false"),
+    ];
+    assert_eq!(options, expected);
+    let Place::Bucket(other) = place("s3://lake/ctr2/state").path else { panic!("a bucket") };
+    assert_eq!(other.options["region"], "all");
+    let Place::Bucket(outside) = place("gs://lake/ctr").path else { panic!("a bucket") };
+    assert!(outside.options.is_empty());
+    let state = place("out/state");
+    assert_eq!((state.path, state.keep_orphans_ms), ("out/state".into(), 100_000), "at least ten commits");
 }

@@ -45,9 +45,9 @@ failpoints! {
     Seek = "seek",
     /// Reading the footers of the state objects.
     RestoreList = "restore-list",
-    /// Deleting what no manifest names.
+    /// Looking for what earlier runs left behind.
     Sweep = "sweep",
-    /// Deleting one state object of them.
+    /// Deleting one object of that, which no manifest ever named.
     SweepObject = "sweep-object",
     /// Reading the state back into the lanes.
     Restore = "restore",
@@ -71,9 +71,9 @@ failpoints! {
     PublishRename = "publish-rename",
     /// Making the names of one folder durable.
     PublishSync = "publish-sync",
-    /// Deleting a state object that is no longer needed.
+    /// Deleting an object that a manifest named.
     ForgetObject = "forget-object",
-    /// Deleting old manifests.
+    /// Deleting an old manifest.
     ForgetManifests = "forget-manifests",
     /// Showing positions to monitoring.
     OffsetCommit = "offset-commit",

@@ -14,6 +14,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
 
 const UNFINISHED_PREFIX: &str = ".tmp-";
 
@@ -192,7 +193,10 @@ impl Store for LocalStore {
                 return Ok(());
             }
             match fs::metadata(full) {
-                Ok(stat) => found.push(Listed { path, bytes: stat.len() }),
+                Ok(stat) => {
+                    let modified_ms = modified_ms(&stat).map_err(|error| failed("stat", full, error))?;
+                    found.push(Listed { path, bytes: stat.len(), modified_ms });
+                }
                 // Deleted or renamed since the folder was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed("stat", full, error)),
@@ -245,6 +249,10 @@ impl Store for LocalStore {
     fn describe(&self, path: &str) -> String {
         self.shared.root.join(path).display().to_string()
     }
+}
+
+fn modified_ms(stat: &fs::Metadata) -> io::Result<i64> {
+    Ok(stat.modified()?.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
 }
 
 struct LocalWriter {
@@ -361,7 +369,9 @@ mod tests {
         let mut writer = store.create_writer("s/block").unwrap();
         writer.write_all(b"whole").unwrap();
         assert_eq!(writer.finish().unwrap(), Created::Yes);
-        assert_eq!(store.list("s/").unwrap(), [Listed { path: "s/block".into(), bytes: 5 }]);
+        let listed = store.list("s/").unwrap();
+        assert_eq!(listed.iter().map(|o| (o.path.as_str(), o.bytes)).collect::<Vec<_>>(), [("s/block", 5)]);
+        assert!(listed[0].modified_ms > 1_700_000_000_000, "{listed:?}");
         assert_eq!(fs::read_dir(store.root().join("s")).unwrap().count(), 1, "no temporary file is left");
     }
 

@@ -8,10 +8,12 @@
 //! Holds: clones share their objects, so a simulated crash drops the program and keeps the store.
 //! Does not: lose renames before they were synced; that is a test of the file system, not of the program.
 
+use super::clock::Clock;
 use super::store::*;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// What is about to be done, for the fault hook.
@@ -42,10 +44,20 @@ pub struct MemoryStore {
     shared: Arc<Shared>,
 }
 
+#[derive(Clone)]
+struct Object {
+    bytes: Arc<[u8]>,
+    modified_ms: i64,
+}
+
 #[derive(Default)]
 struct Shared {
-    objects: Mutex<BTreeMap<String, Arc<[u8]>>>,
+    objects: Mutex<BTreeMap<String, Object>>,
     hook: Mutex<Option<FaultHook>>,
+    /// Dates objects; without one they are all of 1970.
+    clock: Mutex<Option<Arc<dyn Clock>>>,
+    /// A store that ignores the condition of a create.
+    careless: AtomicBool,
 }
 
 impl MemoryStore {
@@ -64,7 +76,23 @@ impl MemoryStore {
 
     /// Puts bytes under a path whatever was there: to damage an object in a test.
     pub fn corrupt(&self, path: &str, bytes: &[u8]) {
-        lock(&self.shared.objects).insert(path.into(), bytes.into());
+        let object = self.object(bytes);
+        lock(&self.shared.objects).insert(path.into(), object);
+    }
+
+    /// Dates objects by this clock from now on.
+    pub fn set_clock(&self, clock: Arc<dyn Clock>) {
+        *lock(&self.shared.clock) = Some(clock);
+    }
+
+    /// From now on a create overwrites what is there: what a real store must never do.
+    pub fn overwrite_on_create(&self) {
+        self.shared.careless.store(true, Ordering::Relaxed);
+    }
+
+    fn object(&self, bytes: &[u8]) -> Object {
+        let modified_ms = lock(&self.shared.clock).as_ref().map_or(0, |clock| clock.now_ms());
+        Object { bytes: bytes.into(), modified_ms }
     }
 
     fn operate<T>(
@@ -72,7 +100,7 @@ impl MemoryStore {
         operation: StoreOperation,
         name: &'static str,
         path: &str,
-        act: impl FnOnce(&mut BTreeMap<String, Arc<[u8]>>, bool) -> io::Result<T>,
+        act: impl FnOnce(&mut BTreeMap<String, Object>, bool) -> io::Result<T>,
     ) -> Result<T, StoreError> {
         let fault = match lock(&self.shared.hook).as_mut() {
             Some(hook) => hook(operation, path),
@@ -94,11 +122,11 @@ impl MemoryStore {
     fn put_if_free(&self, path: &str, bytes: &[u8]) -> Result<Created, StoreError> {
         check_path("create", path)?;
         self.operate(StoreOperation::Create, "create", path, |objects, torn| {
-            if objects.contains_key(path) {
+            if objects.contains_key(path) && !self.shared.careless.load(Ordering::Relaxed) {
                 return Ok(Created::AlreadyThere);
             }
             let kept = if torn { &bytes[..bytes.len() / 2] } else { bytes };
-            objects.insert(path.into(), kept.into());
+            objects.insert(path.into(), self.object(kept));
             Ok(Created::Yes)
         })
     }
@@ -128,14 +156,14 @@ impl Store for MemoryStore {
     fn read(&self, path: &str) -> Result<Vec<u8>, StoreError> {
         check_path("read", path)?;
         self.operate(StoreOperation::Read, "read", path, |objects, _| {
-            objects.get(path).map(|bytes| bytes.to_vec()).ok_or(io::ErrorKind::NotFound.into())
+            objects.get(path).map(|object| object.bytes.to_vec()).ok_or(io::ErrorKind::NotFound.into())
         })
     }
 
     fn read_range(&self, path: &str, offset: u64, len: u64) -> Result<Vec<u8>, StoreError> {
         check_path("read", path)?;
         self.operate(StoreOperation::Read, "read", path, |objects, _| {
-            let bytes = objects.get(path).ok_or(io::Error::from(io::ErrorKind::NotFound))?;
+            let bytes = &objects.get(path).ok_or(io::Error::from(io::ErrorKind::NotFound))?.bytes;
             let end = offset.checked_add(len).filter(|end| *end <= bytes.len() as u64);
             let end = end.ok_or(io::Error::from(io::ErrorKind::UnexpectedEof))?;
             Ok(bytes[offset as usize..end as usize].to_vec())
@@ -144,14 +172,21 @@ impl Store for MemoryStore {
 
     fn size(&self, path: &str) -> Result<Option<u64>, StoreError> {
         check_path("stat", path)?;
-        self.operate(StoreOperation::Read, "stat", path, |objects, _| Ok(objects.get(path).map(|b| b.len() as u64)))
+        self.operate(StoreOperation::Read, "stat", path, |objects, _| {
+            Ok(objects.get(path).map(|o| o.bytes.len() as u64))
+        })
     }
 
     fn list(&self, prefix: &str) -> Result<Vec<Listed>, StoreError> {
         self.operate(StoreOperation::List, "list", prefix, |objects, _| {
             let from = objects.range(prefix.to_string()..);
             let below = from.take_while(|(path, _)| path.starts_with(prefix));
-            Ok(below.map(|(path, bytes)| Listed { path: path.clone(), bytes: bytes.len() as u64 }).collect())
+            let listed = |(path, Object { bytes, modified_ms }): (&String, &Object)| Listed {
+                path: path.clone(),
+                bytes: bytes.len() as u64,
+                modified_ms: *modified_ms,
+            };
+            Ok(below.map(listed).collect())
         })
     }
 
@@ -167,8 +202,8 @@ impl Store for MemoryStore {
         check_path("rename", from)?;
         check_path("rename", to)?;
         self.operate(StoreOperation::Rename, "rename", from, |objects, _| match objects.remove(from) {
-            Some(bytes) => {
-                objects.insert(to.into(), bytes);
+            Some(object) => {
+                objects.insert(to.into(), object);
                 Ok(Renamed::Yes)
             }
             None if objects.contains_key(to) => Ok(Renamed::AlreadyDone),
@@ -215,70 +250,6 @@ impl StoreWriter for MemoryWriter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::env::LocalStore;
-
-    /// The contract, held by every kind of store.
-    fn every_store(test: impl Fn(&dyn Store)) {
-        test(&MemoryStore::new());
-        let folder = tempfile::tempdir().unwrap();
-        test(&LocalStore::open(folder.path().join("root")).unwrap());
-    }
-
-    #[test]
-    fn a_path_is_created_once_and_keeps_its_first_bytes() {
-        every_store(|store| {
-            assert_eq!(store.create("m/0", b"first").unwrap(), Created::Yes);
-            assert_eq!(store.create("m/0", b"second").unwrap(), Created::AlreadyThere);
-            let mut writer = store.create_writer("m/0").unwrap();
-            writer.write_all(b"third").unwrap();
-            assert_eq!(writer.finish().unwrap(), Created::AlreadyThere);
-            assert_eq!(store.read("m/0").unwrap(), b"first");
-        });
-    }
-
-    #[test]
-    fn listings_are_sorted_and_filtered_by_prefix() {
-        every_store(|store| {
-            for path in ["b/2", "a/1/x", "a/10", "a/1", "ab"].iter().filter(|path| **path != "a/1") {
-                store.create(path, b"x").unwrap();
-            }
-            let paths = |prefix: &str| store.list(prefix).unwrap().into_iter().map(|o| o.path).collect::<Vec<_>>();
-            assert_eq!(paths(""), ["a/1/x", "a/10", "ab", "b/2"]);
-            assert_eq!(paths("a/1"), ["a/1/x", "a/10"]);
-            assert_eq!(paths("a/"), ["a/1/x", "a/10"]);
-            assert_eq!(paths("a"), ["a/1/x", "a/10", "ab"]);
-            assert_eq!(paths("nowhere/"), [""; 0]);
-        });
-    }
-
-    #[test]
-    fn ranges_are_exact_or_an_error() {
-        every_store(|store| {
-            store.create("s/x", b"0123456789").unwrap();
-            assert_eq!(store.read_range("s/x", 2, 3).unwrap(), b"234");
-            assert_eq!(store.read_range("s/x", 10, 0).unwrap(), b"");
-            for (offset, len) in [(8, 3), (11, 0), (u64::MAX, 2), (0, u64::MAX)] {
-                assert_eq!(store.read_range("s/x", offset, len).unwrap_err().kind, StoreErrorKind::Truncated);
-            }
-            assert!(store.read_range("s/y", 0, 1).unwrap_err().is_not_found());
-            assert!(store.read("s/y").unwrap_err().is_not_found());
-            assert_eq!((store.size("s/x").unwrap(), store.size("s/y").unwrap()), (Some(10), None));
-        });
-    }
-
-    #[test]
-    fn deleting_and_renaming_can_be_repeated() {
-        every_store(|store| {
-            store.create("d/.staged", b"x").unwrap();
-            assert_eq!(store.rename("d/.staged", "d/final").unwrap(), Renamed::Yes);
-            assert_eq!(store.rename("d/.staged", "d/final").unwrap(), Renamed::AlreadyDone);
-            store.sync_folder("d").unwrap();
-            assert!(store.rename("d/.other", "d/nothing").unwrap_err().is_not_found());
-            store.delete("d/final").unwrap();
-            store.delete("d/final").unwrap();
-            assert_eq!(store.list("").unwrap(), []);
-        });
-    }
 
     #[test]
     fn faults_happen_before_after_or_halfway() {

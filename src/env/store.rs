@@ -33,6 +33,8 @@ pub enum Renamed {
 pub struct Listed {
     pub path: String,
     pub bytes: u64,
+    /// When it was written, by the store's clock, in milliseconds since 1970.
+    pub modified_ms: i64,
 }
 
 pub trait Store: Send + Sync + fmt::Debug {

@@ -2,11 +2,12 @@
 //!
 //!   lanes, sinks, conductor ─ parts of cut n ─> state object, dead letters ─> verify ─> manifest ─> publish, forget
 //!
-//! Holds: nothing is published before the manifest that names it is there; nothing is deleted that the last manifests name.
+//! Holds: nothing is published before the manifest that names it is there; what falls out of the state is
+//! told to the collector.
 
 use crate::commit::{
-    Chain, ChainError, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, manifest_number,
-    object_epoch, object_path, verify_object, write_object,
+    Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, object_path, verify_object,
+    write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
@@ -15,17 +16,15 @@ use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
 use crate::pipeline::conductor::ConductorCut;
+use crate::pipeline::garbage::GarbageOutlet;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::restore::Objects;
 use crate::pipeline::sinks::SinkCut;
-use crate::sink::{self, DeadLetterSink, FileNaming, publish, sweep_orphans, verify, verify_content};
+use crate::sink::{DeadLetterSink, publish, verify, verify_content};
 use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Manifests and their objects that stay for a look back.
-const MANIFESTS_KEPT: u64 = 20;
 
 /// Name of the dead letters among the sinks of a manifest.
 pub const DEAD_LETTERS: &str = "dead_letters";
@@ -49,6 +48,7 @@ pub struct Committer {
     pub telemetry: Arc<Telemetry>,
     pub board: Board,
     pub done: Sender<Committed>,
+    pub garbage: GarbageOutlet,
     pub writer: String,
     pub names: BookNames,
     pub work: CommitWork,
@@ -59,20 +59,13 @@ pub struct CommitWork {
     /// What the books stood at when this process took over; lanes and sinks count from there.
     base: LaneCounts,
     parts: Parts,
-    /// Objects that the manifests no longer name, and since which.
-    dropped: VecDeque<(u64, String)>,
     /// Published since this process started, per sample.
     files: BTreeMap<String, ParquetProgress>,
 }
 
 impl CommitWork {
     pub fn new(head: &Manifest, lanes: usize) -> Self {
-        CommitWork {
-            base: head.counts.without_held(),
-            parts: Parts::new(lanes),
-            dropped: VecDeque::new(),
-            files: BTreeMap::new(),
-        }
+        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new() }
     }
 }
 
@@ -197,7 +190,7 @@ impl Committer {
         };
         let manifest = self.chain.commit(next)?.clone();
         let published = self.publish(&manifest)?;
-        self.forget(manifest.number)?;
+        self.garbage.committed(manifest.number);
         self.tell(&manifest, state_bytes, self.clock.monotonic_ms() - started, published, failed_values);
         Ok(number)
     }
@@ -221,11 +214,12 @@ impl Committer {
         let needed = |entry: &crate::commit::BlockEntry| {
             needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
         };
-        let next = self.chain.head().number + 1;
+        let last_named = self.chain.head().number;
+        let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
             let keep = entries.iter().any(needed);
             if !keep {
-                self.work.dropped.push_back((next, object.path.clone()));
+                garbage.dropped(last_named, &object.path);
             }
             keep
         });
@@ -276,37 +270,6 @@ impl Committer {
         self.samples.iter().find(|(other, _)| other == name)?.1.as_ref()
     }
 
-    /// Deletes staged files and state objects of earlier epochs that the manifest does not name: their writers are
-    /// fenced, so nothing can ever name them.
-    pub fn sweep(&self) -> Result<(), RunError> {
-        let head = self.chain.head();
-        let keep: BTreeSet<String> = head.files.iter().map(|entry| entry.file.staged.clone()).collect();
-        let naming = |sample: &str| FileNaming {
-            pipeline: head.pipeline.clone(),
-            sample: sample.into(),
-            chain: head.chain,
-            lane: 0,
-            epoch: head.epoch,
-        };
-        for (name, store) in &self.samples {
-            if let Some(store) = store {
-                sweep_orphans(store.as_ref(), &naming(name), &keep)?;
-            }
-        }
-        sweep_orphans(self.dead_letter_store.as_ref(), &naming(sink::DEAD_LETTERS), &keep)?;
-        // Only of lower epochs: this process may have slept while another one took over, whose objects are not its own.
-        let older = |path: &str| object_epoch(path).is_some_and(|epoch| epoch < head.epoch);
-        let taken = |path: &str| manifest_number(path).is_some_and(|number| number <= head.number);
-        self.state.sweep_unfinished("", &|path| older(path) || taken(path))?;
-        let named: BTreeSet<&str> = head.objects.iter().map(|object| object.path.as_str()).collect();
-        for object in self.state.list("state/")? {
-            if older(&object.path) && !named.contains(object.path.as_str()) {
-                failpoint::step(Failpoint::SweepObject, || self.state.delete(&object.path))?;
-            }
-        }
-        Ok(())
-    }
-
     /// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
     /// before anyone is to see it.
     pub fn check_unpublished(&self, manifest: &Manifest) -> Result<(), RunError> {
@@ -333,19 +296,6 @@ impl Committer {
             }
         }
         Ok(published)
-    }
-
-    fn forget(&mut self, number: u64) -> Result<(), ChainError> {
-        let dropped = &mut self.work.dropped;
-        while dropped.front().is_some_and(|(since, _)| since + MANIFESTS_KEPT < number) {
-            let (_, path) = dropped.pop_front().expect("checked just now");
-            failpoint::step(Failpoint::ForgetObject, || self.state.delete(&path))?;
-        }
-        if number.is_multiple_of(MANIFESTS_KEPT) {
-            let below = number.saturating_sub(MANIFESTS_KEPT);
-            failpoint::step(Failpoint::ForgetManifests, || self.chain.forget_below(below))?;
-        }
-        Ok(())
     }
 
     fn tell(&self, manifest: &Manifest, state_bytes: u64, took_ms: u64, published: usize, failed_values: u64) {

@@ -7,7 +7,7 @@
 
 use crate::commit::read_for;
 use crate::config::Plan;
-use crate::env::{LocalStore, Store};
+use crate::env::open_place;
 use crate::event::EventTime;
 use crate::feature::GroupStore;
 use crate::online::{OnlineStore, Version, Write};
@@ -28,10 +28,10 @@ pub struct LoadedOnline {
 
 /// Loads the features of every entity; `None` when no run has left any state.
 pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<LoadedOnline>, RunError> {
-    if !plan.state.path.is_dir() {
+    if plan.state.path.folder().is_some_and(|folder| !folder.is_dir()) {
         return Ok(None);
     }
-    let state: Arc<dyn Store> = Arc::new(LocalStore::open(&plan.state.path)?);
+    let state = open_place(&plan.state.path)?;
     let Some(head) = read_for(state.as_ref(), &plan.pipeline, &plan.semantics)? else { return Ok(None) };
     let Some(instant) = head.online_instant else { return Ok(None) };
     let specs = plan.groups.iter().cloned().map(Arc::new).enumerate();

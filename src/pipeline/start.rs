@@ -5,12 +5,13 @@ use crate::commit::{Chain, ChainError, Identity, Layout, Manifest, read_last};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
-use crate::env::{Clock, Entropy, LocalStore, Store};
+use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
 use crate::event::{KEY_GROUPS, PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
+use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
@@ -23,7 +24,6 @@ use crate::source::InputKind;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ pub struct RunSummary {
 
 /// Runs the plan until its inputs end, a stop is requested, or something fails.
 pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSummary, RunError> {
-    let state: Arc<dyn Store> = Arc::new(LocalStore::open(&plan.state.path)?);
+    let state = open(&plan.state.path, &world)?;
     if options.fresh {
         for object in state.list("")? {
             state.delete(&object.path)?;
@@ -79,6 +79,15 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
     let result = Start { plan, options, world: &world, state, started_ms }.run();
     world.board.update(|view| view.phase = Phase::Ended);
     result
+}
+
+/// Opens a place that this run writes to. A bucket must show first that it can be trusted.
+fn open(place: &Place, world: &World) -> Result<Arc<dyn Store>, RunError> {
+    let store = open_place(place)?;
+    if matches!(place, Place::Bucket(_)) {
+        probe(store.as_ref(), world.entropy.as_ref())?;
+    }
+    Ok(store)
 }
 
 struct Start<'a> {
@@ -133,10 +142,12 @@ impl Start<'_> {
         let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), head))?;
         let sample_stores = self.sample_stores()?;
         let names = self.names(&opened.files);
-        let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, writer)?;
+        let (notes_in, notes_out) = bounded(NOTES_MAX);
+        let garbage = GarbageOutlet::new(notes_in);
+        let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
         committer.check_unpublished(head)?;
         committer.publish(head)?;
-        failpoint::step(Failpoint::Sweep, || committer.sweep())?;
+        let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
 
         let online =
             OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
@@ -178,6 +189,7 @@ impl Start<'_> {
             gauges.push(gauge);
         }
         threads.push(failure.spawn("committer", move || committer.run(cuts_out)));
+        threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
         let decoders = || self.decoders();
@@ -294,12 +306,9 @@ impl Start<'_> {
     }
 
     fn sample_stores(&self) -> Result<Vec<Option<Arc<dyn Store>>>, RunError> {
-        let open = |path: &Path| Ok(Arc::new(LocalStore::open(path)?) as Arc<dyn Store>);
-        self.plan
-            .samples
-            .iter()
-            .map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose())
-            .collect()
+        let open = |place: &Place| open(place, self.world);
+        let samples = self.plan.samples.iter();
+        samples.map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose()).collect()
     }
 
     fn naming(&self, sample: &str, lane: usize, head: &Manifest) -> FileNaming {
@@ -332,12 +341,14 @@ impl Start<'_> {
         objects: Objects,
         stores: &[Option<Arc<dyn Store>>],
         done: crossbeam_channel::Sender<crate::pipeline::committer::Committed>,
+        garbage: GarbageOutlet,
         writer: String,
     ) -> Result<Committer, RunError> {
         let plan = &self.plan;
         let head = chain.head();
         let naming = self.naming(DEAD_LETTERS, 0, head);
-        let dead_letter_store: Arc<dyn Store> = Arc::new(LocalStore::open(plan.state.path.join("dead-letters"))?);
+        // The state's bucket was probed.
+        let dead_letter_store = open_place(&plan.state.path.join("dead-letters"))?;
         let streams: Vec<String> = plan.streams.iter().map(|stream| stream.name.clone()).collect();
         let inputs: Vec<String> = plan.inputs.iter().map(|input| input.name.clone()).collect();
         let sample_name = |sample: &crate::config::SamplePlan| sample.sample.name.clone();
@@ -369,9 +380,31 @@ impl Start<'_> {
             telemetry: self.world.telemetry.clone(),
             board: self.world.board.clone(),
             done,
+            garbage,
             writer,
             names,
         })
+    }
+
+    /// What deletes the leftovers of this process and of those before it.
+    fn collector(
+        &self,
+        head: &Manifest,
+        stores: &[Option<Arc<dyn Store>>],
+        dead_letters: &Arc<dyn Store>,
+    ) -> Collector {
+        let place = |name: &str, sink: String, store: &Arc<dyn Store>| SinkPlace {
+            name: sink,
+            store: store.clone(),
+            naming: self.naming(name, 0, head),
+        };
+        let samples = self.plan.samples.iter().map(|sample| &sample.sample.name).zip(stores);
+        let mut sinks: Vec<SinkPlace> =
+            samples.filter_map(|(name, store)| Some(place(name, format!("samples.{name}"), store.as_ref()?))).collect();
+        // Their files go by another name than the sink in a manifest.
+        sinks.push(place(crate::sink::DEAD_LETTERS, DEAD_LETTERS.into(), dead_letters));
+        let (state, clock) = (self.state.clone(), self.world.clock.clone());
+        Collector::new(state, sinks, head.clone(), self.plan.state.keep_orphans_ms, clock)
     }
 
     /// Brings every lane back to the manifest, each in a thread of its own.

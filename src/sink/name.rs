@@ -37,17 +37,15 @@ impl FileNaming {
         (format!("{folder}{slash}{STAGED_PREFIX}{stem}{STAGED_SUFFIX}"), format!("{folder}{slash}{stem}.parquet"))
     }
 
-    /// Whether `path` is a staged file of this sample and chain from before this epoch.
-    pub(super) fn is_older_staged(&self, path: &str) -> bool {
+    /// The epoch of a staged file, if `path` is one of this sample and chain from before this epoch.
+    pub(super) fn older_staged(&self, path: &str) -> Option<u64> {
         let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
-        let Some(stem) = name.strip_prefix(STAGED_PREFIX).and_then(|rest| rest.strip_suffix(STAGED_SUFFIX)) else {
-            return false;
-        };
+        let stem = name.strip_prefix(STAGED_PREFIX)?.strip_suffix(STAGED_SUFFIX)?;
         let mut parts = stem.rsplitn(5, '-');
-        let (chain, _seq, epoch, _lane) = (parts.next(), parts.next(), parts.next(), parts.next());
-        chain == Some(&format!("{:08x}", self.chain))
-            && epoch.and_then(|epoch| epoch.parse::<u64>().ok()).is_some_and(|epoch| epoch < self.epoch)
-            && parts.next() == Some(&file_safe(&self.sample))
+        let (chain, _seq, epoch, _lane) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let epoch: u64 = epoch.parse().ok()?;
+        let ours = chain == format!("{:08x}", self.chain) && parts.next()? == file_safe(&self.sample);
+        (ours && epoch < self.epoch).then_some(epoch)
     }
 }
 
@@ -106,11 +104,11 @@ mod tests {
     fn only_older_staged_files_of_the_same_sample_and_chain_are_ours_to_sweep() {
         let (staged, path) = naming().paths("d", 7);
         let later = FileNaming { epoch: 13, lane: 0, ..naming() };
-        assert!(later.is_older_staged(&staged));
-        assert!(!later.is_older_staged(&path));
-        assert!(!naming().is_older_staged(&staged), "the own epoch is never swept");
-        assert!(!FileNaming { chain: 1, ..later.clone() }.is_older_staged(&staged));
-        assert!(!FileNaming { sample: "v_2__".into(), ..later }.is_older_staged(&staged));
+        assert_eq!(later.older_staged(&staged), Some(12));
+        assert_eq!(later.older_staged(&path), None);
+        assert_eq!(naming().older_staged(&staged), None, "the own epoch is never swept");
+        assert_eq!(FileNaming { chain: 1, ..later.clone() }.older_staged(&staged), None);
+        assert_eq!(FileNaming { sample: "v_2__".into(), ..later }.older_staged(&staged), None);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Where samples are written.
 
+use crate::env::Place;
 use crate::event::DurationMs;
-use std::path::PathBuf;
 
 #[derive(Clone, Debug)]
 pub struct ParquetSpec {
-    pub path: PathBuf,
+    pub path: Place,
     /// Folders such as `date=2026-01-31/hour=07`, of the impression's time.
     pub folders: Vec<TimeFolder>,
     /// A file is finished at this size in bytes or this age of its oldest row's arrival, whichever comes first.

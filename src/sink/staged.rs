@@ -7,7 +7,7 @@
 
 use super::{FileNaming, SinkError};
 use crate::env::failpoint::{self, Failpoint};
-use crate::env::{Created, Renamed, Store, StoreError, StoreWriter, folder_of};
+use crate::env::{Created, Listed, Renamed, Store, StoreError, StoreWriter, folder_of};
 use crate::event::EventTime;
 pub use crate::event::StagedFile;
 use parquet::arrow::ArrowWriter;
@@ -191,17 +191,12 @@ pub fn publish(store: &dyn Store, files: &[StagedFile]) -> Result<usize, SinkErr
     Ok(renamed)
 }
 
-/// Deletes what earlier epochs of this chain staged, or began to write, and no manifest names. `keep` holds the staged
-/// paths of committed files. To be called after the claim of an epoch, before its first file.
-pub fn sweep_orphans(store: &dyn Store, naming: &FileNaming, keep: &BTreeSet<String>) -> Result<usize, SinkError> {
-    let mut swept = store.sweep_unfinished("", &|path| naming.is_older_staged(path))?;
-    for object in store.list("")? {
-        if naming.is_older_staged(&object.path) && !keep.contains(&object.path) {
-            store.delete(&object.path)?;
-            swept += 1;
-        }
-    }
-    Ok(swept)
+/// What earlier epochs of this chain staged, with the epoch of each; what they only began to write is removed. To be
+/// called after the claim of an epoch. Whether a file may go is decided by the manifests that are left.
+pub fn older_staged(store: &dyn Store, naming: &FileNaming) -> Result<Vec<(Listed, u64)>, SinkError> {
+    store.sweep_unfinished("", &|path| naming.older_staged(path).is_some())?;
+    let listed = store.list("")?.into_iter();
+    Ok(listed.filter_map(|object| naming.older_staged(&object.path).map(|epoch| (object, epoch))).collect())
 }
 
 fn missing(store: &dyn Store, file: &StagedFile) -> SinkError {

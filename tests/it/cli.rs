@@ -31,7 +31,7 @@ fn outcome(output: Output) -> (i32, String, String) {
 }
 
 /// A pipeline over generated files, small and without a model.
-const PIPELINE: &str = r#"
+pub(crate) const PIPELINE: &str = r#"
 version: 1
 pipeline: small
 streams:
@@ -75,7 +75,7 @@ state: { path: out/state, commit_every: 100ms, lanes: 2 }
 "#;
 
 /// A folder with the pipeline and so many impressions.
-fn workspace(impressions: u32) -> tempfile::TempDir {
+pub(crate) fn workspace(impressions: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder can be made");
     fs::write(folder.path().join("p.yaml"), PIPELINE).expect("the pipeline can be written");
     let impressions = impressions.to_string();
@@ -100,7 +100,7 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
 }
 
 /// Every row of every sample file as a line of text, sorted.
-fn rows(folder: &Path) -> Vec<String> {
+pub(crate) fn rows(folder: &Path) -> Vec<String> {
     let mut rows = Vec::new();
     for path in files(folder, ".parquet") {
         let file = fs::File::open(&path).expect("the file opens");

@@ -83,7 +83,7 @@ samples:
       clicks: {{ stream: clicks, within: 2m, take: count }}
     features: [activity]
     write: {{ parquet: {{ path: samples, partition_by: [date, hour], roll: {{ size: 1MB, age: 1ms }} }} }}
-state: {{ path: state, commit_every: 1ms, lanes: 2 }}
+state: {{ path: state, commit_every: 1ms, lanes: 2, keep_orphans: 0s }}
 "#
         );
         fs::write(folder.join("pipeline.yaml"), text).unwrap();

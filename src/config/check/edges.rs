@@ -3,13 +3,13 @@
 use super::features::GroupDraft;
 use super::samples::SampleDraft;
 use super::streams::StreamDraft;
-use super::{Checker, defaults, duration_or, size_or};
+use super::{Checker, defaults, duration_or, places, size_or};
 use crate::commit::StateSpec;
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::ServeSpec;
 use crate::config::raw::{Connection, Pipeline};
 use crate::config::tree::Path;
-use crate::event::KEY_GROUPS;
+use crate::event::{DurationMs, KEY_GROUPS};
 use crate::online::{OnlineSpec, StoreKind};
 
 /// librdkafka properties that correctness hangs on, with the reason.
@@ -27,6 +27,9 @@ const PROPERTIES_REFUSED: &[(&str, &str)] = &[
 /// Prefixes of properties that belong to what is refused as a key.
 const PROPERTIES_LATER: &[&str] = &["sasl.", "ssl.", "security.protocol"];
 
+/// Orphans stay at least as long as so many commits take: their writer may only be slow.
+const ORPHAN_COMMITS: DurationMs = 10;
+
 pub fn timezone(c: &mut Checker<'_>, raw: &Pipeline) {
     if let Some(zone) = &raw.timezone
         && !matches!(zone.as_str(), "UTC" | "Etc/UTC" | "Z")
@@ -39,19 +42,26 @@ pub fn timezone(c: &mut Checker<'_>, raw: &Pipeline) {
 pub fn connections(c: &mut Checker<'_>, raw: &Pipeline) {
     for (name, connection) in raw.connections.iter() {
         let path = Path::of(&["connections", name]);
-        match (&connection.kafka, &connection.redis) {
-            (Some(_), Some(_)) => {
-                c.error(&path, "both `kafka` and `redis`")
+        let kinds = [
+            ("`kafka`", connection.kafka.is_some()),
+            ("`redis`", connection.redis.is_some()),
+            ("`bucket`", connection.bucket.is_some()),
+        ];
+        let given: Vec<&str> = kinds.iter().filter(|(_, given)| *given).map(|(kind, _)| *kind).collect();
+        match given.as_slice() {
+            [] if !c.is_cut(&path) => {
+                c.error(&path, "an empty connection").expected("`kafka`, `redis` or `bucket`");
+            }
+            [] | [_] => {}
+            [first, second, ..] => {
+                c.error(&path, format!("both {first} and {second}"))
                     .expected("one of them")
                     .help("each is a connection of its own");
             }
-            (None, None) if !c.is_cut(&path) => {
-                c.error(&path, "an empty connection").expected("`kafka` or `redis`");
-            }
-            _ => {}
         }
         kafka(c, connection, &path.key("kafka"));
         redis(c, connection, &path.key("redis"));
+        places::bucket(c, connection, &path.key("bucket"));
     }
 }
 
@@ -107,6 +117,10 @@ pub fn online(c: &mut Checker<'_>, raw: &Pipeline) -> OnlineSpec {
                 .help("name a Redis connection, or `memory`");
                 StoreKind::Memory
             }
+            Some(Connection { bucket: Some(_), .. }) => {
+                c.error(&at, format!("`{name}`, a bucket")).expected("a Redis connection, or `memory`");
+                StoreKind::Memory
+            }
             Some(_) => StoreKind::Memory,
             None => {
                 if !c.is_cut(&Path::of(&["connections", name])) {
@@ -128,13 +142,7 @@ pub fn online(c: &mut Checker<'_>, raw: &Pipeline) -> OnlineSpec {
 pub fn state(c: &mut Checker<'_>, raw: &Pipeline, cores: usize) -> Option<StateSpec> {
     let state = raw.state.as_ref()?;
     let path = Path::of(&["state"]);
-    if state.path.contains("://") {
-        c.error(&path.key("path"), format!("`{}`: state in an object store is not supported yet", state.path))
-            .help("give a local folder");
-    }
-    if state.path.is_empty() {
-        c.error(&path.key("path"), "an empty path").expected("a folder");
-    }
+    let place = places::place(c, raw, &state.path, &path.key("path"));
     let commit_every_ms = duration_or(&state.commit_every, defaults::COMMIT_EVERY);
     if commit_every_ms == 0 {
         c.error(&path.key("commit_every"), "`0s`").expected("a duration above 0, such as 10s");
@@ -149,8 +157,9 @@ pub fn state(c: &mut Checker<'_>, raw: &Pipeline, cores: usize) -> Option<StateS
         );
     }
     Some(StateSpec {
-        path: state.path.as_str().into(),
+        path: place?,
         commit_every_ms,
+        keep_orphans_ms: duration_or(&state.keep_orphans, defaults::KEEP_ORPHANS).max(ORPHAN_COMMITS * commit_every_ms),
         memory_bytes: size_or(&state.memory, defaults::MEMORY),
         lanes: state.lanes.map_or(cores, |lanes| lanes as usize).clamp(1, KEY_GROUPS as usize),
     })
@@ -182,6 +191,12 @@ pub fn folders(c: &mut Checker<'_>, raw: &Pipeline) {
         let folder = normal(&parquet.path);
         if let Some((_, other)) = taken.iter().find(|(known, _)| *known == folder) {
             c.error(&at, format!("`{}`, which is `{other}` too", parquet.path)).expected("a folder of its own");
+        } else if let Some(state) = taken.first().filter(|(_, path)| *path == Path::of(&["state", "path"]))
+            && folder.strip_prefix(&state.0).is_some_and(|rest| rest.starts_with('/'))
+        {
+            c.error(&at, format!("`{}`, which lies in `state.path`", parquet.path))
+                .expected("a folder of its own")
+                .help("`--fresh` deletes everything below state.path");
         }
         taken.push((folder, at));
     }

@@ -71,6 +71,10 @@ fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path)
             c.error(&at, format!("`{name}`, a Redis connection")).expected("a Kafka connection");
             None
         }
+        Some(connection) if connection.bucket.is_some() => {
+            c.error(&at, format!("`{name}`, a bucket")).expected("a Kafka connection");
+            None
+        }
         Some(_) => None,
         None => {
             if !c.is_cut(&Path::of(&["connections", name])) {

@@ -14,6 +14,7 @@ mod inputs;
 mod joins;
 mod models;
 mod names;
+mod places;
 mod samples;
 mod semantics;
 mod streams;

@@ -3,11 +3,12 @@
 use super::features::{GroupDraft, same_key_type};
 use super::streams::{self, StreamDraft};
 use super::wide::Wide;
-use super::{Checker, defaults, duration_or, joins, name_path, size_or};
+use super::{Checker, defaults, duration_or, joins, name_path, places, size_or};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::SamplePlan;
 use crate::config::raw::{Codec, Folder, GroupUse, Names, Parquet, Pipeline, Sample};
 use crate::config::tree::Path;
+use crate::env::Place;
 use crate::event::DurationMs;
 use crate::sample::{ComputedColumn, NegativesSpec, SampleGroup, SampleSpec};
 use crate::sink::{Compression, ParquetSpec, TimeFolder};
@@ -16,6 +17,9 @@ use std::sync::Arc;
 
 /// The column that negative sampling adds behind the selected ones.
 pub const SAMPLE_WEIGHT: &str = "sample_weight";
+
+/// What every object store copies in one request, with room to spare.
+const COPY_BYTES_MAX: u64 = 4_000_000_000;
 
 pub struct SampleDraft {
     pub plan: SamplePlan,
@@ -31,7 +35,7 @@ pub fn check(
     let mut drafts = Vec::new();
     for (name, sample) in raw.samples.iter() {
         let path = Path::of(&["samples", name]);
-        match one(c, name, sample, streams, groups, flush_ms, &path) {
+        match one(c, raw, name, sample, streams, groups, flush_ms, &path) {
             Some(plan) => drafts.push(SampleDraft { plan }),
             None => c.cut(path),
         }
@@ -41,6 +45,7 @@ pub fn check(
 
 fn one(
     c: &mut Checker<'_>,
+    file: &Pipeline,
     name: &str,
     raw: &Sample,
     streams: &mut [StreamDraft],
@@ -49,7 +54,7 @@ fn one(
     path: &Path,
 ) -> Option<SamplePlan> {
     let parquet =
-        raw.write.parquet.as_ref().and_then(|parquet| parquet_of(c, parquet, &path.key("write").key("parquet")));
+        raw.write.parquet.as_ref().and_then(|parquet| parquet_of(c, file, parquet, &path.key("write").key("parquet")));
     if raw.write.parquet.is_none() && !c.is_cut(&path.key("write")) && !c.misspelt(path, "write") {
         c.warn(path, "the rows are written nowhere").help("add `write: { parquet: { path: out/samples } }`");
     }
@@ -254,15 +259,8 @@ fn written(
     sound.then(|| (select, Schema::new(schema)))
 }
 
-fn parquet_of(c: &mut Checker<'_>, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {
-    let at = path.key("path");
-    if raw.path.contains("://") {
-        c.error(&at, format!("`{}`: object stores are not supported yet", raw.path)).help("give a local folder");
-        return None;
-    }
-    if raw.path.is_empty() {
-        c.error(&at, "an empty path").expected("a folder");
-    }
+fn parquet_of(c: &mut Checker<'_>, file: &Pipeline, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {
+    let place = places::place(c, file, &raw.path, &path.key("path"));
     let folders = match raw.partition_by.as_slice() {
         [] => Vec::new(),
         [Folder::Date] => vec![TimeFolder::Date],
@@ -288,8 +286,13 @@ fn parquet_of(c: &mut Checker<'_>, raw: &Parquet, path: &Path) -> Option<Parquet
     if roll_bytes == 0 {
         c.error(&path.key("roll").key("size"), "`0`").expected("a size above 0, such as 128MB");
     }
+    if roll_bytes > COPY_BYTES_MAX && matches!(place, Some(Place::Bucket(_))) {
+        c.error(&path.key("roll").key("size"), format!("{roll_bytes} bytes in an object store"))
+            .expected("at most 4GB")
+            .help("a file is published by a copy inside the store, and stores copy 5 GB at most");
+    }
     Some(ParquetSpec {
-        path: raw.path.as_str().into(),
+        path: place?,
         folders,
         roll_bytes,
         roll_age_ms: duration_or(&raw.roll.age, defaults::ROLL_AGE),

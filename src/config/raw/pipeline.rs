@@ -19,7 +19,7 @@ pub struct Pipeline {
     /// Time zone of date and hour folders; only UTC is supported.
     #[schemars(extend("default" = "UTC"))]
     pub timezone: Option<String>,
-    /// Kafka clusters and Redis servers, by name.
+    /// Kafka clusters, Redis servers and buckets, by name.
     #[serde(default)]
     pub connections: Entries<Connection>,
     /// The streams of events, by name.
@@ -194,7 +194,7 @@ pub enum Layout {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// A folder; relative to the working folder.
+    /// A folder, relative to the working folder; or a prefix of a bucket, such as `s3://bucket/prefix`.
     pub path: String,
     /// Time between commits.
     #[schemars(extend("default" = defaults::COMMIT_EVERY))]
@@ -203,6 +203,9 @@ pub struct State {
     /// memory until its impression closes; after a restart it stays on disk until then.
     #[schemars(extend("default" = defaults::MEMORY))]
     pub memory: Option<Size>,
+    /// How long objects stay that a process left behind without committing them; at least the time of ten commits.
+    #[schemars(extend("default" = defaults::KEEP_ORPHANS))]
+    pub keep_orphans: Option<Duration>,
     /// Threads that join. Default: the number of cores.
     #[schemars(range(min = 1, max = 128))]
     pub lanes: Option<u32>,

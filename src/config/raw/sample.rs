@@ -196,7 +196,7 @@ pub struct Write {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Parquet {
-    /// The folder; relative to the working folder.
+    /// The folder, relative to the working folder; or a prefix of a bucket, such as `s3://bucket/prefix`.
     pub path: String,
     /// Folders such as `date=2026-01-31/hour=07`: none, `[date]` or `[date, hour]`.
     #[serde(default)]

@@ -13,6 +13,8 @@ pub struct Connection {
     pub kafka: Option<KafkaCluster>,
     /// A Redis server.
     pub redis: Option<Redis>,
+    /// A bucket of an object store.
+    pub bucket: Option<Bucket>,
 }
 
 /// A Kafka cluster.
@@ -38,6 +40,23 @@ pub struct KafkaCluster {
 pub struct Redis {
     /// Such as `redis://user:password@host:6379/0`.
     pub url: String,
+}
+
+/// A bucket of an object store, or a part of it: every path that lies below `url` is reached with these settings. What
+/// they leave out comes from the usual environment variables of the cloud, so that most buckets need no connection.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bucket {
+    /// `s3://bucket`, `gs://bucket` or `az://container`, with or without a prefix.
+    pub url: String,
+    /// The address of a store that is compatible with the cloud's, such as `https://minio.example.org:9000`.
+    pub endpoint: Option<String>,
+    /// Allows an `http://` endpoint.
+    #[schemars(extend("default" = false))]
+    pub allow_http: Option<bool>,
+    /// Credentials and more, such as `access_key_id: ${KEY}`; docs/OBJECT_STORES.md lists them.
+    #[serde(default)]
+    pub options: Entries<Scalar>,
 }
 
 /// A stream of events: where it comes from, how it is read, what its time and keys are. Exactly one of `kafka`, `file`

@@ -19,8 +19,9 @@ use conjoin::event::{
     Track, Watermark,
 };
 use conjoin::pipeline::{
-    BookNames, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, RunError, SinkGauge, SinkInput, SinkThread,
-    SinkWork, cell_spec, input_entries, list_objects, restore_lane, routed_streams, track_entries,
+    BookNames, Collector, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, GarbageOutlet,
+    NOTES_MAX, RunError, SinkGauge, SinkInput, SinkPlace, SinkThread, SinkWork, cell_spec, input_entries, list_objects,
+    restore_lane, routed_streams, track_entries,
 };
 use conjoin::route::Router;
 use conjoin::sink::{Compression, DeadLetterSink, FileNaming, ParquetSink, ParquetSpec, TimeFolder};
@@ -183,9 +184,12 @@ impl<'a> Claimed<'a> {
         let fails = |error: RunError| halt(&mount, error);
         let objects = list_objects(&mount, &head).map_err(|error| fails(error.into()))?;
         let clock = Arc::new(ManualClock::at(START));
-        let committer = committer(&plan, chain, &mount, objects.clone(), clock.clone(), writer);
+        let (notes_in, notes) = crossbeam_channel::bounded(NOTES_MAX);
+        let garbage = GarbageOutlet::new(notes_in);
+        let committer = committer(&plan, chain, &mount, objects.clone(), clock.clone(), garbage, writer);
         committer.check_unpublished(&head).and_then(|()| committer.publish(&head)).map_err(fails)?;
-        committer.sweep().map_err(fails)?;
+        let mut collector = collector(&plan, &head, &mount, clock.clone());
+        collector.start();
         let (mut life_lanes, mut sinks, mut restored) = (Vec::new(), Vec::new(), Vec::new());
         let history = feature_history(&cell);
         for number in 0..lanes {
@@ -217,6 +221,8 @@ impl<'a> Claimed<'a> {
             router,
             sinks,
             committer,
+            collector,
+            notes,
             mount,
             clock,
             random,
@@ -291,6 +297,7 @@ fn committer(
     mount: &Mount,
     objects: conjoin::pipeline::Objects,
     clock: Arc<ManualClock>,
+    garbage: GarbageOutlet,
     writer: String,
 ) -> Committer {
     let head = chain.head();
@@ -311,9 +318,25 @@ fn committer(
         telemetry: Arc::new(Telemetry::new(&plan.pipeline)),
         board: Default::default(),
         done: crossbeam_channel::bounded(1).0,
+        garbage,
         writer,
         names: BookNames::default(),
     }
+}
+
+/// Keeps orphans for no time at all: what it may delete, it deletes.
+fn collector(plan: &Plan, head: &Manifest, mount: &Mount, clock: Arc<ManualClock>) -> Collector {
+    let sample = &plan.samples[0].sample.name;
+    let place = |name: &str, sink: String, folder: &str| SinkPlace {
+        name: sink,
+        store: Arc::new(mount.folder(folder)),
+        naming: naming(plan, name, 0, head),
+    };
+    let sinks = vec![
+        place(sample, format!("samples.{sample}"), "out/"),
+        place(conjoin::sink::DEAD_LETTERS, DEAD_LETTERS.into(), "dead/"),
+    ];
+    Collector::new(Arc::new(mount.clone()), sinks, head.clone(), 0, clock)
 }
 
 /// One process from its start to its end.
@@ -332,6 +355,8 @@ pub struct Life<'a> {
     parts: VecDeque<CutPart>,
     delay: u32,
     committer: Committer,
+    collector: Collector,
+    notes: crossbeam_channel::Receiver<CommitNote>,
     last_cut: u64,
     in_flight: bool,
     told: Option<(Watermark, Watermark)>,
@@ -523,6 +548,7 @@ impl Life<'_> {
             if taken.map_err(|error| halt(&self.mount, error))?.is_some() {
                 self.in_flight = false;
             }
+            self.notes.try_iter().for_each(|note| self.collector.take(note));
         }
         Ok(())
     }

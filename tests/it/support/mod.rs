@@ -3,6 +3,7 @@
 pub mod binary;
 pub mod kafka;
 pub mod oracle;
+pub mod s3;
 pub mod world;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
@@ -96,7 +97,13 @@ pub fn plan() -> Plan {
         samples: Vec::new(),
         models: vec![test_model()],
         online: OnlineSpec { store: StoreKind::Memory, flush_ms: 200, pipeline_commands_max: 500 },
-        state: StateSpec { path: "state".into(), commit_every_ms: 10_000, memory_bytes: 1 << 30, lanes: 1 },
+        state: StateSpec {
+            path: "state".into(),
+            commit_every_ms: 10_000,
+            keep_orphans_ms: 86_400_000,
+            memory_bytes: 1 << 30,
+            lanes: 1,
+        },
         serve: None,
         semantics: BTreeMap::new(),
     }
