@@ -6,9 +6,11 @@
 mod check;
 mod demo;
 pub mod generate;
+mod inspect;
 mod live;
 mod run;
 mod serve;
+mod table;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -34,6 +36,7 @@ enum Command {
     Gen(generate::GenOptions),
     /// Check a pipeline file and tell everything that is wrong with it
     Check(check::CheckArgs),
+    Inspect(inspect::InspectArgs),
 }
 
 /// Which pipeline, and what is laid over it.
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
         Command::Gen(options) => generate_events(&options),
         Command::Check(args) => check::check(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
     }
 }
 

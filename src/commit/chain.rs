@@ -3,13 +3,13 @@
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
 use crate::commit::object::hex;
 use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
-use crate::env::{Created, Store, StoreError, StoreErrorKind};
+use crate::env::{Created, Listed, Store, StoreError, StoreErrorKind};
 use crate::event::KEY_GROUPS;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const FOLDER: &str = "manifests/";
+pub(super) const FOLDER: &str = "manifests/";
 /// A manifest larger than this is not one of ours.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -46,17 +46,22 @@ pub struct Identity<'a> {
     pub now_ms: i64,
 }
 
-fn path_of(number: u64) -> String {
+pub(super) fn path_of(number: u64) -> String {
     format!("{FOLDER}{number:020}.json")
+}
+
+/// The numbers of the manifests in a listing, ascending.
+pub(super) fn numbers(listed: &[Listed]) -> Vec<u64> {
+    let number = |object: &Listed| object.path.strip_prefix(FOLDER)?.strip_suffix(".json")?.parse().ok();
+    let mut numbers: Vec<u64> = listed.iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 /// Reads the last manifest of a chain, checked against the one before it.
 pub fn read_last(store: &dyn Store) -> Result<Option<(Manifest, String)>, ChainError> {
     let listed = store.list(FOLDER)?;
-    let numbers: Vec<u64> = listed
-        .iter()
-        .filter_map(|object| object.path.strip_prefix(FOLDER)?.strip_suffix(".json")?.parse().ok())
-        .collect();
+    let numbers = numbers(&listed);
     let Some(&last) = numbers.iter().max() else { return Ok(None) };
     let (manifest, sha256) = read(store, last)?;
     if last > 0 && numbers.contains(&(last - 1)) {
@@ -80,7 +85,7 @@ pub fn read_for(
     }
 }
 
-fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
+pub(super) fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
     let path = path_of(number);
     let damaged = |found: String| ChainError::Damaged { path: store.describe(&path), found };
     if store.size(&path)?.is_some_and(|bytes| bytes > MANIFEST_BYTES_MAX) {

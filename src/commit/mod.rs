@@ -12,11 +12,13 @@ mod manifest;
 mod object;
 mod protocol;
 mod spec;
+mod survey;
 
 pub use chain::{Chain, ChainError, Identity, read_for, read_last};
 pub use manifest::*;
 pub use object::{
     EncodedBlock, ObjectError, block_ref, encode_block, read_block, read_footer, verify_object, write_object,
 };
-pub use protocol::{ClaimRefusal, CommitOutcome};
+pub use protocol::{ClaimRefusal, CommitOutcome, changed_nodes};
 pub use spec::*;
+pub use survey::*;

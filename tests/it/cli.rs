@@ -75,7 +75,7 @@ state: { path: out/state, commit_every: 100ms, lanes: 2 }
 "#;
 
 /// A folder with the pipeline and so many impressions.
-fn workspace(impressions: u32) -> tempfile::TempDir {
+pub(crate) fn workspace(impressions: u32) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder can be made");
     fs::write(folder.path().join("p.yaml"), PIPELINE).expect("the pipeline can be written");
     let impressions = impressions.to_string();

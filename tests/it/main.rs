@@ -9,6 +9,7 @@ mod support;
 mod cli;
 mod end_to_end;
 mod generated_events;
+mod inspect;
 mod kafka_source;
 mod model_contract;
 mod model_scores;
