@@ -8,8 +8,12 @@
 //! Holds: nothing is claimed, locked or changed: a pipeline may run meanwhile; the one thing written is a replay.
 //! Does not: print, or decide an exit code.
 
+mod letters;
 mod open;
 mod overview;
+mod replay;
 
+pub use letters::*;
 pub use open::*;
 pub use overview::*;
+pub use replay::*;

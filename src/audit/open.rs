@@ -4,6 +4,8 @@ use crate::commit::{ChainError, ClaimRefusal, ObjectError, Survey, survey};
 use crate::config::Plan;
 use crate::env::{LocalStore, Store, StoreError};
 use crate::pipeline::RestoreError;
+use crate::sink::SinkError;
+use crate::source::SourceError;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,6 +24,13 @@ pub enum AuditError {
     Restore(#[from] RestoreError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// What was asked for cannot be done; the message says why and what to do.
+    #[error("{0}")]
+    Asked(String),
 }
 
 /// The store of the state, if there is one.

@@ -21,6 +21,9 @@ pub struct InspectArgs {
     json: bool,
 }
 
+/// Files in the table for people; JSON has them all.
+const FILES_SHOWN_MAX: usize = 10;
+
 pub fn inspect(args: &InspectArgs) -> ExitCode {
     let plan = match args.pipeline.load() {
         Ok(plan) => plan,
@@ -107,7 +110,10 @@ fn render(view: &Overview) -> String {
     section("features".into(), &features(view));
     let objects = &view.objects;
     section(format!("state: {} objects, {}", objects.objects, human_bytes(objects.bytes)), &classes(view));
-    section("files that the kept manifests name, newest last".into(), &files(view));
+    let named = view.files.named.len();
+    let shown =
+        if named > FILES_SHOWN_MAX { format!(", the last {FILES_SHOWN_MAX} of {named}") } else { String::new() };
+    section(format!("files that the kept manifests name, newest last{shown}"), &files(view));
     let totals = &view.totals;
     parts.push(format!(
         "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written",
@@ -144,7 +150,8 @@ fn positions(view: &Overview) -> Table {
     for position in &view.inputs {
         let next = match (&position.file, position.byte) {
             (Some(file), Some(byte)) => format!("{file} byte {}", exact_count(byte)),
-            _ if position.files > 0 => format!("the end of its {} files", position.files),
+            _ if position.files == 1 => "the end of its one file".into(),
+            _ if position.files > 1 => format!("the end of its {} files", position.files),
             _ => format!("offset {}", position.next),
         };
         table.row([position.input.clone(), position.partition.to_string(), next]);
@@ -246,7 +253,8 @@ fn classes(view: &Overview) -> Table {
 
 fn files(view: &Overview) -> Table {
     let mut table = Table::new(&[">manifest", "sink", "file", ">rows", ">size"]);
-    for file in &view.files.named {
+    let from = view.files.named.len().saturating_sub(FILES_SHOWN_MAX);
+    for file in &view.files.named[from..] {
         table.row([
             file.manifest.to_string(),
             file.sink.clone(),

@@ -4,6 +4,7 @@
 //! Does not: hold any logic of its own about samples, features or state.
 
 mod check;
+mod dead_letters;
 mod demo;
 pub mod generate;
 mod inspect;
@@ -37,6 +38,8 @@ enum Command {
     /// Check a pipeline file and tell everything that is wrong with it
     Check(check::CheckArgs),
     Inspect(inspect::InspectArgs),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
 }
 
 /// Which pipeline, and what is laid over it.
@@ -101,6 +104,7 @@ pub fn main() -> ExitCode {
         Command::Gen(options) => generate_events(&options),
         Command::Check(args) => check::check(&args),
         Command::Inspect(args) => inspect::inspect(&args),
+        Command::DeadLetters(command) => dead_letters::dead_letters(&command),
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 
 mod cli;
+mod dead_letters;
 mod end_to_end;
 mod generated_events;
 mod inspect;
