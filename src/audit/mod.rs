@@ -12,8 +12,10 @@ mod letters;
 mod open;
 mod overview;
 mod replay;
+mod verify;
 
 pub use letters::*;
 pub use open::*;
 pub use overview::*;
 pub use replay::*;
+pub use verify::*;

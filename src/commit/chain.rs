@@ -1,5 +1,6 @@
 //! Chain: the manifests of one cell in a store, and this process's right to extend them.
 
+use crate::commit::catalog::keep_files;
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
 use crate::commit::object::hex;
 use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
@@ -166,13 +167,24 @@ impl Chain {
         }
     }
 
-    /// Deletes manifests below `number`: enough stay for a look back, and the last one always.
+    /// Deletes manifests below `number`: enough stay for a look back, and the last one always. The files they name go into
+    /// the catalog first.
     pub fn forget_below(&self, number: u64) -> Result<(), ChainError> {
-        for object in self.store.list(FOLDER)? {
-            let listed = object.path.strip_prefix(FOLDER).and_then(|name| name.strip_suffix(".json"));
-            if listed.and_then(|name| name.parse::<u64>().ok()).is_some_and(|listed| listed < number) {
-                self.store.delete(&object.path)?;
+        let leaving: Vec<u64> =
+            numbers(&self.store.list(FOLDER)?).into_iter().filter(|listed| *listed < number).collect();
+        let mut manifests = Vec::with_capacity(leaving.len());
+        for leaving in &leaving {
+            match read(self.store.as_ref(), *leaving) {
+                Ok((manifest, _)) => manifests.push(manifest),
+                // No reason to stop a run: what it named can be told no more.
+                Err(error @ ChainError::Damaged { .. }) => tracing::warn!("{error}; it is forgotten, with its files"),
+                Err(ChainError::Store(error)) if error.is_not_found() => {}
+                Err(error) => return Err(error),
             }
+        }
+        keep_files(self.store.as_ref(), &manifests)?;
+        for leaving in leaving {
+            self.store.delete(&path_of(leaving))?;
         }
         Ok(())
     }
@@ -245,7 +257,7 @@ pub(super) mod tests {
     pub(in crate::commit) fn manifest_for_test(number: u64, epoch: u64) -> Manifest {
         let semantics = BTreeMap::from([("samples.ctr".to_owned(), "a".to_owned())]);
         let identity = Identity { pipeline: "p", semantics: &semantics, writer: "w".into(), chain: 7, now_ms: 1 };
-        let input = InputEntry { name: "clicks".into(), next: BTreeMap::from([(0, 10)]), files: Vec::new() };
+        let input = InputEntry { name: "clicks".into(), next: BTreeMap::from([(0, 10)]), first: BTreeMap::new(), files: Vec::new() };
         Manifest { number, epoch, kind: ManifestKind::Commit, inputs: vec![input], ..birth(&identity) }
     }
 

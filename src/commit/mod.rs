@@ -7,6 +7,7 @@
 //! Holds: only the create-only write of a manifest commits; everything after it is idempotent and done again at start.
 //! Does not: decide when to cut, or encode Parquet.
 
+mod catalog;
 mod chain;
 mod manifest;
 mod object;
@@ -14,6 +15,7 @@ mod protocol;
 mod spec;
 mod survey;
 
+pub use catalog::named_before;
 pub use chain::{Chain, ChainError, Identity, read_for, read_last};
 pub use manifest::*;
 pub use object::{
