@@ -354,7 +354,10 @@ fn sample_view(plan: &Plan, head: &Manifest, at: usize) -> SampleView {
             balances: whole && account.balances(),
         }
     });
-    let before = |through: Option<u32>| Some((i64::from(through?) + 1) * sample?.join.bucket_ms);
+    // With another definition buckets may have another width.
+    let same = changed_nodes(&head.semantics, &plan.semantics).is_empty();
+    let width = sample.filter(|_| same).map(|sample| sample.join.bucket_ms);
+    let before = |through: Option<u32>| Some((i64::from(through?) + 1) * width?);
     let whole = accepted(&anchor).is_none_or(|rows| rows == counts.anchor.accepted());
     SampleView {
         joins: joins.collect(),

@@ -12,6 +12,7 @@ mod live;
 mod run;
 mod serve;
 mod table;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -40,6 +41,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
+    Verify(verify::VerifyArgs),
 }
 
 /// Which pipeline, and what is laid over it.
@@ -105,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
+        Command::Verify(args) => verify::verify(&args),
     }
 }
 

@@ -257,7 +257,12 @@ pub(super) mod tests {
     pub(in crate::commit) fn manifest_for_test(number: u64, epoch: u64) -> Manifest {
         let semantics = BTreeMap::from([("samples.ctr".to_owned(), "a".to_owned())]);
         let identity = Identity { pipeline: "p", semantics: &semantics, writer: "w".into(), chain: 7, now_ms: 1 };
-        let input = InputEntry { name: "clicks".into(), next: BTreeMap::from([(0, 10)]), first: BTreeMap::new(), files: Vec::new() };
+        let input = InputEntry {
+            name: "clicks".into(),
+            next: BTreeMap::from([(0, 10)]),
+            first: BTreeMap::new(),
+            files: Vec::new(),
+        };
         Manifest { number, epoch, kind: ManifestKind::Commit, inputs: vec![input], ..birth(&identity) }
     }
 

@@ -171,6 +171,8 @@ fn f14_every_refused_record_has_one_row_per_stream_and_a_repaired_one_counts_as_
     assert_eq!(clicked(path), all);
     let (code, view, errors) = finish(path, &["inspect", "pipeline.yaml", "--json"]);
     assert_eq!(code, 0, "{errors}{view}");
+    let (code, report, errors) = finish(path, &["verify", "pipeline.yaml"]);
+    assert_eq!(code, 0, "{errors}{report}");
 }
 
 /// The last record of a partition: key, payload, headers.
@@ -238,4 +240,6 @@ fn f14_a_repaired_record_counts_as_it_should_on_kafka() {
     let account = anchor(&run(path, &["--until-end", "--close"]));
     assert_eq!((&account["emitted"], &account["duplicate"], &account["late"]), (&json!(3), &json!(1), &json!(2)));
     assert_eq!(clicked(path), [("r1".into(), false), ("r2".into(), true), ("r4".into(), false)]);
+    let (code, report, errors) = finish(path, &["verify", "pipeline.yaml"]);
+    assert_eq!(code, 0, "{errors}{report}");
 }

@@ -20,3 +20,4 @@ mod rank_parity;
 mod serve_http;
 mod simulation;
 mod tidy;
+mod verify;

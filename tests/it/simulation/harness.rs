@@ -357,6 +357,7 @@ impl<'a> Life<'a> {
                 .filter(|(at, _)| at.input as usize == number)
                 .map(|(at, n)| (at.partition, n))
                 .collect(),
+            first: BTreeMap::new(),
             files: Vec::new(),
         });
         let tracks = cut.tracks.iter().map(|track| TrackEntry {
