@@ -131,7 +131,7 @@ pub fn verify(plan: &Plan, state: Option<&dyn Store>, options: VerifyOptions) ->
         let audit = SampleAudit { plan, head, state, log: &log, groups: &groups, number, sample, options };
         match audit.run(&sink, files)? {
             Some(compared) => report.samples.push(compared),
-            None => report.problems.push(format!("sample {} writes no Parquet: there is nothing to compare", sink)),
+            None => report.problems.push(format!("{sink} writes no Parquet: there is nothing to compare")),
         }
     }
     let whole_input = options.from.is_none();
@@ -203,14 +203,14 @@ impl SampleAudit<'_> {
         let mut expected = Side::new(schema, &id).map_err(broken)?;
         let sampled_out = self.expect(&anchors, &joins, filed_before, &mut expected)?;
         let mut found = Side::new(schema, &id).map_err(broken)?;
-        let mut files = files;
+        let (mut files, mut rows_read) = (files, 0);
         if let Some(store) = &store {
             for path in readable {
-                self.find(store.as_ref(), &path, &mut found, &mut files)?;
+                rows_read += self.find(store.as_ref(), &path, &mut found, &mut files);
             }
         }
         let run_counts = counts.cloned().unwrap_or_default();
-        let lost_rows = files.named_rows.saturating_sub(found.rows());
+        let lost_rows = files.named_rows.saturating_sub(rows_read);
         let mut explanations = Explanations::new(self, &anchors, &joins, &run_counts, lost_rows);
         let rows = compare(expected, found, &mut explanations, self.options.examples_max);
         let accounts = explanations.accounts();
@@ -290,15 +290,9 @@ impl SampleAudit<'_> {
         Ok((built.batch.rows, built.sampled_out))
     }
 
-    /// Takes the rows of a file; what cannot be read is damage.
-    fn find(
-        &self,
-        store: &dyn Store,
-        path: &str,
-        found: &mut Side,
-        files: &mut FilesCompared,
-    ) -> Result<(), AuditError> {
-        let mut batches = Vec::new();
+    /// Takes the rows of a file, and gives how many it holds; what cannot be read is damage.
+    fn find(&self, store: &dyn Store, path: &str, found: &mut Side, files: &mut FilesCompared) -> u64 {
+        let mut batches: Vec<RecordBatch> = Vec::new();
         let damaged = match read_stored(store, path, &mut |rows| batches.push(rows.clone())) {
             Ok(_) => batches.iter().try_for_each(|rows| found.add(&self.asked_for(rows)?)).err().map(|e| e.to_string()),
             Err(error) => Some(error.to_string()),
@@ -308,7 +302,7 @@ impl SampleAudit<'_> {
         {
             files.damaged.push(BadFile { path: path.into(), found });
         }
-        Ok(())
+        batches.iter().map(|rows| rows.num_rows() as u64).sum()
     }
 
     /// Rows in the range that was asked for.
