@@ -19,6 +19,7 @@ pub(super) struct Explanations<'a> {
     lost_left: u64,
     /// Columns that arrival may have changed.
     unsure: Vec<bool>,
+    grown: bool,
     accounts: Vec<AccountCompared>,
 }
 
@@ -67,7 +68,7 @@ impl<'a> Explanations<'a> {
             let ours = &audit.groups[group.group];
             let run = audit.head.counts.groups.get(group.group).map_or(&[][..], |counts| &counts.uses);
             let late = run.iter().zip(&ours.accounts).any(|(run, ours)| run.late > ours.late);
-            let unsure = late || ours.conflicts > 0;
+            let unsure = grown || late || ours.conflicts > 0;
             for (run, ours) in run.iter().zip(&ours.accounts) {
                 for (outcome, run, recomputed) in [
                     ("masked", run.masked, ours.masked),
@@ -83,7 +84,7 @@ impl<'a> Explanations<'a> {
             groups_unsure.push(unsure);
         }
         let unsure = unsure_columns(audit, joins, &labels_unsure, &groups_unsure, anchor_unsure);
-        Explanations { conflicts: &anchors.conflicts, late_left, lost_left: lost_rows, unsure, accounts }
+        Explanations { conflicts: &anchors.conflicts, late_left, lost_left: lost_rows, unsure, grown, accounts }
     }
 
     pub fn accounts(self) -> Vec<AccountCompared> {
@@ -91,8 +92,8 @@ impl<'a> Explanations<'a> {
     }
 }
 
-/// Whether files may have been read after all files had ended: at the end labels that wait are forgotten, so that they do
-/// not meet an impression that comes in a later file, and their copies are not known.
+/// Whether files may have been read after all files had ended: at the end everything that is pending closes with what is
+/// there by then, and labels that wait are forgotten. What comes in a later file meets neither.
 fn has_grown(audit: &SampleAudit<'_>) -> bool {
     let files = |input: &crate::source::InputSpec| matches!(input.kind, crate::source::InputKind::File { .. });
     audit.head.epoch > 1 && audit.plan.inputs.iter().any(files)
@@ -153,6 +154,12 @@ impl Explain for Explanations<'_> {
             return Some("records with this id have different contents: which one counted depends on arrival".into());
         }
         let all = columns.iter().all(|column| self.unsure[*column]);
-        all.then(|| "its labels or features have rows that were late, or in conflict, by arrival alone".into())
+        let why = match self.grown {
+            true => {
+                "files came after all files had ended, and what was pending had closed: its labels and features too"
+            }
+            false => "its labels or features have rows that were late, or in conflict, by arrival alone",
+        };
+        all.then(|| why.into())
     }
 }
