@@ -107,16 +107,21 @@ pub struct ReplayArgs {
 }
 
 pub fn dead_letters(command: &DeadLettersCommand) -> ExitCode {
-    let (pipeline, act): (&PipelineArgs, &dyn Fn(&State) -> Result<bool, AuditError>) = match command {
-        DeadLettersCommand::List(args) => (&args.pipeline, &|state| list(state, args)),
-        DeadLettersCommand::Show(args) => (&args.pipeline, &|state| show(state, args)),
-        DeadLettersCommand::Replay(args) => (&args.pipeline, &|state| send_back(state, args)),
+    let pipeline = match command {
+        DeadLettersCommand::List(args) => &args.pipeline,
+        DeadLettersCommand::Show(args) => &args.pipeline,
+        DeadLettersCommand::Replay(args) => &args.pipeline,
+    };
+    let act = |state: State| match command {
+        DeadLettersCommand::List(args) => list(&state, args),
+        DeadLettersCommand::Show(args) => show(&state, args),
+        DeadLettersCommand::Replay(args) => send_back(&state, args),
     };
     let plan = match pipeline.load() {
         Ok(plan) => plan,
         Err(code) => return code,
     };
-    match State::open(plan).and_then(|state| act(&state)) {
+    match State::open(plan).and_then(act) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAILED),
         Err(error) => {

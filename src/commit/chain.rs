@@ -295,4 +295,65 @@ pub(super) mod tests {
         store.create(&path_of(1), &serde_json::to_vec(&forged).unwrap()).unwrap();
         assert!(matches!(read_last(store.as_ref()), Err(ChainError::Damaged { .. })));
     }
+
+    fn with_file(head: &Manifest, number: u64) -> Manifest {
+        let path = format!("{number}.parquet");
+        let file = crate::event::StagedFile {
+            sample: "ctr".into(),
+            staged: format!(".part-{number}.staged"),
+            path,
+            rows: number,
+            bytes: 1,
+            sha256: String::new(),
+            min_time: 0,
+            max_time: 0,
+        };
+        let entry = crate::commit::FileEntry { sink: "samples.ctr".into(), file };
+        Manifest { files: vec![entry], ..head.clone() }
+    }
+
+    #[test]
+    fn f5_a_file_stays_named_when_its_manifest_is_forgotten() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut chain = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        for number in 1..=30 {
+            chain.commit(with_file(chain.head(), number)).unwrap();
+        }
+        // A claim repeats the files of the manifest before it; that names nothing twice.
+        let chain = Chain::claim(store.clone(), &identity("b", &NONE)).unwrap();
+        let named = || {
+            let kept = crate::commit::survey(store.as_ref()).unwrap().links.into_iter().map(|link| link.manifest);
+            let kept =
+                kept.filter(|manifest| manifest.kind == ManifestKind::Commit).flat_map(|manifest| manifest.files);
+            let mut paths: Vec<u64> =
+                kept.chain(crate::commit::named_before(store.as_ref()).unwrap()).map(|entry| entry.file.rows).collect();
+            paths.sort_unstable();
+            paths
+        };
+        assert_eq!(named(), (1..=30).collect::<Vec<_>>());
+        chain.forget_below(12).unwrap();
+        chain.forget_below(12).unwrap();
+        assert_eq!(store.list(FOLDER).unwrap().len(), 20, "12 to 31");
+        assert_eq!(named(), (1..=30).collect::<Vec<_>>());
+        chain.forget_below(25).unwrap();
+        assert_eq!(named(), (1..=30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_survey_tells_which_manifest_is_damaged_and_reads_the_others() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut chain = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        for _ in 0..4 {
+            chain.commit(chain.head().clone()).unwrap();
+        }
+        store.delete(&path_of(2)).unwrap();
+        store.create(&path_of(2), b"{").unwrap();
+        let survey = crate::commit::survey(store.as_ref()).unwrap();
+        assert_eq!(survey.links.iter().map(|link| link.manifest.number).collect::<Vec<_>>(), [0, 1, 3, 4]);
+        assert_eq!(survey.damaged.len(), 1, "{:?}", survey.damaged);
+        assert!(survey.damaged[0].path.ends_with("2.json"), "{:?}", survey.damaged);
+        store.delete(&path_of(4)).unwrap();
+        store.create(&path_of(4), b"{").unwrap();
+        assert!(matches!(crate::commit::survey(store.as_ref()), Err(ChainError::Damaged { .. })));
+    }
 }

@@ -136,9 +136,12 @@ fn original(message: &impl Message) -> Original {
     }
 }
 
+/// A partition and an offset in it.
+type Place = (u32, i64);
+
 /// What became of each record, by its number.
 #[derive(Default)]
-struct Deliveries(Mutex<BTreeMap<usize, Result<(u32, i64), KafkaError>>>);
+struct Deliveries(Mutex<BTreeMap<usize, Result<Place, KafkaError>>>);
 
 impl ClientContext for Deliveries {}
 
@@ -159,7 +162,7 @@ pub fn produce(
     connection: &KafkaConnection,
     topic: &str,
     records: &[Outgoing],
-) -> Result<Vec<Result<(u32, i64), String>>, SourceError> {
+) -> Result<Vec<Result<Place, String>>, SourceError> {
     let config = settings::producer_config(connection, "conjoin-dead-letters")?;
     let producer: BaseProducer<Deliveries> = config
         .create_with_context(Deliveries::default())
