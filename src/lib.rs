@@ -23,6 +23,7 @@ pub mod commit;
 pub mod cell;
 pub mod config;
 pub mod pipeline;
+pub mod audit;
 
 // edges
 pub mod serve;

@@ -4,11 +4,15 @@
 //! Does not: hold any logic of its own about samples, features or state.
 
 mod check;
+mod dead_letters;
 mod demo;
 pub mod generate;
+mod inspect;
 mod live;
 mod run;
 mod serve;
+mod table;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
@@ -34,6 +38,10 @@ enum Command {
     Gen(generate::GenOptions),
     /// Check a pipeline file and tell everything that is wrong with it
     Check(check::CheckArgs),
+    Inspect(inspect::InspectArgs),
+    #[command(subcommand)]
+    DeadLetters(dead_letters::DeadLettersCommand),
+    Verify(verify::VerifyArgs),
 }
 
 /// Which pipeline, and what is laid over it.
@@ -97,6 +105,9 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
         Command::Gen(options) => generate_events(&options),
         Command::Check(args) => check::check(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::DeadLetters(command) => dead_letters::dead_letters(&command),
+        Command::Verify(args) => verify::verify(&args),
     }
 }
 

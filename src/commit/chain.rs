@@ -1,5 +1,6 @@
 //! Chain: the manifests of one cell in a store, and this process's right to extend them.
 
+use crate::commit::catalog::keep_files;
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
 use crate::commit::object::hex;
 use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
@@ -10,7 +11,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-const FOLDER: &str = "manifests/";
+pub(super) const FOLDER: &str = "manifests/";
 /// A manifest larger than this is not one of ours.
 const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 
@@ -52,7 +53,7 @@ pub fn manifest_number(path: &str) -> Option<u64> {
     path.strip_prefix(FOLDER)?.strip_suffix(".json")?.parse().ok()
 }
 
-fn path_of(number: u64) -> String {
+pub(super) fn path_of(number: u64) -> String {
     format!("{FOLDER}{number:020}.json")
 }
 
@@ -95,12 +96,24 @@ pub fn read_manifest(store: &dyn Store, number: u64) -> Result<Manifest, ChainEr
     Ok(read(store, number)?.0)
 }
 
-/// Deletes a manifest that no one needs any more; never the last one.
-pub fn forget_manifest(store: &dyn Store, number: u64) -> Result<(), ChainError> {
-    Ok(store.delete(&path_of(number))?)
+/// Deletes manifests that no one needs any more; never the last one. The files they name go into the catalog first.
+pub fn forget_manifests(store: &dyn Store, leaving: &[u64]) -> Result<(), ChainError> {
+    let mut manifests = Vec::with_capacity(leaving.len());
+    for number in leaving {
+        match read(store, *number) {
+            Ok((manifest, _)) => manifests.push(manifest),
+            // No reason to keep garbage for ever: what it named can be told no more.
+            Err(error @ ChainError::Damaged { .. }) => tracing::warn!("{error}; it is forgotten, with its files"),
+            Err(ChainError::Store(error)) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    keep_files(store, &manifests)?;
+    leaving.iter().try_for_each(|number| store.delete(&path_of(*number)))?;
+    Ok(())
 }
 
-fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
+pub(super) fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
     let path = path_of(number);
     let damaged = |found: String| ChainError::Damaged { path: store.describe(&path), found };
     if store.size(&path)?.is_some_and(|bytes| bytes > MANIFEST_BYTES_MAX) {
@@ -276,7 +289,12 @@ pub(super) mod tests {
     pub(in crate::commit) fn manifest_for_test(number: u64, epoch: u64) -> Manifest {
         let semantics = BTreeMap::from([("samples.ctr".to_owned(), "a".to_owned())]);
         let identity = Identity { pipeline: "p", semantics: &semantics, writer: "w".into(), chain: 7, now_ms: 1 };
-        let input = InputEntry { name: "clicks".into(), next: BTreeMap::from([(0, 10)]), files: Vec::new() };
+        let input = InputEntry {
+            name: "clicks".into(),
+            next: BTreeMap::from([(0, 10)]),
+            first: BTreeMap::new(),
+            files: Vec::new(),
+        };
         Manifest { number, epoch, kind: ManifestKind::Commit, inputs: vec![input], ..birth(&identity) }
     }
 
@@ -327,5 +345,68 @@ pub(super) mod tests {
             store.corrupt(&path, &whole[..bytes]);
             assert!(matches!(read_last(&store), Err(ChainError::Damaged { .. })), "cut to {bytes} bytes");
         }
+    }
+
+    fn with_file(head: &Manifest, number: u64) -> Manifest {
+        let path = format!("{number}.parquet");
+        let file = crate::event::StagedFile {
+            sample: "ctr".into(),
+            staged: format!(".part-{number}.staged"),
+            path,
+            rows: number,
+            bytes: 1,
+            sha256: String::new(),
+            min_time: 0,
+            max_time: 0,
+        };
+        let entry = crate::commit::FileEntry { sink: "samples.ctr".into(), file };
+        Manifest { files: vec![entry], ..head.clone() }
+    }
+
+    #[test]
+    fn f5_a_file_stays_named_when_its_manifest_is_forgotten() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut chain = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        for number in 1..=30 {
+            chain.commit(with_file(chain.head(), number)).unwrap();
+        }
+        // A claim repeats the files of the manifest before it; that names nothing twice.
+        Chain::claim(store.clone(), &identity("b", &NONE)).unwrap();
+        let named = || {
+            let kept = crate::commit::survey(store.as_ref()).unwrap().links.into_iter().map(|link| link.manifest);
+            let kept =
+                kept.filter(|manifest| manifest.kind == ManifestKind::Commit).flat_map(|manifest| manifest.files);
+            let mut paths: Vec<u64> =
+                kept.chain(crate::commit::named_before(store.as_ref()).unwrap()).map(|entry| entry.file.rows).collect();
+            paths.sort_unstable();
+            paths
+        };
+        assert_eq!(named(), (1..=30).collect::<Vec<_>>());
+        let forget =
+            |range: std::ops::Range<u64>| forget_manifests(store.as_ref(), &range.collect::<Vec<_>>()).unwrap();
+        forget(0..12);
+        forget(0..12);
+        assert_eq!(store.list(FOLDER).unwrap().len(), 20, "12 to 31");
+        assert_eq!(named(), (1..=30).collect::<Vec<_>>());
+        forget(12..25);
+        assert_eq!(named(), (1..=30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_survey_tells_which_manifest_is_damaged_and_reads_the_others() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut chain = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        for _ in 0..4 {
+            chain.commit(chain.head().clone()).unwrap();
+        }
+        store.delete(&path_of(2)).unwrap();
+        store.create(&path_of(2), b"{").unwrap();
+        let survey = crate::commit::survey(store.as_ref()).unwrap();
+        assert_eq!(survey.links.iter().map(|link| link.manifest.number).collect::<Vec<_>>(), [0, 1, 3, 4]);
+        assert_eq!(survey.damaged.len(), 1, "{:?}", survey.damaged);
+        assert!(survey.damaged[0].path.ends_with("2.json"), "{:?}", survey.damaged);
+        store.delete(&path_of(4)).unwrap();
+        store.create(&path_of(4), b"{").unwrap();
+        assert!(matches!(crate::commit::survey(store.as_ref()), Err(ChainError::Damaged { .. })));
     }
 }

@@ -69,6 +69,9 @@ pub struct InputEntry {
     pub name: String,
     /// Next position by partition number.
     pub next: BTreeMap<u32, i64>,
+    /// The position with which the chain began, by partition number.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub first: BTreeMap<u32, i64>,
     /// For file inputs, the files in their order: positions count them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,

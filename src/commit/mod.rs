@@ -7,19 +7,26 @@
 //! Holds: only the create-only write of a manifest commits; everything after it is idempotent and done again at start.
 //! Does not: decide when to cut, or encode Parquet.
 
+mod catalog;
 mod chain;
 mod manifest;
 mod object;
 mod protocol;
 mod spec;
+mod survey;
 
+pub use catalog::named_before;
 pub use chain::{
-    Chain, ChainError, Identity, forget_manifest, manifest_number, numbers, read_for, read_last, read_manifest,
+    Chain, ChainError, Identity, forget_manifests, manifest_number, numbers, read_for, read_last, read_manifest,
 };
 pub use manifest::*;
 pub use object::{
     EncodedBlock, ObjectError, STATE_FOLDER, block_ref, encode_block, object_epoch, object_path, read_block,
     read_footer, verify_object, write_object,
 };
-pub use protocol::{ClaimRefusal, CommitOutcome, GarbageRule, Leftover, is_garbage, last_named, oldest_kept};
+pub use protocol::{
+    ClaimRefusal, CommitOutcome, GarbageRule, Leftover, MANIFESTS_KEPT, changed_nodes, is_garbage, last_named,
+    oldest_kept,
+};
 pub use spec::*;
+pub use survey::*;

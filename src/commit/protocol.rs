@@ -59,7 +59,7 @@ pub fn claim(last: Option<&Manifest>, pipeline: &str, semantics: &BTreeMap<Strin
 }
 
 /// Nodes that are there on one side only, or mean something else.
-fn changed_nodes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
+pub fn changed_nodes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
     let gone = old.keys().filter(|node| !new.contains_key(*node)).map(|node| format!("{node} is gone"));
     let changed = new.iter().filter_map(|(node, hash)| match old.get(node) {
         None => Some(format!("{node} is new")),

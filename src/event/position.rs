@@ -61,9 +61,19 @@ pub struct PositionGap {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Positions {
     next: BTreeMap<PartitionId, i64>,
+    /// Where the first step of a partition began.
+    first: BTreeMap<PartitionId, i64>,
 }
 
 impl Positions {
+    pub fn first(&self, partition: PartitionId) -> Option<i64> {
+        self.first.get(&partition).copied()
+    }
+
+    pub fn set_first(&mut self, partition: PartitionId, first: i64) {
+        self.first.insert(partition, first);
+    }
+
     pub fn next(&self, partition: PartitionId) -> Option<i64> {
         self.next.get(&partition).copied()
     }
@@ -78,7 +88,11 @@ impl Positions {
 
     /// Takes one step (F6). The first step of a partition may start anywhere.
     pub fn apply(&mut self, delta: PositionDelta) -> Result<(), PositionGap> {
-        let expected = *self.next.entry(delta.partition).or_insert(delta.from);
+        let first = &mut self.first;
+        let expected = *self.next.entry(delta.partition).or_insert_with(|| {
+            first.insert(delta.partition, delta.from);
+            delta.from
+        });
         if delta.from != expected {
             return Err(PositionGap { partition: delta.partition, expected, got: delta.from });
         }

@@ -25,8 +25,7 @@ mod publish;
 mod snapshot;
 mod restore;
 
-#[cfg(test)]
-mod oracle;
+pub mod oracle;
 #[cfg(test)]
 mod tests;
 

@@ -391,6 +391,11 @@ pub fn input_entries(
             .filter(|(partition, _)| partition.input as usize == input)
             .map(|(partition, next)| (partition.partition, next))
             .collect(),
+        first: positions
+            .iter()
+            .filter(|(partition, _)| partition.input as usize == input)
+            .filter_map(|(partition, _)| Some((partition.partition, positions.first(partition)?)))
+            .collect(),
         files: files.get(&(input as u16)).cloned().unwrap_or_default(),
     });
     entries.collect()

@@ -4,13 +4,13 @@
 //!   commit N ─ note ─> manifests before the last ones ─> objects that only those named, orphans that are old enough
 //!
 //! In: after each commit its number and the state objects that it no longer names. Out: deletions, at most
-//! [`DELETED_PER_COMMIT_MAX`] for each commit.
+//! [`DELETED_PER_COMMIT_MAX`] objects and a lot of manifests for each commit.
 //! Holds: a commit never waits for it; manifests go before what they name, so none ever names what is gone.
 //! Does not: decide: [`is_garbage`](crate::commit::is_garbage) does. Nor fail the run: what it cannot delete now is found
 //! again at the next start.
 
 use crate::commit::{
-    ChainError, GarbageRule, Leftover, Manifest, STATE_FOLDER, forget_manifest, is_garbage, last_named,
+    ChainError, GarbageRule, Leftover, Manifest, STATE_FOLDER, forget_manifests, is_garbage, last_named,
     manifest_number, numbers, object_epoch, oldest_kept, read_manifest,
 };
 use crate::env::failpoint::{self, Failpoint};
@@ -21,7 +21,9 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// Objects, and as many manifests, that are deleted after one commit.
+/// Manifests that are forgotten at once.
+const MANIFESTS_PER_LOT: usize = 20;
+/// Objects that are deleted after one commit.
 pub const DELETED_PER_COMMIT_MAX: usize = 16;
 /// Commits that the collector may be behind; the notes of more are joined.
 pub const NOTES_MAX: usize = 8;
@@ -160,10 +162,11 @@ impl Collector {
             leftovers.push_back(Found { sink: None, path, leftover });
         }
         let kept = oldest_kept(note.number);
-        for _ in 0..DELETED_PER_COMMIT_MAX {
-            let Some(oldest) = manifests.front().copied().filter(|number| *number < kept) else { break };
-            failpoint::step(Failpoint::ForgetManifests, || forget_manifest(self.state.as_ref(), oldest))?;
-            manifests.pop_front();
+        // In lots, because each leaves an object in the catalog.
+        if manifests.iter().take_while(|number| **number < kept).count() >= MANIFESTS_PER_LOT {
+            let lot: Vec<u64> = manifests.iter().copied().take(MANIFESTS_PER_LOT).collect();
+            failpoint::step(Failpoint::ForgetManifests, || forget_manifests(self.state.as_ref(), &lot))?;
+            manifests.drain(..MANIFESTS_PER_LOT);
         }
         let oldest_manifest = manifests.front().copied().unwrap_or(kept);
         let keep_orphans_ms = self.keep_orphans_ms;
@@ -276,11 +279,11 @@ mod tests {
         world.collect(&claimed, [number], &[(claimed.number, kept)]);
         assert!(!world.there(orphan));
         assert!([dropped, kept, own].iter().all(|path| world.there(path)), "they are named, or may be");
-        let last = (0..30).map(|_| world.commit(&mut second, &[])).last().unwrap();
+        let last = (0..60).map(|_| world.commit(&mut second, &[])).last().unwrap();
         world.collect(&claimed, number..=last, &[(claimed.number, kept)]);
         assert!(!world.there(dropped) && !world.there(kept) && world.there(own));
         let left = numbers(world.store.as_ref()).unwrap();
-        assert_eq!((left[0], left.len()), (oldest_kept(last), 20));
+        assert!(left[0] <= oldest_kept(last) && left.len() < 40, "{left:?}");
     }
 
     #[test]

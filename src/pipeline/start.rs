@@ -265,6 +265,9 @@ impl Start<'_> {
             for (partition, next) in &entry.next {
                 positions.set(PartitionId { input, partition: *partition }, *next);
             }
+            for (partition, first) in &entry.first {
+                positions.set_first(PartitionId { input, partition: *partition }, *first);
+            }
         }
         Ok(positions)
     }

@@ -14,8 +14,10 @@ mod staged;
 mod parquet;
 mod dead_letter;
 mod reading;
+mod letter;
 
 pub use dead_letter::*;
+pub use letter::*;
 pub use name::*;
 pub use parquet::*;
 pub use reading::*;

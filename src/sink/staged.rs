@@ -12,7 +12,7 @@ use crate::event::EventTime;
 pub use crate::event::StagedFile;
 use parquet::arrow::ArrowWriter;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaDataReader;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -153,6 +153,15 @@ pub fn verify_content(store: &dyn Store, file: &StagedFile) -> Result<(), SinkEr
 
 /// The number of rows that the footer states, or what is wrong with it.
 fn footer_rows(store: &dyn Store, path: &str, size: u64) -> Result<Result<i64, String>, StoreError> {
+    Ok(footer_of(store, path, size)?.map(|metadata| metadata.file_metadata().num_rows()))
+}
+
+/// What a file's footer says, or what is wrong with it.
+pub(super) fn footer_of(
+    store: &dyn Store,
+    path: &str,
+    size: u64,
+) -> Result<Result<ParquetMetaData, String>, StoreError> {
     const TAIL_BYTES: u64 = 8;
     if size < 2 * TAIL_BYTES {
         return Ok(Err("it is too short for a Parquet file".into()));
@@ -166,7 +175,7 @@ fn footer_rows(store: &dyn Store, path: &str, size: u64) -> Result<Result<i64, S
     // Readers of Parquet have been known to panic on damaged bytes; here that is one more sign of damage.
     let decoded = catch_unwind(|| ParquetMetaDataReader::decode_metadata(&footer));
     Ok(match decoded {
-        Ok(Ok(metadata)) => Ok(metadata.file_metadata().num_rows()),
+        Ok(Ok(metadata)) => Ok(metadata),
         Ok(Err(error)) => Err(format!("its footer cannot be read: {error}")),
         Err(_) => Err("its footer cannot be read".into()),
     })

@@ -53,6 +53,13 @@ pub fn human_duration_ms(duration_ms: i64) -> String {
     format!("{sign}{text}")
 }
 
+/// `2026-01-31 07:00:12.345Z`: a Unix time in ms, to the millisecond where it has one.
+pub fn human_time(ms: i64) -> String {
+    let Some(time) = arrow::temporal_conversions::timestamp_ms_to_datetime(ms) else { return format!("{ms} ms") };
+    let pattern = if ms.rem_euclid(1000) == 0 { "%Y-%m-%d %H:%M:%SZ" } else { "%Y-%m-%d %H:%M:%S%.3fZ" };
+    time.format(pattern).to_string()
+}
+
 /// `10.1 %` of a whole; `-` where there is no whole.
 pub fn human_percent(part: u64, whole: u64) -> String {
     match whole {

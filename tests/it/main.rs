@@ -7,9 +7,11 @@
 mod support;
 
 mod cli;
+mod dead_letters;
 mod end_to_end;
 mod faults;
 mod generated_events;
+mod inspect;
 mod kafka_source;
 mod kill;
 mod model_contract;
@@ -22,3 +24,4 @@ mod serve_http;
 mod simulation;
 mod stores;
 mod tidy;
+mod verify;

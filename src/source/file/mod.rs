@@ -12,6 +12,9 @@
 
 mod lines;
 mod list;
+mod playback;
+
+pub use playback::{Appended, file_behind, write_behind};
 
 use crate::event::{PartitionId, PositionDelta, Positions, RawBatch, file_and_offset, file_position};
 use crate::source::{InputKind, InputSpec, Source, SourceError, SourceEvent, wait};

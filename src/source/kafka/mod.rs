@@ -16,10 +16,13 @@
 
 mod observe;
 mod partition;
+mod playback;
 mod reader;
 mod reconnect;
 mod settings;
 mod start;
+
+pub use playback::{Original, Outgoing, fetch_originals, produce};
 
 use crate::event::{PartitionId, Positions};
 use crate::source::{InputKind, InputSpec, KafkaConnection, Source, SourceError, SourceEvent};

@@ -72,6 +72,27 @@ pub fn client_config(connection: &KafkaConnection, options: &KafkaOptions) -> Re
     Ok(config)
 }
 
+/// The same connection for writing: nothing is acknowledged before all replicas have it, and a retry makes no copy.
+pub fn producer_config(connection: &KafkaConnection, client_id: &str) -> Result<ClientConfig, SourceError> {
+    let options = KafkaOptions { client_id: client_id.to_string(), ..KafkaOptions::default() };
+    // What a reader refuses is refused here too.
+    client_config(connection, &options)?;
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config.set("bootstrap.servers", &connection.brokers).set("client.id", client_id);
+    // A record that the topic once took may have been larger than the client's default.
+    config.set("message.max.bytes", "10000000").set("message.timeout.ms", "60000");
+    let for_readers = |property: &str| {
+        let known = FIXED.iter().map(|(name, ..)| *name).chain(DEFAULTS.iter().map(|(name, _)| *name));
+        property == "group.id" || property.starts_with("fetch.") || known.into_iter().any(|name| name == property)
+    };
+    for (property, value) in connection.properties.iter().filter(|(property, _)| !for_readers(property)) {
+        config.set(property, value);
+    }
+    config.set("enable.idempotence", "true").set("acks", "all");
+    Ok(config)
+}
+
 /// What is wrong with the configuration, without any value: it may be a password.
 pub fn misconfigured(connection: &KafkaConnection, error: &KafkaError) -> SourceError {
     let message = match error {

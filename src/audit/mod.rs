@@ -1,0 +1,21 @@
+//! Audit: looks at what a pipeline has left, beside it or after it: state, dead letters, published files.
+//!
+//!   manifest chain ──> overview            what is true now
+//!   dead-letter files ──> letters ──> replay into the inputs
+//!   inputs [start, committed) ──> batch join ──> compared with published files
+//!
+//! In: a plan, and the stores it names. Out: plain values that `cli` prints; replayed records.
+//! Holds: nothing is claimed, locked or changed: a pipeline may run meanwhile; the one thing written is a replay.
+//! Does not: print, or decide an exit code.
+
+mod letters;
+mod open;
+mod overview;
+mod replay;
+mod verify;
+
+pub use letters::*;
+pub use open::*;
+pub use overview::*;
+pub use replay::*;
+pub use verify::*;

@@ -1,0 +1,245 @@
+//! Join: pairs impressions and labels by sorting, from the definition of a match alone: no buckets, no closing, no state.
+//!
+//!   impressions sorted by (key, time) ┐
+//!   labels sorted by key ─────────────┴─ each label to the best of the impressions it matches ─> columns per impression
+//!
+//! Shares with a run: fingerprints, content hashes, and the exact float sum of `event`.
+
+use super::input::{Row, StreamRows};
+use crate::event::{AnchorAccount, ExactSum, Fingerprint, LabelAccount};
+use crate::join::{JoinSpec, LabelSpec, Take};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, new_null_array};
+use arrow::compute::interleave;
+use arrow::datatypes::{
+    DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType,
+};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// An impression that counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Anchor {
+    pub row: Row,
+    pub id: Fingerprint,
+    key: Fingerprint,
+}
+
+/// The accepted impressions, each id once, and what became of the others.
+pub(super) struct Anchors {
+    pub all: Vec<Anchor>,
+    pub account: AnchorAccount,
+    /// Ids that came with different contents: which one a run took may depend on when they came.
+    pub conflicts: BTreeSet<Fingerprint>,
+}
+
+/// The key sets of a stream that say what a row is and what it refers to.
+#[derive(Clone, Copy)]
+pub(super) struct KeySets {
+    pub id: usize,
+    pub key: usize,
+}
+
+pub(super) fn anchors(spec: &JoinSpec, stream: &StreamRows, sets: KeySets) -> Anchors {
+    let mut account = AnchorAccount::default();
+    let mut rows: Vec<Anchor> = Vec::new();
+    for row in &stream.rows {
+        if row.is_late() {
+            account.late += 1;
+        } else {
+            rows.push(Anchor { row: *row, id: stream.key(sets.id, row), key: stream.key(sets.key, row) });
+        }
+    }
+    rows.sort_by_key(|anchor| (anchor.id, anchor.row.ts, anchor.row.content));
+    let remembered = spec.longest_ms() + spec.dedup_horizon_ms + 2 * spec.bucket_ms;
+    let (mut all, mut conflicts): (Vec<Anchor>, _) = (Vec::new(), BTreeSet::new());
+    for anchor in rows {
+        match all.last().filter(|kept| kept.id == anchor.id) {
+            Some(kept) if (kept.row.ts, kept.row.content) == (anchor.row.ts, anchor.row.content) => {
+                account.duplicate += 1;
+            }
+            Some(kept) => {
+                conflicts.insert(anchor.id);
+                if anchor.row.ts <= kept.row.ts + remembered {
+                    account.conflict += 1;
+                } else {
+                    all.push(anchor);
+                }
+            }
+            None => all.push(anchor),
+        }
+    }
+    account.applied = all.len() as u64;
+    all.sort_by_key(|anchor| (anchor.key, anchor.row.ts, anchor.id));
+    Anchors { all, account, conflicts }
+}
+
+/// The labels of one join.
+pub(super) struct Joined<'a> {
+    spec: &'a LabelSpec,
+    stream: &'a StreamRows,
+    schema: &'a SchemaRef,
+    /// (impression, label), by impression, then by the order that `first` and `last` go by.
+    pairs: Vec<(u32, Row)>,
+    pub account: LabelAccount,
+    pub conflicts: u64,
+}
+
+pub(super) fn join<'a>(
+    longest_ms: i64,
+    spec: &'a LabelSpec,
+    stream: &'a StreamRows,
+    schema: &'a SchemaRef,
+    sets: KeySets,
+    anchors: &Anchors,
+) -> Joined<'a> {
+    let mut account = LabelAccount::default();
+    let masks: Vec<Option<BooleanArray>> = stream
+        .batches
+        .iter()
+        .map(|batch| spec.filter.as_ref().map(|filter| filter.matches_or_false(&batch.rows)))
+        .collect();
+    let mut labels: Vec<(Fingerprint, Row)> = Vec::new();
+    for row in &stream.rows {
+        if masks[row.batch as usize].as_ref().is_some_and(|mask| !mask.value(row.row as usize)) {
+            account.filtered += 1;
+        } else if row.came_at > row.ts.saturating_add(spec.before_ms + longest_ms) {
+            account.late += 1;
+        } else {
+            labels.push((stream.key(sets.id, row), *row));
+        }
+    }
+    labels.sort_by_key(|(id, row)| (*id, row.ts, row.content, row.came_at));
+    let mut conflicts = 0;
+    labels.dedup_by(|next, kept| {
+        let same = next.0 == kept.0;
+        if same && (next.1.ts, next.1.content) == (kept.1.ts, kept.1.content) {
+            account.duplicate += 1;
+        } else if same {
+            account.conflict += 1;
+            conflicts += 1;
+        }
+        same
+    });
+    account.applied = labels.len() as u64;
+    let mut pairs: Vec<(u32, Fingerprint, Row)> = Vec::new();
+    for (id, row) in labels {
+        let key = stream.key(sets.key, &row);
+        let from = anchors.all.partition_point(|anchor| (anchor.key, anchor.row.ts) < (key, row.ts - spec.within_ms));
+        let until = anchors.all.partition_point(|anchor| (anchor.key, anchor.row.ts) <= (key, row.ts + spec.before_ms));
+        let best = (from..until)
+            .filter(|at| row.came_at <= anchors.all[*at].row.ts.saturating_add(longest_ms))
+            .min_by_key(|at| {
+                let anchor = &anchors.all[*at];
+                (anchor.row.ts > row.ts, (row.ts - anchor.row.ts).abs(), anchor.id)
+            });
+        if let Some(best) = best {
+            account.attached += 1;
+            pairs.push((best as u32, id, row));
+        }
+    }
+    pairs.sort_by_key(|(anchor, id, row)| (*anchor, row.ts, *id, row.content));
+    let pairs = pairs.into_iter().map(|(anchor, _, row)| (anchor, row)).collect();
+    Joined { spec, stream, schema, pairs, account, conflicts }
+}
+
+impl Joined<'_> {
+    fn of(&self, anchor: u32) -> &[(u32, Row)] {
+        let from = self.pairs.partition_point(|(other, _)| *other < anchor);
+        let until = self.pairs.partition_point(|(other, _)| *other <= anchor);
+        &self.pairs[from..until]
+    }
+
+    /// The join's columns for some impressions, by their numbers.
+    pub fn columns(&self, anchors: &[u32]) -> Vec<ArrayRef> {
+        let lists = anchors.iter().map(|anchor| self.of(*anchor));
+        match self.spec.take {
+            Take::Any => vec![Arc::new(BooleanArray::from_iter(lists.map(|list| Some(!list.is_empty()))))],
+            Take::Count => vec![Arc::new(Int64Array::from_iter_values(lists.map(|list| list.len() as i64)))],
+            Take::First | Take::Last => {
+                let last = self.spec.take == Take::Last;
+                let pick = |list: &[(u32, Row)]| if last { list.last() } else { list.first() }.map(|(_, row)| *row);
+                let picked: Vec<Option<Row>> = lists.map(pick).collect();
+                self.spec.select.iter().map(|column| self.gather(*column, &picked)).collect()
+            }
+            Take::Min(column) | Take::Max(column) => {
+                let largest = matches!(self.spec.take, Take::Max(_));
+                let picked: Vec<Option<Row>> = lists.map(|list| self.extreme(list, column, largest)).collect();
+                vec![self.gather(column, &picked)]
+            }
+            Take::Sum(column) => vec![self.sum(column, lists)],
+        }
+    }
+
+    fn gather(&self, column: usize, picked: &[Option<Row>]) -> ArrayRef {
+        gather(self.schema.field(column).data_type(), self.stream, column, picked)
+    }
+
+    fn number(&self, column: usize, row: &Row) -> Option<Number> {
+        let (array, at) = (self.stream.batches[row.batch as usize].rows.column(column), row.row as usize);
+        if array.is_null(at) {
+            return None;
+        }
+        Some(match array.data_type() {
+            DataType::Int32 => Number::Int(array.as_primitive::<Int32Type>().value(at).into()),
+            DataType::Int64 => Number::Int(array.as_primitive::<Int64Type>().value(at).into()),
+            DataType::Float32 => Number::Float(array.as_primitive::<Float32Type>().value(at).into()),
+            DataType::Float64 => Number::Float(array.as_primitive::<Float64Type>().value(at)),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => {
+                Number::Int(array.as_primitive::<TimestampMillisecondType>().value(at).into())
+            }
+            other => unreachable!("the config check refuses to aggregate labels of type {other}"),
+        })
+    }
+
+    fn extreme(&self, list: &[(u32, Row)], column: usize, largest: bool) -> Option<Row> {
+        let mut best: Option<(Number, Row)> = None;
+        for (_, row) in list {
+            let Some(value) = self.number(column, row) else { continue };
+            // Of equals the first stays.
+            let wins = best.is_none_or(|(old, _)| if largest { value > old } else { value < old });
+            if wins {
+                best = Some((value, *row));
+            }
+        }
+        best.map(|(_, row)| row)
+    }
+
+    fn sum<'b>(&self, column: usize, lists: impl Iterator<Item = &'b [(u32, Row)]>) -> ArrayRef {
+        let numbers = |list: &[(u32, Row)]| -> Vec<Number> {
+            list.iter().filter_map(|(_, row)| self.number(column, row)).collect()
+        };
+        let lists = lists.map(numbers);
+        if matches!(self.schema.field(column).data_type(), DataType::Float32 | DataType::Float64) {
+            return Arc::new(Float64Array::from_iter(lists.map(|numbers| {
+                let mut total = ExactSum::default();
+                numbers.iter().for_each(|number| {
+                    if let Number::Float(value) = number {
+                        total.add(*value)
+                    }
+                });
+                (!numbers.is_empty()).then(|| total.value())
+            })));
+        }
+        Arc::new(Int64Array::from_iter(lists.map(|numbers| {
+            let total: i128 =
+                numbers.iter().map(|number| if let Number::Int(value) = number { *value } else { 0 }).sum();
+            (!numbers.is_empty()).then(|| total.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
+        })))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, PartialOrd)]
+enum Number {
+    Int(i128),
+    Float(f64),
+}
+
+/// One column of picked rows; null where nothing was picked.
+pub(super) fn gather(data_type: &DataType, stream: &StreamRows, column: usize, picked: &[Option<Row>]) -> ArrayRef {
+    let null = new_null_array(data_type, 1);
+    let mut arrays: Vec<&dyn Array> = vec![null.as_ref()];
+    arrays.extend(stream.batches.iter().map(|batch| batch.rows.column(column).as_ref()));
+    let place = |row: &Option<Row>| row.map_or((0, 0), |row| (row.batch as usize + 1, row.row as usize));
+    let places: Vec<(usize, usize)> = picked.iter().map(place).collect();
+    interleave(&arrays, &places).expect("all batches of a stream have one schema")
+}

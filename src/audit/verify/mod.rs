@@ -1,0 +1,324 @@
+//! Verify: what was published, against what the input says it should be, by another road than the one it came.
+//!
+//!   positions of the newest manifest ─> input [start, committed) ─> decode ─> sort-merge join, windows by definition
+//!                                                                              └─> rows ── compared with ── Parquet
+//!
+//! In: a plan, its state, its inputs, its published files. Out: a [`VerifyReport`].
+//! Holds: rows that are pending, or closed and in no file yet, are not expected; a difference that the order of arrival may
+//! have made is counted as explained, never hidden.
+//! Shared with a run, and so not checked here: sources, `decode` (with hashing and `where`), `sample::build` (computed
+//! columns, negative sampling), the expressions of derived features. Not shared: routing, lanes, the join's state, tiles,
+//! snapshots, commits, Parquet writing.
+//! Does not: fit an input into less memory than its decoded columns take.
+
+mod compare;
+mod explain;
+mod features;
+mod files;
+mod input;
+mod join;
+
+pub use compare::{ColumnDifference, Compared, Difference, Differences};
+pub use files::{BadFile, FilesCompared};
+pub use input::ReadRange;
+
+use crate::audit::{AuditError, open_folder, own_chain};
+use crate::commit::{Manifest, changed_nodes};
+use crate::config::{Plan, SamplePlan};
+use crate::env::Store;
+use crate::event::{EventTime, Fingerprint, Payload, StreamAccount};
+use crate::join::ClosedPart;
+use crate::sample::build;
+use crate::sink::read_stored;
+use arrow::array::RecordBatch;
+use arrow::error::ArrowError;
+use compare::{Side, compare};
+use explain::Explanations;
+use features::Group;
+use input::{Log, Row, read_log};
+use join::{Anchors, Joined, KeySets, gather};
+use serde::Serialize;
+
+/// Impressions whose rows are built at once.
+const ROWS_AT_ONCE: usize = 16_384;
+
+#[derive(Clone, Copy, Debug)]
+pub struct VerifyOptions {
+    /// Impressions before it are left out, and the input may begin later than the run did.
+    pub from: Option<EventTime>,
+    /// Impressions at or behind it are left out.
+    pub to: Option<EventTime>,
+    /// How many differences of each kind are shown.
+    pub examples_max: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct VerifyReport {
+    pub pipeline: String,
+    /// Number of the manifest whose claims were checked.
+    pub manifest: u64,
+    pub equal: bool,
+    pub inputs: Vec<ReadRange>,
+    pub streams: Vec<StreamCompared>,
+    pub samples: Vec<SampleCompared>,
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StreamCompared {
+    pub stream: String,
+    pub run: StreamAccount,
+    pub recomputed: StreamAccount,
+    pub equal: bool,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct SampleCompared {
+    pub sample: String,
+    /// Impressions before this time are in files; `null` when none is.
+    pub filed_before: Option<EventTime>,
+    /// Rows that negative sampling leaves out, among those expected.
+    pub sampled_out: u64,
+    #[serde(flatten)]
+    pub rows: Compared,
+    pub files: FilesCompared,
+    pub accounts: Vec<AccountCompared>,
+}
+
+/// One outcome of one use, as the run counted it and as it was counted here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct AccountCompared {
+    pub of: String,
+    pub outcome: &'static str,
+    pub run: u64,
+    pub recomputed: u64,
+    pub explained: bool,
+}
+
+/// Reconciles everything that is published with the input.
+pub fn verify(plan: &Plan, state: Option<&dyn Store>, options: VerifyOptions) -> Result<VerifyReport, AuditError> {
+    let survey = own_chain(plan, state)?;
+    let (Some(head), Some(state)) = (survey.head(), state) else { unreachable!("own_chain() refuses both") };
+    let head = &head.manifest;
+    let changed = changed_nodes(&head.semantics, &plan.semantics);
+    if !changed.is_empty() {
+        return Err(AuditError::Refused(crate::commit::ClaimRefusal::Semantics { nodes: changed }));
+    }
+    let named = files::named_files(state, &survey, head)?;
+    let log = read_log(plan, head, options.from.is_some())?;
+    let groups: Vec<Group<'_>> = plan.groups.iter().map(|spec| features::group(plan, spec, &log.streams)).collect();
+    let mut report = VerifyReport {
+        pipeline: plan.pipeline.clone(),
+        manifest: head.number,
+        equal: false,
+        inputs: log.ranges.clone(),
+        streams: streams(plan, head, &log),
+        samples: Vec::new(),
+        problems: Vec::new(),
+    };
+    let named_count: u64 =
+        named.iter().filter(|(sink, _)| sink.starts_with("samples.")).map(|(_, f)| f.len() as u64).sum();
+    if named_count != head.totals.files {
+        report.problems.push(format!(
+            "{} files were committed, but only {named_count} are still named: an older version of conjoin forgot the others \
+             with their manifests, so those show as extra",
+            head.totals.files
+        ));
+    }
+    for (number, sample) in plan.samples.iter().enumerate() {
+        let sink = format!("samples.{}", sample.sample.name);
+        let files = named.get(&sink).map_or(&[][..], Vec::as_slice);
+        let audit = SampleAudit { plan, head, state, log: &log, groups: &groups, number, sample, options };
+        match audit.run(&sink, files)? {
+            Some(compared) => report.samples.push(compared),
+            None => report.problems.push(format!("{sink} writes no Parquet: there is nothing to compare")),
+        }
+    }
+    let whole_input = options.from.is_none();
+    if whole_input && report.streams.iter().any(|stream| !stream.equal) {
+        report.problems.push(
+            "the input is not the one that was read: its accounts differ. If the log's start was deleted since, give --from"
+                .into(),
+        );
+    }
+    let sound = |sample: &SampleCompared| {
+        let accounts = !whole_input || sample.accounts.iter().all(|account| account.explained);
+        sample.rows.unexplained() == 0 && sample.files.bad() == 0 && accounts
+    };
+    report.equal = report.samples.iter().all(sound) && (!whole_input || report.streams.iter().all(|one| one.equal));
+    Ok(report)
+}
+
+fn streams(plan: &Plan, head: &Manifest, log: &Log) -> Vec<StreamCompared> {
+    let compared = plan.streams.iter().zip(&log.streams).map(|(stream, read)| {
+        let run = head.streams.get(&stream.name).copied().unwrap_or_default();
+        let equal = run == read.account;
+        StreamCompared { stream: stream.name.clone(), run, recomputed: read.account, equal }
+    });
+    compared.collect()
+}
+
+/// One sample on its way through the comparison.
+struct SampleAudit<'a> {
+    plan: &'a Plan,
+    head: &'a Manifest,
+    state: &'a dyn Store,
+    log: &'a Log,
+    groups: &'a [Group<'a>],
+    number: usize,
+    sample: &'a SamplePlan,
+    options: VerifyOptions,
+}
+
+impl SampleAudit<'_> {
+    fn run(&self, sink: &str, named: &[crate::event::StagedFile]) -> Result<Option<SampleCompared>, AuditError> {
+        let Some(parquet) = &self.sample.parquet else { return Ok(None) };
+        let store = open_folder(&parquet.path)?;
+        let (files, readable) = match &store {
+            Some(store) => files::compare_files(self.state, self.head, sink, named, store.as_ref())?,
+            None if named.is_empty() => Default::default(),
+            None => return Err(AuditError::Asked(format!("the folder {} is gone", parquet.path.display()))),
+        };
+        let spec = &self.sample.join;
+        let sets = |stream: u16| {
+            let decode = &self.plan.streams[stream as usize].decode;
+            KeySets { id: decode.id, key: decode.key }
+        };
+        let anchors = join::anchors(spec, &self.log.streams[spec.anchor as usize], sets(spec.anchor));
+        let joins: Vec<Joined<'_>> = spec
+            .labels
+            .iter()
+            .map(|label| {
+                let (stream, schema) =
+                    (&self.log.streams[label.stream as usize], &self.plan.streams[label.stream as usize].decode.schema);
+                join::join(spec.longest_ms(), label, stream, schema, sets(label.stream), &anchors)
+            })
+            .collect();
+        let counts = self.head.counts.samples.get(self.number);
+        let filed_before =
+            counts.and_then(|counts| counts.filed_through).map(|to| (i64::from(to) + 1) * spec.bucket_ms);
+        let id = self.id_columns();
+        let schema = &self.sample.sample.schema;
+        let broken = |error: ArrowError| AuditError::Asked(format!("sample {}: {error}", self.sample.sample.name));
+        let mut expected = Side::new(schema, &id).map_err(broken)?;
+        let sampled_out = self.expect(&anchors, &joins, filed_before, &mut expected)?;
+        let mut found = Side::new(schema, &id).map_err(broken)?;
+        let (mut files, mut rows_read) = (files, 0);
+        if let Some(store) = &store {
+            for path in readable {
+                rows_read += self.find(store.as_ref(), &path, &mut found, &mut files);
+            }
+        }
+        let run_counts = counts.cloned().unwrap_or_default();
+        let lost_rows = files.named_rows.saturating_sub(rows_read);
+        let mut explanations = Explanations::new(self, &anchors, &joins, &run_counts, lost_rows);
+        let rows = compare(expected, found, &mut explanations, self.options.examples_max);
+        let accounts = explanations.accounts();
+        Ok(Some(SampleCompared {
+            sample: self.sample.sample.name.clone(),
+            filed_before,
+            sampled_out,
+            rows,
+            files,
+            accounts,
+        }))
+    }
+
+    /// Where the sample's id lies in its rows; empty where not all of it does.
+    fn id_columns(&self) -> Vec<usize> {
+        let decode = &self.plan.streams[self.sample.join.anchor as usize].decode;
+        let place = |column: &usize| self.sample.sample.select.iter().position(|selected| selected == column);
+        let places: Option<Vec<usize>> = decode.key_sets[decode.id].iter().map(place).collect();
+        places.unwrap_or_default()
+    }
+
+    fn is_asked_for(&self, ts: EventTime) -> bool {
+        self.options.from.is_none_or(|from| ts >= from) && self.options.to.is_none_or(|to| ts < to)
+    }
+
+    /// Builds the rows that should be in files; gives how many negative sampling leaves out.
+    fn expect(
+        &self,
+        anchors: &Anchors,
+        joins: &[Joined<'_>],
+        filed_before: Option<EventTime>,
+        expected: &mut Side,
+    ) -> Result<u64, AuditError> {
+        let due = |at: &u32| {
+            let ts = anchors.all[*at as usize].row.ts;
+            filed_before.is_some_and(|before| ts < before) && self.is_asked_for(ts)
+        };
+        let due: Vec<u32> = (0..anchors.all.len() as u32).filter(due).collect();
+        let mut sampled_out = 0;
+        for chunk in due.chunks(ROWS_AT_ONCE) {
+            let built = self.build(anchors, joins, chunk).map_err(|error| AuditError::Asked(error.to_string()))?;
+            sampled_out += built.1;
+            expected.add(&built.0).map_err(|error| AuditError::Asked(error.to_string()))?;
+        }
+        Ok(sampled_out)
+    }
+
+    fn build(
+        &self,
+        anchors: &Anchors,
+        joins: &[Joined<'_>],
+        chunk: &[u32],
+    ) -> Result<(RecordBatch, u64), Box<dyn std::error::Error>> {
+        let spec = &self.sample.sample;
+        let number = self.sample.join.anchor as usize;
+        let (stream, schema) = (&self.log.streams[number], &self.plan.streams[number].decode.schema);
+        let rows: Vec<Row> = chunk.iter().map(|at| anchors.all[*at as usize].row).collect();
+        let picked: Vec<Option<Row>> = rows.iter().copied().map(Some).collect();
+        let columns = schema.fields().iter().enumerate();
+        let columns = columns.map(|(column, field)| gather(field.data_type(), stream, column, &picked)).collect();
+        let payload = RecordBatch::try_new(schema.clone(), columns)?;
+        let instants: Vec<EventTime> = rows.iter().map(|row| row.ts - spec.serving_lag_ms).collect();
+        let mut features = Vec::new();
+        for group in &spec.groups {
+            let entities: Vec<Fingerprint> = rows.iter().map(|row| stream.key(group.key_set, row)).collect();
+            features.push(self.groups[group.group].evaluate(&entities, &instants)?);
+        }
+        let part = ClosedPart {
+            payload: Payload::Memory(payload.clone()),
+            keep: None,
+            event_time: rows.iter().map(|row| row.ts).collect(),
+            id: chunk.iter().map(|at| anchors.all[*at as usize].id).collect(),
+            features,
+            labels: joins.iter().map(|join| join.columns(chunk)).collect(),
+        };
+        let built = build(spec, self.number as u16, 0, &part, &payload)?;
+        Ok((built.batch.rows, built.sampled_out))
+    }
+
+    /// Takes the rows of a file, and gives how many it holds; what cannot be read is damage.
+    fn find(&self, store: &dyn Store, path: &str, found: &mut Side, files: &mut FilesCompared) -> u64 {
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        let damaged = match read_stored(store, path, &mut |rows| batches.push(rows.clone())) {
+            Ok(_) => batches.iter().try_for_each(|rows| found.add(&self.asked_for(rows)?)).err().map(|e| e.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(found) = damaged
+            && !files.damaged.iter().any(|bad| bad.path == path)
+        {
+            files.damaged.push(BadFile { path: path.into(), found });
+        }
+        batches.iter().map(|rows| rows.num_rows() as u64).sum()
+    }
+
+    /// Rows in the range that was asked for.
+    fn asked_for(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+        if self.options.from.is_none() && self.options.to.is_none() {
+            return Ok(rows.clone());
+        }
+        let decode = &self.plan.streams[self.sample.join.anchor as usize].decode;
+        let name = &decode.columns[decode.time].name;
+        let times = rows.column_by_name(name).ok_or_else(|| {
+            ArrowError::SchemaError(format!("--from and --to need the column {name} in the sample: select it"))
+        })?;
+        let times = arrow::array::AsArray::as_primitive_opt::<arrow::datatypes::TimestampMillisecondType>(times)
+            .ok_or_else(|| ArrowError::SchemaError(format!("the column {name} is no time")))?;
+        let mask: arrow::array::BooleanArray =
+            times.iter().map(|ts| Some(ts.is_some_and(|ts| self.is_asked_for(ts)))).collect();
+        arrow::compute::filter_record_batch(rows, &mask)
+    }
+}

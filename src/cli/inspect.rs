@@ -1,0 +1,267 @@
+//! `conjoin inspect`: what the newest manifest says, as tables for people or as JSON.
+
+use crate::audit::{AuditError, Overview, SampleView, open_state, overview};
+use crate::cli::table::Table;
+use crate::cli::{EXIT_FAILED, PipelineArgs, eprint_text, print_text};
+use crate::env::{Clock, SystemClock};
+use crate::event::EventTime;
+use crate::telemetry::{exact_count, human_bytes, human_duration_ms, human_time};
+use std::process::ExitCode;
+
+/// Show what the state says: chain, positions, what waits, accounts, files
+///
+/// Reads only, takes no lock, and works beside a running process. Exits with 1 when an account does not add up, a manifest
+/// is damaged, or the state cannot be this pipeline's; with 0 when there is no state yet.
+#[derive(clap::Args, Debug)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pipeline: PipelineArgs,
+    /// Print one JSON object; its keys are stable
+    #[arg(long)]
+    json: bool,
+}
+
+/// Files in the table for people; JSON has them all.
+const FILES_SHOWN_MAX: usize = 10;
+
+pub fn inspect(args: &InspectArgs) -> ExitCode {
+    let plan = match args.pipeline.load() {
+        Ok(plan) => plan,
+        Err(code) => return code,
+    };
+    let now_ms = SystemClock::new().now_ms();
+    let found = open_state(&plan).and_then(|state| overview(&plan, state.as_deref(), now_ms));
+    match found {
+        Ok(overview) => {
+            if args.json {
+                print_text(&serde_json::to_string(&overview).expect("an overview is plain data"));
+            } else {
+                print_text(&render(&overview));
+            }
+            ExitCode::from(if overview.problems.is_empty() { 0 } else { EXIT_FAILED })
+        }
+        Err(error @ AuditError::NoState { .. }) => {
+            if args.json {
+                print_text(&serde_json::json!({ "pipeline": plan.pipeline, "chain": null }).to_string());
+            }
+            eprint_text(&error.to_string());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprint_text(&format!("error: {error}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn time(time: Option<EventTime>) -> String {
+    time.map_or_else(|| "-".into(), human_time)
+}
+
+fn ok(balances: bool) -> String {
+    if balances { "yes" } else { "NO" }.into()
+}
+
+fn render(view: &Overview) -> String {
+    let chain = &view.chain;
+    let mut parts = vec![format!(
+        "pipeline {} in {}\nmanifest {} of chain {} (born {}): cut {}, epoch {}, writer {}, {} lanes, written {} ({} ago)",
+        view.pipeline,
+        view.state,
+        chain.head,
+        chain.id,
+        human_time(chain.born_at_ms),
+        chain.cut,
+        chain.epoch,
+        chain.writer,
+        chain.lanes,
+        human_time(chain.committed_at_ms),
+        human_duration_ms(chain.age_ms),
+    )];
+    let mut section = |title: String, table: &Table| {
+        if !table.is_empty() {
+            parts.push(format!("{title}\n{}", table.render().trim_end()));
+        }
+    };
+    section(
+        format!(
+            "starts (manifests {} to {} are kept, {})",
+            chain.first_kept,
+            chain.head,
+            human_bytes(chain.manifest_bytes)
+        ),
+        &claims(view),
+    );
+    section("positions".into(), &positions(view));
+    let (watermark, online) = (time(view.watermark), time(view.online_instant));
+    section(
+        format!("event time: the cell's watermark is {watermark}, online features are as of {online}"),
+        &tracks(view),
+    );
+    section("rows read".into(), &streams(view));
+    for sample in &view.samples {
+        let (closed, filed) = (time(sample.closed_before), time(sample.filed_before));
+        section(
+            format!("sample {}: impressions before {closed} have closed, before {filed} are in files", sample.sample),
+            &anchor(sample),
+        );
+        section(format!("labels of {}", sample.sample), &joins(sample));
+    }
+    section("features".into(), &features(view));
+    let objects = &view.objects;
+    section(format!("state: {} objects, {}", objects.objects, human_bytes(objects.bytes)), &classes(view));
+    let named = view.files.named.len();
+    let shown =
+        if named > FILES_SHOWN_MAX { format!(", the last {FILES_SHOWN_MAX} of {named}") } else { String::new() };
+    section(format!("files that the kept manifests name, newest last{shown}"), &files(view));
+    let totals = &view.totals;
+    parts.push(format!(
+        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written",
+        exact_count(totals.files),
+        exact_count(totals.file_rows),
+        human_bytes(totals.file_bytes),
+        exact_count(totals.dead_letter_files),
+        exact_count(totals.dead_letter_rows),
+        human_bytes(totals.state_bytes_written),
+    ));
+    match view.problems.is_empty() {
+        true => parts.push("every account adds up".into()),
+        false => parts.extend(view.problems.iter().map(|problem| format!("PROBLEM: {problem}"))),
+    }
+    parts.join("\n\n")
+}
+
+fn claims(view: &Overview) -> Table {
+    let mut table = Table::new(&[">manifest", ">epoch", "writer", "at", ">age"]);
+    for claim in &view.chain.claims {
+        table.row([
+            claim.number.to_string(),
+            claim.epoch.to_string(),
+            claim.writer.clone(),
+            human_time(claim.at_ms),
+            human_duration_ms(claim.age_ms),
+        ]);
+    }
+    table
+}
+
+fn positions(view: &Overview) -> Table {
+    let mut table = Table::new(&["input", ">partition", "next"]);
+    for position in &view.inputs {
+        let next = match (&position.file, position.byte) {
+            (Some(file), Some(byte)) => format!("{file} byte {}", exact_count(byte)),
+            _ if position.files == 1 => "the end of its one file".into(),
+            _ if position.files > 1 => format!("the end of its {} files", position.files),
+            _ => format!("offset {}", position.next),
+        };
+        table.row([position.input.clone(), position.partition.to_string(), next]);
+    }
+    table
+}
+
+fn tracks(view: &Overview) -> Table {
+    let mut table = Table::new(&["stream", "input", ">partition", "newest", "watermark"]);
+    for track in &view.tracks {
+        let cells = [track.stream.clone(), track.input.clone(), track.partition.to_string()];
+        table.row(cells.into_iter().chain([time(track.newest), time(track.watermark)]));
+    }
+    table
+}
+
+fn streams(view: &Overview) -> Table {
+    let mut table = Table::new(&["stream", ">records", ">rows", ">accepted", ">filtered", ">dead letters", "adds up"]);
+    for stream in &view.streams {
+        let account = &stream.account;
+        let numbers = [account.records, account.consumed, account.accepted, account.filtered, account.dead_lettered];
+        let cells = numbers.into_iter().map(exact_count);
+        table.row([stream.stream.clone()].into_iter().chain(cells).chain([ok(stream.balances)]));
+    }
+    table
+}
+
+fn anchor(sample: &SampleView) -> Table {
+    let mut table = Table::new(&[
+        "from",
+        ">pending",
+        ">emitted",
+        ">sampled out",
+        ">applied",
+        ">duplicate",
+        ">conflict",
+        ">late",
+        "adds up",
+    ]);
+    let account = &sample.account;
+    let numbers = [account.pending, account.emitted, account.sampled_out, account.applied];
+    let numbers = numbers.into_iter().chain([account.duplicate, account.conflict, account.late]).map(exact_count);
+    let name = sample.stream.clone().unwrap_or_default();
+    table.row([name].into_iter().chain(numbers).chain([ok(sample.balances)]));
+    table
+}
+
+fn joins(sample: &SampleView) -> Table {
+    let mut table = Table::new(&[
+        "join",
+        ">waiting",
+        ">attached",
+        ">out of window",
+        ">unmatched",
+        ">applied",
+        ">filtered",
+        ">duplicate",
+        ">conflict",
+        ">late",
+        "adds up",
+    ]);
+    for join in &sample.joins {
+        let account = &join.account;
+        let numbers =
+            [account.waiting, account.attached, account.out_of_window, account.expired_unmatched, account.applied];
+        let more = [account.filtered, account.duplicate, account.conflict, account.late];
+        let numbers = numbers.into_iter().chain(more).map(exact_count);
+        table.row([join.join.clone()].into_iter().chain(numbers).chain([ok(join.balances)]));
+    }
+    table
+}
+
+fn features(view: &Overview) -> Table {
+    let mut table =
+        Table::new(&["group", ">entities", ">tiles", "from", ">applied", ">masked", ">duplicate", ">late", "adds up"]);
+    for group in &view.features {
+        for used in &group.uses {
+            let account = &used.account;
+            let numbers = [account.applied, account.masked, account.duplicate, account.late].map(exact_count);
+            let cells = [group.group.clone(), exact_count(group.entities), exact_count(group.tiles)];
+            let stream = used.stream.clone().unwrap_or_default();
+            table.row(cells.into_iter().chain([stream]).chain(numbers).chain([ok(used.balances)]));
+        }
+    }
+    table
+}
+
+fn classes(view: &Overview) -> Table {
+    let mut table = Table::new(&["class", "of", ">blocks", ">rows", ">size", ">still needed"]);
+    for class in &view.objects.classes {
+        let kind = serde_json::to_value(class.class).ok();
+        let kind = kind.as_ref().and_then(|kind| kind.as_str()).unwrap_or_default().to_owned();
+        let sizes = [human_bytes(class.bytes), human_bytes(class.needed_bytes)];
+        let counts = [exact_count(class.blocks), exact_count(class.rows)];
+        table.row([kind, class.of.clone()].into_iter().chain(counts).chain(sizes));
+    }
+    table
+}
+
+fn files(view: &Overview) -> Table {
+    let mut table = Table::new(&[">manifest", "sink", "file", ">rows", ">size"]);
+    let from = view.files.named.len().saturating_sub(FILES_SHOWN_MAX);
+    for file in &view.files.named[from..] {
+        table.row([
+            file.manifest.to_string(),
+            file.sink.clone(),
+            file.path.clone(),
+            exact_count(file.rows),
+            human_bytes(file.bytes),
+        ]);
+    }
+    table
+}
