@@ -101,6 +101,6 @@ mod tests {
         let mut table = Table::new(&["stream", ">rows"]);
         table.row(["clicks".into(), "7".into()]);
         table.row(["a\nb".into(), "1,234".into()]);
-        assert_eq!(table.render(), "  stream   rows\n  clicks      7\n  a\\nb     1,234\n");
+        assert_eq!(table.render(), "  stream   rows\n  clicks      7\n  a\\nb    1,234\n");
     }
 }

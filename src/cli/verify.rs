@@ -20,7 +20,7 @@ use std::process::ExitCode;
 ///
 /// Lateness is judged by each partition's own log, as a run does. Where a run also let time go on because inputs were idle or
 /// files had ended, or met one id with different contents, the outcome depends on what arrived first: such differences are
-/// counted as explained, as many as the run's accounts allow.
+/// counted as explained, and shown.
 #[derive(clap::Args, Debug)]
 pub struct VerifyArgs {
     #[command(flatten)]

@@ -2,8 +2,8 @@
 //!
 //! A row is late by its own partition's log, and that is judged again exactly. But time also goes on while inputs are idle,
 //! and files that have ended close everything: what comes afterwards was late for the run and is not late here. Of records
-//! with one id and different contents the run took what came first. How often that was so the run has counted, so what is
-//! explained is bounded by the difference of the accounts, never more.
+//! with one id and different contents the run took what came first. Missing rows are explained at most as often as the run
+//! counted rows late beyond those that are; for columns the accounts say only that it happened, not to which row.
 
 use super::compare::Explain;
 use super::join::{Anchors, Joined};
