@@ -2,11 +2,10 @@
 
 use crate::commit::{ChainError, ClaimRefusal, ObjectError, Survey, survey};
 use crate::config::Plan;
-use crate::env::{LocalStore, Store, StoreError};
+use crate::env::{Place, Store, StoreError, open_place};
 use crate::pipeline::RestoreError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Why nothing can be said.
@@ -35,20 +34,20 @@ pub enum AuditError {
 
 /// The store of the state, if there is one.
 pub fn open_state(plan: &Plan) -> Result<Option<Arc<dyn Store>>, AuditError> {
-    open_folder(&plan.state.path)
+    open_existing(&plan.state.path)
 }
 
-/// A folder as a store, if it is there.
-pub fn open_folder(path: &Path) -> Result<Option<Arc<dyn Store>>, AuditError> {
-    if !path.is_dir() {
+/// The store at a place. A folder must be there; a bucket, which has none, is always there and may be empty.
+pub fn open_existing(place: &Place) -> Result<Option<Arc<dyn Store>>, AuditError> {
+    if place.folder().is_some_and(|folder| !folder.is_dir()) {
         return Ok(None);
     }
-    Ok(Some(Arc::new(LocalStore::open(path)?)))
+    Ok(Some(open_place(place)?))
 }
 
 /// Every manifest of the plan's own chain; refused when there is none, or when it is another pipeline's.
 pub fn own_chain(plan: &Plan, state: Option<&dyn Store>) -> Result<Survey, AuditError> {
-    let none = || AuditError::NoState { path: plan.state.path.display().to_string() };
+    let none = || AuditError::NoState { path: plan.state.path.to_string() };
     let survey = survey(state.ok_or_else(none)?)?;
     let head = &survey.head().ok_or_else(none)?.manifest;
     if head.format != crate::commit::FORMAT {

@@ -187,7 +187,7 @@ pub fn overview(plan: &Plan, state: Option<&dyn Store>, now_ms: i64) -> Result<O
             other => other?,
         };
         let mut overview = of_head(plan, &head.manifest, objects);
-        overview.state = plan.state.path.display().to_string();
+        overview.state = plan.state.path.to_string();
         overview.chain = chain_view(&survey.links, &head.manifest, survey.damaged.clone(), now_ms);
         let damaged = survey.damaged.iter().map(|damage| format!("manifest {}: {}", damage.path, damage.found));
         overview.problems.extend(damaged);

@@ -22,7 +22,7 @@ pub use compare::{ColumnDifference, Compared, Difference, Differences};
 pub use files::{BadFile, FilesCompared};
 pub use input::ReadRange;
 
-use crate::audit::{AuditError, open_folder, own_chain};
+use crate::audit::{AuditError, open_existing, own_chain};
 use crate::commit::{Manifest, changed_nodes};
 use crate::config::{Plan, SamplePlan};
 use crate::env::Store;
@@ -173,11 +173,11 @@ struct SampleAudit<'a> {
 impl SampleAudit<'_> {
     fn run(&self, sink: &str, named: &[crate::event::StagedFile]) -> Result<Option<SampleCompared>, AuditError> {
         let Some(parquet) = &self.sample.parquet else { return Ok(None) };
-        let store = open_folder(&parquet.path)?;
+        let store = open_existing(&parquet.path)?;
         let (files, readable) = match &store {
             Some(store) => files::compare_files(self.state, self.head, sink, named, store.as_ref())?,
             None if named.is_empty() => Default::default(),
-            None => return Err(AuditError::Asked(format!("the folder {} is gone", parquet.path.display()))),
+            None => return Err(AuditError::Asked(format!("the folder {} is gone", parquet.path))),
         };
         let spec = &self.sample.join;
         let sets = |stream: u16| {

@@ -297,6 +297,7 @@ impl Store for Mount {
             let listed = |(path, bytes): (&String, &Arc<[u8]>)| Listed {
                 path: path[self.prefix.len()..].into(),
                 bytes: bytes.len() as u64,
+                modified_ms: 0,
             };
             Ok(below.map(listed).collect())
         })

@@ -327,7 +327,7 @@ fn committer(
 /// Keeps orphans for no time at all: what it may delete, it deletes.
 fn collector(plan: &Plan, head: &Manifest, mount: &Mount, clock: Arc<ManualClock>) -> Collector {
     let sample = &plan.samples[0].sample.name;
-    let place = |name: &str, sink: String, folder: &str| SinkPlace {
+    let place = |name: &str, sink: String, folder: &'static str| SinkPlace {
         name: sink,
         store: Arc::new(mount.folder(folder)),
         naming: naming(plan, name, 0, head),
