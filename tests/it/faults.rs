@@ -1,6 +1,8 @@
 //! Faults: by their numbers in docs/FAULTS.md, against the real binary on a real Kafka.
 
-use crate::kill::{IMPRESSIONS, Log, Outcome, SLOWLY, copy, finish, leftovers, outcome, reference, template, trapped};
+use crate::kill::{
+    IMPRESSIONS, Log, Outcome, SLOWLY, copy, finish, leftovers, outcome, reference, scratch, template, trapped,
+};
 use crate::support::binary::{Conjoin, newest_manifest, rows, wait_for};
 use serde_json::{Value, json};
 use std::fs;
@@ -24,7 +26,7 @@ impl Case {
     }
 
     fn folder(&self) -> TempDir {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         copy(self.template.path(), folder.path());
         folder
     }
@@ -40,7 +42,7 @@ impl Case {
 
 /// An empty pipeline over a log that is written.
 fn started(log: &Log) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     log.write_pipeline(folder.path());
     folder
 }
@@ -79,7 +81,8 @@ fn fault_04_05_a_disk_that_is_full_or_fails_stops_the_run_with_its_path_and_the_
     for (trap, word) in stories {
         let folder = case.folder();
         let error = last_line(&trapped(folder.path(), "trapped", &trap).failure());
-        says(&error, &[word, folder.path().to_str().unwrap()]);
+        says(&error, &[word, "/"]);
+        assert!(["state/", "samples/"].iter().any(|place| error.contains(place)), "{trap}: {error}");
         case.finishes(folder.path(), &trap);
     }
 }
@@ -90,7 +93,7 @@ fn fault_04_a_full_file_system_stops_the_run_and_space_lets_it_go_on() {
     let folder = case.folder();
     let small = folder.path().join("samples");
     fs::create_dir_all(&small).unwrap();
-    let kept = tempfile::tempdir().unwrap();
+    let kept = scratch();
     copy(&small, kept.path());
     let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(&small).status();
     if !mounted.is_ok_and(|status| status.success()) {
@@ -105,7 +108,7 @@ fn fault_04_a_full_file_system_stops_the_run_and_space_lets_it_go_on() {
     let summary = finish(folder.path(), "finish");
     let found = outcome(folder.path(), &summary);
     assert!(Command::new("umount").arg(&small).status().unwrap().success());
-    says(&error, &["the disk is full", small.to_str().unwrap()]);
+    says(&error, &["the disk is full", "samples/date="]);
     assert_eq!(found, case.expected);
 }
 
@@ -232,7 +235,7 @@ fn fault_21_records_that_were_produced_again_change_no_row() {
 
 #[test]
 fn fault_27_monstrous_records_become_dead_letters() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let at = 1_767_225_600_000i64;
     let keys = |count: u32| (0..count).map(|key| format!("\"k{key}\":0,")).collect::<String>();
     let (many, too_many) = (keys(400_000), keys(1_000_000));
@@ -270,8 +273,12 @@ fn fault_38_a_flipped_bit_in_a_manifest_state_object_or_file_is_refused_with_its
     let log = Log::new();
     log.produce(0, IMPRESSIONS);
     let folder = started(&log);
-    let killed = trapped(folder.path(), "killed", "publish-rename:before:6:kill").wait();
-    assert_eq!(killed.signal(), Some(libc::SIGKILL));
+    let unpublished = || leftovers(folder.path()).iter().any(|path| path.starts_with(folder.path().join("samples")));
+    // Not every commit has a file.
+    while !unpublished() {
+        let killed = trapped(folder.path(), "killed", "manifest-create:after:4:kill").wait();
+        assert_eq!(killed.signal(), Some(libc::SIGKILL));
+    }
     let newest = |below: &str, prefix: &str| -> PathBuf {
         fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -291,7 +298,7 @@ fn fault_38_a_flipped_bit_in_a_manifest_state_object_or_file_is_refused_with_its
             let mut bytes = whole.clone();
             bytes[at] ^= 4;
             fs::write(&victim, bytes).unwrap();
-            let copied = tempfile::tempdir().unwrap();
+            let copied = scratch();
             copy(folder.path(), copied.path());
             let mut run = trapped(copied.path(), "flipped", SLOWLY);
             let status = run.wait();

@@ -59,7 +59,7 @@ impl Log {
             r#"version: 1
 pipeline: kill
 connections:
-  main: {{ kafka: {{ brokers: "{brokers}", properties: {{ max.partition.fetch.bytes: "1500", fetch.wait.max.ms: "20", queued.min.messages: "1", fetch.queue.backoff.ms: "1" }} }} }}
+  main: {{ kafka: {{ brokers: "{brokers}", properties: {{ max.partition.fetch.bytes: "${{FETCH_BYTES:-1048576}}", fetch.wait.max.ms: "20", queued.min.messages: "${{FETCH_AHEAD:-100000}}", fetch.queue.backoff.ms: "1" }} }} }}
 streams:
   impressions: {{
     kafka: {{ connection: main, topics: [{feed}] }},
@@ -186,6 +186,13 @@ fn reader(folder: &Path, stop: &AtomicBool) -> Result<usize, String> {
     }
 }
 
+/// A folder in memory where there is one: a killed process loses nothing that the kernel has, and thousands of fsyncs are
+/// what takes the time.
+pub fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
 /// Whatever a crash leaves behind must be gone when a later run has ended.
 pub fn leftovers(folder: &Path) -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
@@ -230,7 +237,7 @@ fn times(point: Failpoint) -> &'static [u64] {
 
 /// One crash story; what went wrong in it.
 fn story(template: &Path, first: &str, second: &str, expected: &Outcome) -> Result<(), String> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     copy(template, folder.path());
     let folder = folder.path();
     let stop = AtomicBool::new(false);
@@ -311,7 +318,7 @@ fn fault_01_02_killed_before_and_after_every_step_and_again_while_recovering() {
 
 /// What a run without faults gives, and how many commits it made on its way.
 pub fn reference(log: &Log) -> (Outcome, u64) {
-    let reference = tempfile::tempdir().unwrap();
+    let reference = scratch();
     log.write_pipeline(reference.path());
     let summary = trapped(reference.path(), "reference", SLOWLY).summary();
     let expected = outcome(reference.path(), &summary);
@@ -322,7 +329,7 @@ pub fn reference(log: &Log) -> (Outcome, u64) {
 /// A pipeline in the middle of its life: rows pending, files that are committed but not published, and what a process
 /// that died a moment ago left behind.
 pub fn template(log: &Log) -> TempDir {
-    let template = tempfile::tempdir().unwrap();
+    let template = scratch();
     log.write_pipeline(template.path());
     log.produce(0, IMPRESSIONS / 3);
     for deadly in ["publish-rename:before:3", "state-write:after:1"] {

@@ -38,7 +38,7 @@ impl Conjoin {
         Self::run_with(folder, name, arguments, "")
     }
 
-    /// The same with `CONJOIN_FAILPOINT` set.
+    /// The same with `CONJOIN_FAILPOINT` set; one that slows reading down has pipelines that ask for it fetch little at once.
     pub fn run_with(folder: &Path, name: &str, arguments: &[&str], failpoint: &str) -> Self {
         let (stdout, stderr) = (folder.join(format!("{name}.out")), folder.join(format!("{name}.err")));
         let child = Command::new(env!("CARGO_BIN_EXE_conjoin"))
@@ -48,6 +48,13 @@ impl Conjoin {
             .current_dir(folder)
             .env("RUST_LOG", "info")
             .env("CONJOIN_FAILPOINT", failpoint)
+            .envs(
+                failpoint
+                    .contains("read:")
+                    .then_some([("FETCH_BYTES", "1500"), ("FETCH_AHEAD", "1")])
+                    .into_iter()
+                    .flatten(),
+            )
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&stderr).unwrap())
