@@ -34,10 +34,9 @@ pub fn check(
 ) -> Vec<SampleDraft> {
     let mut drafts = Vec::new();
     for (name, sample) in raw.samples.iter() {
-        let path = Path::of(&["samples", name]);
-        match one(c, raw, name, sample, streams, groups, flush_ms, &path) {
+        match one(c, raw, name, sample, streams, groups, flush_ms) {
             Some(plan) => drafts.push(SampleDraft { plan }),
-            None => c.cut(path),
+            None => c.cut(Path::of(&["samples", name])),
         }
     }
     drafts
@@ -51,8 +50,8 @@ fn one(
     streams: &mut [StreamDraft],
     groups: &[GroupDraft],
     flush_ms: DurationMs,
-    path: &Path,
 ) -> Option<SamplePlan> {
+    let path = &Path::of(&["samples", name]);
     let parquet =
         raw.write.parquet.as_ref().and_then(|parquet| parquet_of(c, file, parquet, &path.key("write").key("parquet")));
     if raw.write.parquet.is_none() && !c.is_cut(&path.key("write")) && !c.misspelt(path, "write") {
