@@ -141,7 +141,7 @@ fn is_publishing(request: &Request) -> bool {
 
 #[test]
 fn c1_c2_samples_in_a_bucket_survive_kills_exactly_once_while_a_reader_looks_on() {
-    let setup = Setup::new("kills", 4 * IMPRESSIONS);
+    let setup = Setup::new("kills", 2 * IMPRESSIONS);
     let done = Arc::new(AtomicBool::new(false));
     let (stop, store) = (done.clone(), setup.store());
     let watching = std::thread::spawn(move || {
