@@ -449,8 +449,8 @@ def stop():
         return 0
     for pid in state["pids"]:
         try:
-            # A number may have been given to another process since: ours still works in our folder.
-            if os.readlink(f"/proc/{pid}/cwd") == state["folder"]:
+            # A number may have been given to another process since: ours still works in our folder, or below it.
+            if Path(state["folder"]) in [at := Path(os.readlink(f"/proc/{pid}/cwd")), *at.parents]:
                 os.killpg(pid, signal.SIGKILL)
         except OSError:
             pass

@@ -234,7 +234,7 @@ fn careless(mut client: TcpStream, objects: &Mutex<BTreeMap<String, Vec<u8>>>) -
                 None => ("404 Not Found", None),
             },
             // Deletes come as a list.
-            _ => ("200 OK", Some(b"<DeleteResult></DeleteResult>".to_vec())),
+            _ => ("200 OK", Some(b"<DeleteResult><Deleted><Key>x</Key></Deleted></DeleteResult>".to_vec())),
         };
         drop(objects);
         let body = body.unwrap_or_default();
