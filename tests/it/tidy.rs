@@ -412,6 +412,24 @@ fn the_table_of_faults_names_tests_that_exist() {
 }
 
 #[test]
+fn every_guarantee_is_shown_by_tests_that_exist() {
+    let sources: Vec<Source> = ["src", "tests"].iter().flat_map(|folder| files(folder, ".rs")).collect();
+    let mut violations = Vec::new();
+    for row in table(&read("docs/GUARANTEES.md"), "promise") {
+        let tests = quoted(&row[1]);
+        if tests.is_empty() {
+            violations.push(format!("no test shows: {}", row[0]));
+        }
+        for test in tests {
+            if !sources.iter().any(|source| source.text.contains(&format!("fn {test}("))) {
+                violations.push(format!("{}: there is no test {test}", row[0]));
+            }
+        }
+    }
+    assert_none("docs/GUARANTEES.md", violations);
+}
+
+#[test]
 fn banned_crates_are_not_in_the_tree() {
     let deny = read("deny.toml");
     let entries = deny.lines().filter(|line| line.trim_start().starts_with("{ name = ") && !line.contains("wrappers"));
