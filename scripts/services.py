@@ -165,12 +165,16 @@ def s3_server():
     with locked("versitygw"):
         if (folder / "versitygw").is_file():
             return folder / "versitygw"
-        need("go", "golang-go")
+        # Where Go's own installer puts it, which is not in everybody's PATH.
+        go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+        if not go:
+            need("go", "golang-go")
+            go = "go"
         say(f"building an S3 server, versitygw {VERSITYGW_VERSION} (a few minutes, once)")
         with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="versitygw-build-") as work:
             env = dict(os.environ, GOBIN=work, CGO_ENABLED="0")
             module = f"github.com/versity/versitygw/cmd/versitygw@{VERSITYGW_VERSION}"
-            command = ["go", "install", "-ldflags", "-s -w", module]
+            command = [go, "install", "-ldflags", "-s -w", module]
             done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             if done.returncode != 0:
                 raise Failure(f"go could not build {module}:\n{done.stdout[-2000:]}")

@@ -32,6 +32,10 @@ pub fn hashes(
         add(format!("joins.{}", sample.sample.name), join_text(streams, sample));
         add(format!("samples.{}", sample.sample.name), sample_text(groups, sample));
     }
+    // State refers to nodes by their numbers.
+    add("the order of streams".into(), streams.iter().map(|stream| format!("{}\n", stream.name)).collect());
+    add("the order of features".into(), groups.iter().map(|group| format!("{}\n", group.name)).collect());
+    add("the order of samples".into(), samples.iter().map(|sample| format!("{}\n", sample.sample.name)).collect());
     hashes
 }
 
