@@ -6,7 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
 use conjoin::decode::{ColumnFrom, ColumnSpec, DecodeLimits, DecodeSpec, Decoder, TimeUnitSpec};
-use conjoin::event::{ColumnType, Positions};
+use conjoin::event::{ColumnType, Partitioner, Positions};
 use conjoin::source::file::{FileLimits, FileSource};
 use conjoin::source::{InputKind, InputSpec, Source, SourceEvent};
 use std::sync::Arc;
@@ -51,6 +51,7 @@ fn impressions() -> DecodeSpec {
         id: 0,
         key: 0,
         route: 1,
+        partitioner: Partitioner::Murmur2,
         feature_inputs: Vec::new(),
         min_time: 0,
         max_future_ms: 60_000,

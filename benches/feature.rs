@@ -162,7 +162,7 @@ fn name(prefix: &str, number: usize) -> String {
 }
 
 fn print(prefix: &str, number: usize) -> Fingerprint {
-    fingerprints(&[&(Arc::new(StringArray::from(vec![name(prefix, number)])) as ArrayRef)], 1)[0]
+    fingerprints(&[&(Arc::new(StringArray::from(vec![name(prefix, number)])) as ArrayRef)], 1, Partitioner::Murmur2)[0]
 }
 
 fn parts() -> Vec<Part> {
@@ -178,13 +178,13 @@ fn parts() -> Vec<Part> {
             };
             let users = texts("u", 200_000, &mut random);
             let items = texts("i", 20_000, &mut random);
-            let prints = [fingerprints(&[&users], BATCH), fingerprints(&[&items], BATCH)];
+            let prints = [fingerprints(&[&users], BATCH, Partitioner::Murmur2), fingerprints(&[&items], BATCH, Partitioner::Murmur2)];
             let time = |row: usize| START + (first + row) as i64 * 1_000 / EVENTS_PER_SECOND;
             let event_time: Vec<_> = (0..BATCH).map(|row| time(row) - random.random_range(0..LATENESS_MS)).collect();
             newest = event_time.iter().copied().fold(newest, i64::max);
             let ids: Vec<Fingerprint> = (0..BATCH).map(|_| random.random()).collect();
             let rows = [0, 1].map(|group| {
-                let lane = |row: &u32| lane_of(key_group(prints[group][*row as usize]), LANES);
+                let lane = |row: &u32| lane_of(key_group(home_of(prints[group][*row as usize])), LANES);
                 [0, 1].map(|owner| (0..BATCH as u32).filter(|row| lane(row) == owner).collect())
             });
             let [user_prints, item_prints] = prints;

@@ -1,12 +1,13 @@
 //! Cut: what a lane adds to a commit, and how it is brought back.
 
 use crate::cell::lane::{Lane, LaneCut, write};
-use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, StateBlock, Watermark, key_group};
+use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, Share, StateBlock, Watermark, home_of};
 use crate::feature::{StateError, StateKind};
 use crate::join::{ClosedRows, RestoreError, Segment};
 use arrow::array::RecordBatch;
-use std::ops::Range;
 
+/// Rows of one message to the other cells.
+const SEALED_ROWS_MAX: usize = 2_048;
 /// Features number their segments from here, so that they never meet those of the joins.
 const FEATURE_SEGMENTS: u32 = 1 << 30;
 
@@ -53,7 +54,7 @@ pub enum RestoredBlock {
 }
 
 impl Lane {
-    pub(super) fn cut(&mut self, number: u64, roll: bool) -> LaneCut {
+    pub(super) fn cut(&mut self, number: u64, roll: bool, sealed: EventTime) -> LaneCut {
         let (mut blocks, mut needed_from) = (Vec::new(), Vec::new());
         for (sample, join) in self.joins.iter_mut().enumerate() {
             let cut = join.cut(sample as u16, number, self.number as u16, roll);
@@ -61,9 +62,18 @@ impl Lane {
             needed_from.extend(cut.needed_from);
         }
         let mut segment = SegmentId { cut: number, lane: self.number as u16, ordinal: FEATURE_SEGMENTS };
-        for (group, store) in self.history[self.number].iter().enumerate() {
+        for (group, store) in self.history.lanes[self.number].iter().enumerate() {
             let mut store = write(store);
             let class = |kind| BlockClass { kind: block_kind(kind), node: group as u16, part: 0 };
+            if self.history.mirror.holds(group) {
+                let class = BlockClass { kind: BlockKind::Sealed, node: group as u16, part: 0 };
+                for rows in store.take_sealed(sealed).into_iter().flat_map(|block| pieces(block.rows)) {
+                    blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+                    segment.ordinal += 1;
+                }
+                // It is handed over before the next cut is made.
+                needed_from.push((class, number as i64));
+            }
             for block in store.snapshot() {
                 let class = class(block.kind);
                 blocks.push(StateBlock { class, bucket: block.bucket, segment, rows: block.rows });
@@ -74,23 +84,26 @@ impl Lane {
         LaneCut { number, blocks, needed_from, counts: self.counts() }
     }
 
-    /// Takes one block back; rows of key groups that are not this lane's are left out.
+    /// Takes one block back; rows that are not in this lane's share are left out.
     pub fn restore(&mut self, block: RestoredBlock) -> Result<(), LaneRestoreError> {
-        let groups: Range<u16> = self.spec.key_groups(self.number);
+        let share = self.spec.share(self.number);
         match block {
-            RestoredBlock::Impressions { sample, segment } => self.joins[sample].restore_segment(segment, &groups)?,
+            RestoredBlock::Impressions { sample, segment } => self.joins[sample].restore_segment(segment, &share)?,
             RestoredBlock::ClosedIds { sample, bucket, rows, stored } => {
-                self.joins[sample].restore_closed_ids(bucket, &rows, &groups, stored)?;
+                self.joins[sample].restore_closed_ids(bucket, &rows, &share, stored)?;
             }
             RestoredBlock::Labels { sample, label, bucket, rows, stored } => {
-                self.joins[sample].restore_labels(label, bucket, stored, &rows, &groups)?;
+                self.joins[sample].restore_labels(label, bucket, stored, &rows, &share)?;
             }
             RestoredBlock::LabelStates { sample, label, rows, filed } => {
-                self.joins[sample].restore_label_states(label, &rows, &groups, filed)?;
+                self.joins[sample].restore_label_states(label, &rows, &share, filed)?;
             }
             RestoredBlock::Features { group, rows } => {
-                let mine = |entity| groups.contains(&key_group(entity));
-                write(&self.history[self.number][group]).restore(&rows, &mine)?;
+                // Whose entity it is does not matter before it is handed over.
+                let cells = if self.history.mirror.holds(group) { 1 } else { share.cells };
+                let share = Share { cells, ..share };
+                let mine = |entity| share.contains(home_of(entity));
+                write(&self.history.lanes[self.number][group]).restore(&rows, &mine)?;
             }
         }
         Ok(())
@@ -100,8 +113,14 @@ impl Lane {
     pub fn finish_restore(
         &mut self,
         frontier: EventTime,
+        sealed: EventTime,
         through: &[(Option<u32>, Option<u32>)],
     ) -> Vec<(u16, ClosedRows)> {
+        for (group, store) in self.history.lanes[self.number].iter().enumerate() {
+            if self.history.mirror.holds(group) {
+                write(store).forget_sealed(sealed);
+            }
+        }
         let mut all = Vec::new();
         for (sample, join) in self.joins.iter_mut().enumerate() {
             let (closed, filed) = through.get(sample).copied().unwrap_or_default();
@@ -115,6 +134,12 @@ impl Lane {
         }
         all
     }
+}
+
+/// Rows in pieces that fit a message with room to spare.
+fn pieces(rows: RecordBatch) -> impl Iterator<Item = RecordBatch> {
+    let starts = (0..rows.num_rows()).step_by(SEALED_ROWS_MAX);
+    starts.map(move |start| rows.slice(start, SEALED_ROWS_MAX.min(rows.num_rows() - start)))
 }
 
 fn block_kind(kind: StateKind) -> BlockKind {

@@ -10,30 +10,38 @@
 //! applied, so that they do not depend on how far the other lanes are.
 //! Does not: block, await, read a clock, touch a disk.
 
+use crate::cell::mirror::Mirror;
 use crate::cell::{CellSpec, StreamUse};
 use crate::event::{
     BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, RoutedBatch,
-    SampleCounts, StateBlock, Watermark, key_group, lane_of,
+    SampleCounts, StateBlock, Watermark, home_of, key_group, lane_of,
 };
-use crate::feature::GroupStore;
+use crate::feature::{GroupSpec, GroupStore};
 use crate::join::{ClosedRows, JoinState, LaneRows};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use std::sync::{Arc, RwLock};
 
-/// The tiles of all lanes, by lane and group. A lane writes its own and reads the others' below the frontier.
-pub type FeatureHistory = Arc<Vec<Vec<RwLock<GroupStore>>>>;
+/// What the lanes of a cell know of entities.
+#[derive(Clone)]
+pub struct FeatureHistory {
+    /// The tiles of all lanes, by lane and group. A lane writes its own and reads the others' below the frontier. Of
+    /// groups that are exchanged, only what is not sealed yet.
+    pub(super) lanes: Arc<Vec<Vec<RwLock<GroupStore>>>>,
+    /// The groups that are exchanged, of all cells; one that holds nothing where the cell is the only one.
+    pub(super) mirror: Arc<Mirror>,
+}
 
 /// Makes an empty history for all lanes of a cell.
-pub fn feature_history(spec: &CellSpec) -> FeatureHistory {
-    let stores = || {
-        spec.groups
-            .iter()
-            .enumerate()
-            .map(|(number, group)| RwLock::new(GroupStore::new(number as u16, group.clone())))
-            .collect()
+pub fn feature_history(spec: &CellSpec, mirror: Arc<Mirror>) -> FeatureHistory {
+    let store = |(number, group): (usize, &Arc<GroupSpec>)| {
+        RwLock::new(match mirror.holds(number) {
+            true => GroupStore::outgoing(number as u16, group.clone()),
+            false => GroupStore::new(number as u16, group.clone()),
+        })
     };
-    Arc::new((0..spec.lanes).map(|_| stores()).collect())
+    let stores = || spec.groups.iter().enumerate().map(store).collect();
+    FeatureHistory { lanes: Arc::new((0..spec.lanes).map(|_| stores()).collect()), mirror }
 }
 
 /// What a lane is told, in order.
@@ -46,10 +54,12 @@ pub enum LaneInput {
         instant: EventTime,
         entities_max: usize,
     },
-    /// Snapshot here. With `roll`, the Parquet files that are open end at this cut.
+    /// Snapshot here. With `roll`, the Parquet files that are open end at this cut. What is complete below `sealed` of
+    /// entities that belong to no cell is handed out; the lane has been told that watermark.
     Cut {
         number: u64,
         roll: bool,
+        sealed: EventTime,
     },
 }
 
@@ -130,7 +140,7 @@ impl Lane {
             LaneInput::Rows(batch) => self.rows(&batch),
             LaneInput::Advance(advance) => self.advance(advance, out),
             LaneInput::Online { instant, entities_max } => self.online(instant, entities_max, out),
-            LaneInput::Cut { number, roll } => out.cut = Some(self.cut(number, roll)),
+            LaneInput::Cut { number, roll, sealed } => out.cut = Some(self.cut(number, roll, sealed)),
         }
     }
 
@@ -158,7 +168,7 @@ impl Lane {
         let is_late = |row: &u32| routed.late.binary_search_by_key(row, |(late, _)| *late).is_ok();
         let account = &mut self.feature_accounts[group][use_number];
         let id_set = self.spec.stream_ids[routed.decoded.stream as usize];
-        let mut store = write(&self.history[self.number][group]);
+        let mut store = write(&self.history.lanes[self.number][group]);
         if routed.late.is_empty() {
             *account += store.apply(use_number, &routed.decoded, id_set, rows);
             return;
@@ -178,8 +188,10 @@ impl Lane {
         }
         // The end of the inputs is no promise to the stores: files may grow.
         let watermark = if advance.watermark < Watermark::MAX { advance.watermark } else { Watermark::MIN };
-        for store in &self.history[self.number] {
-            write(store).advance(watermark, advance.oldest_needed);
+        for (group, store) in self.history.lanes[self.number].iter().enumerate() {
+            // What is not sealed yet is rolled up by nobody.
+            let outgoing = self.history.mirror.holds(group);
+            write(store).advance(watermark, if outgoing { EventTime::MIN } else { advance.oldest_needed });
         }
         let lag = |sample: usize| self.spec.samples[sample].serving_lag_ms;
         let oldest =
@@ -201,7 +213,7 @@ impl Lane {
     }
 
     fn online(&mut self, instant: EventTime, entities_max: usize, out: &mut LaneOutput) {
-        for store in &self.history[self.number] {
+        for store in &self.history.lanes[self.number] {
             let mut left = entities_max;
             while left > 0 {
                 let Some(batch) = write(store).take_due(instant, left).expect(NULLABLE) else { break };
@@ -222,7 +234,7 @@ impl Lane {
             filed_through: join.filed_through(),
             memory_bytes: join.memory_bytes() as u64,
         });
-        let groups = self.history[self.number].iter().zip(&self.feature_accounts).map(|(store, uses)| {
+        let groups = self.history.lanes[self.number].iter().zip(&self.feature_accounts).map(|(store, uses)| {
             let store = read(store);
             GroupCounts {
                 uses: uses.clone(),
@@ -245,17 +257,21 @@ fn lane_rows(routed: &RoutedBatch, route: usize, lane: usize) -> LaneRows<'_> {
 }
 
 /// Why reading features cannot fail.
-const NULLABLE: &str = "the plan makes every derived feature nullable, so a row that fails is null";
+pub(super) const NULLABLE: &str = "the plan makes every derived feature nullable, so a row that fails is null";
 
 /// Reads one group's features of many (entity, instant) pairs from the lanes that own the entities.
 fn evaluate(history: &FeatureHistory, group: usize, entities: &[u128], instants: &[EventTime]) -> RecordBatch {
+    if history.mirror.holds(group) {
+        return history.mirror.evaluate(group, entities, instants);
+    }
+    let history = &history.lanes;
     let lanes = history.len();
     if lanes == 1 {
         return read(&history[0][group]).evaluate(entities, instants).expect(NULLABLE);
     }
     let mut rows_by_lane: Vec<Vec<u32>> = vec![Vec::new(); lanes];
     for (row, entity) in entities.iter().enumerate() {
-        rows_by_lane[lane_of(key_group(*entity), lanes)].push(row as u32);
+        rows_by_lane[lane_of(key_group(home_of(*entity)), lanes)].push(row as u32);
     }
     let mut batches = Vec::with_capacity(lanes);
     let mut order = vec![0u32; entities.len()];
@@ -281,6 +297,6 @@ pub(super) fn write(store: &RwLock<GroupStore>) -> std::sync::RwLockWriteGuard<'
     store.write().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-fn read(store: &RwLock<GroupStore>) -> std::sync::RwLockReadGuard<'_, GroupStore> {
+pub(super) fn read(store: &RwLock<GroupStore>) -> std::sync::RwLockReadGuard<'_, GroupStore> {
     store.read().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

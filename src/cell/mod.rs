@@ -9,8 +9,10 @@
 
 mod cut;
 mod lane;
+mod mirror;
 mod spec;
 
 pub use cut::{LaneRestoreError, RestoredBlock};
 pub use lane::{Advance, Applied, FeatureHistory, Lane, LaneCut, LaneInput, LaneOutput, feature_history};
+pub use mirror::{Mark, Mirror, MirrorError, Outside, Sequence};
 pub use spec::*;

@@ -1,15 +1,37 @@
 //! What a lane must know: the plan in the words of the pure layers.
 
-use crate::event::{DurationMs, StreamId};
+use crate::event::{DurationMs, Share, StreamId};
 use crate::feature::GroupSpec;
 use crate::join::{AnchorKeys, JoinSpec, LabelKeys};
 use arrow::datatypes::SchemaRef;
-use std::ops::Range;
 use std::sync::Arc;
+
+/// Which part of a pipeline a cell is: the partition that it reads of every topic, of so many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CellScope {
+    pub cell: u32,
+    pub cells: u32,
+}
+
+impl Default for CellScope {
+    fn default() -> Self {
+        CellScope::WHOLE
+    }
+}
+
+impl CellScope {
+    /// The one cell of a process that reads all partitions.
+    pub const WHOLE: CellScope = CellScope { cell: 0, cells: 1 };
+
+    pub fn is_whole(self) -> bool {
+        self.cells == 1
+    }
+}
 
 /// All joins and feature groups of a pipeline.
 #[derive(Clone, Debug)]
 pub struct CellSpec {
+    pub scope: CellScope,
     pub lanes: usize,
     pub samples: Vec<SampleCell>,
     pub groups: Vec<Arc<GroupSpec>>,
@@ -42,8 +64,9 @@ pub enum StreamUse {
 }
 
 impl CellSpec {
-    pub fn key_groups(&self, lane: usize) -> Range<u16> {
-        crate::event::key_groups_of(lane, self.lanes)
+    /// The keys that a lane owns.
+    pub fn share(&self, lane: usize) -> Share {
+        Share { cell: self.scope.cell, cells: self.scope.cells, lane, lanes: self.lanes }
     }
 
     pub fn serving_lag_max_ms(&self) -> DurationMs {

@@ -18,4 +18,5 @@ pub const PIPELINE_COMMANDS_MAX: u32 = 500;
 pub const COMMIT_EVERY: &str = "10s";
 pub const KEEP_ORPHANS: &str = "24h";
 pub const MEMORY: &str = "1GB";
+pub const SESSION_TIMEOUT: &str = "45s";
 pub const LISTEN: &str = "127.0.0.1:8080";

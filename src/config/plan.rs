@@ -2,7 +2,7 @@
 
 use crate::commit::StateSpec;
 use crate::decode::DecodeSpec;
-use crate::event::DurationMs;
+use crate::event::{DurationMs, Partitioner};
 use crate::feature::GroupSpec;
 use crate::join::JoinSpec;
 use crate::model::ModelSpec;
@@ -10,7 +10,7 @@ use crate::online::OnlineSpec;
 use crate::route::StreamTime;
 use crate::sample::SampleSpec;
 use crate::sink::ParquetSpec;
-use crate::source::InputSpec;
+use crate::source::{GroupModeSpec, InputSpec};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -25,6 +25,9 @@ pub struct Plan {
     pub online: OnlineSpec,
     pub state: StateSpec,
     pub serve: Option<ServeSpec>,
+    pub partitioner: Partitioner,
+    /// Several processes run the pipeline together.
+    pub group_mode: Option<GroupModeSpec>,
     /// Per node (`streams.clicks`, `features.user`, `samples.ctr`, …) a hash of everything that gives its state meaning.
     pub semantics: BTreeMap<String, String>,
 }

@@ -206,7 +206,7 @@ impl Settle<'_> {
                 Some(earlier) => keys[earlier].clone(),
                 None => {
                     let columns: Vec<&ArrayRef> = set.iter().map(|&column| rows.column(column)).collect();
-                    Arc::new(fingerprints(&columns, rows.num_rows()))
+                    Arc::new(fingerprints(&columns, rows.num_rows(), self.spec.partitioner))
                 }
             });
         }

@@ -1,6 +1,6 @@
 //! How the bytes of a record become rows of one stream.
 
-use crate::event::{ColumnType, DurationMs, EventTime, Expression, StreamId, Value};
+use crate::event::{ColumnType, DurationMs, EventTime, Expression, Partitioner, StreamId, Value};
 use arrow::datatypes::SchemaRef;
 
 /// Everything `decode` needs to know about one stream.
@@ -24,6 +24,8 @@ pub struct DecodeSpec {
     pub key: usize,
     /// What decides the key group.
     pub route: usize,
+    /// How the producers place a key.
+    pub partitioner: Partitioner,
     pub feature_inputs: Vec<FeatureInputSpec>,
     /// Timestamps below it are seconds taken for milliseconds.
     pub min_time: EventTime,

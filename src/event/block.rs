@@ -25,6 +25,8 @@ pub enum BlockKind {
     FeatureEntries,
     /// Recently seen ids of a feature group's inputs.
     FeatureIds,
+    /// Tiles and values that a cut hands to the other cells. The bucket is the number of the cut.
+    Sealed,
 }
 
 /// Blocks that live and die together: one kind of one node (and of one label stream of it).

@@ -16,7 +16,7 @@ pub enum Partitioner {
 }
 
 impl Partitioner {
-    /// The hash of a key; [`Partitioner::partition`] makes a number of it.
+    /// The hash of a key, as the client's library has it.
     pub fn hash(self, key: &[u8]) -> u32 {
         match self {
             Partitioner::Murmur2 => murmur2(key),
@@ -24,15 +24,32 @@ impl Partitioner {
         }
     }
 
-    /// The partition of a key among `count`; a topic without partitions has only number 0 to give.
-    pub fn partition(self, key: &[u8], count: u32) -> u32 {
-        let hash = match self {
+    /// The home of a key: a number whose remainder by the number of partitions is the partition.
+    pub fn home(self, key: &[u8]) -> u32 {
+        match self {
             // Java has no unsigned integers: it drops the sign.
             Partitioner::Murmur2 => self.hash(key) & 0x7fff_ffff,
             Partitioner::Crc32 => self.hash(key),
-        };
-        hash % count.max(1)
+        }
     }
+
+    /// The partition of a key among `count`.
+    pub fn partition(self, key: &[u8], count: u32) -> u32 {
+        partition_of(self.home(key), count)
+    }
+
+    /// The name in pipeline files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Partitioner::Murmur2 => "murmur2",
+            Partitioner::Crc32 => "crc32",
+        }
+    }
+}
+
+/// The partition of a home among `count`; a topic without partitions has only number 0 to give.
+pub fn partition_of(home: u32, count: u32) -> u32 {
+    home % count.max(1)
 }
 
 /// MurmurHash2 of 32 bits with Kafka's seed. Words are little-endian.

@@ -24,6 +24,7 @@ mod evaluate;
 mod publish;
 mod snapshot;
 mod restore;
+mod exchange;
 
 pub mod oracle;
 #[cfg(test)]

@@ -7,10 +7,10 @@
 //! Holds: F11: once `take_due` has given `None` at `now`, what was taken last of each entity is its value at `now`; an
 //! entity that is no longer kept was taken last with empty values.
 
-use crate::event::{EventTime, ExpressionError, FeatureBatch};
+use crate::event::{EventTime, ExpressionError, FeatureBatch, Fingerprint};
 use crate::feature::aggregate::Place;
 use crate::feature::entity::Entity;
-use crate::feature::schedule::NEVER;
+use crate::feature::schedule::{AT_ONCE, NEVER};
 use crate::feature::store::GroupStore;
 use crate::feature::window::{TIME_LIMIT, first_at_or_after};
 
@@ -20,6 +20,16 @@ impl GroupStore {
     ///
     /// On an error nothing was taken.
     pub fn take_due(&mut self, now: EventTime, limit: usize) -> Result<Option<FeatureBatch>, ExpressionError> {
+        Ok(self.take_due_of(now, limit, &|_| true)?.map(|(batch, _)| batch))
+    }
+
+    /// The same of entities that `keep` selects, with their fingerprints; of the others nothing is told.
+    pub fn take_due_of(
+        &mut self,
+        now: EventTime,
+        limit: usize,
+        keep: &dyn Fn(Fingerprint) -> bool,
+    ) -> Result<Option<(FeatureBatch, Vec<Fingerprint>)>, ExpressionError> {
         let Some(schedule) = &mut self.schedule else { return Ok(None) };
         schedule.now = schedule.now.max(now.clamp(-TIME_LIMIT, TIME_LIMIT));
         let now = schedule.now;
@@ -30,7 +40,9 @@ impl GroupStore {
             return Ok(None);
         }
         let instant = self.windows.instant(now);
-        let questions: Vec<_> = taken.iter().map(|&(number, _)| (number, instant)).collect();
+        let kept = |number: &u32| keep(self.entities.get(*number).print);
+        let told: Vec<u32> = taken.iter().map(|&(number, _)| number).filter(kept).collect();
+        let questions: Vec<_> = told.iter().map(|&number| (number, instant)).collect();
         let values = match self.answer(&questions) {
             Ok(values) => values,
             Err(error) => {
@@ -40,9 +52,9 @@ impl GroupStore {
                 return Err(error);
             }
         };
-        let mut entities = Vec::with_capacity(taken.len());
+        let of = |number: &u32| (self.entities.get(*number).text.to_string(), self.entities.get(*number).print);
+        let (entities, prints) = told.iter().map(of).unzip();
         for &(number, _) in &taken {
-            entities.push(self.entities.get(number).text.to_string());
             let at = self.next_look(self.entities.get(number), now);
             self.propose(number, at);
         }
@@ -52,7 +64,15 @@ impl GroupStore {
             schedule.published_through = now;
         }
         self.roll();
-        Ok(Some(FeatureBatch { group: self.group, entities, values, as_of: now }))
+        Ok(Some((FeatureBatch { group: self.group, entities, values, as_of: now }, prints)))
+    }
+
+    /// What `keep` selects is due at once: the store may know nothing of it.
+    pub fn publish_anew(&mut self, keep: &dyn Fn(Fingerprint) -> bool) {
+        let selected = self.entities.iter_live().filter(|(_, entity)| keep(entity.print)).map(|(number, _)| number);
+        for number in selected.collect::<Vec<_>>() {
+            self.propose(number, AT_ONCE);
+        }
     }
 
     /// How many entities are due at the last `now`: the sweep's lag.

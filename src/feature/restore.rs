@@ -4,7 +4,7 @@
 //! still be asked for, and in which every entity is due, as the online store may be behind.
 //! Does not: trust what it reads. Bad data is an error that names the group, the row and what is wrong with it.
 
-use crate::event::Fingerprint;
+use crate::event::{EventTime, Fingerprint};
 use crate::feature::aggregate::Tiled;
 use crate::feature::aggregate::last::Entry;
 use crate::feature::schedule::AT_ONCE;
@@ -32,23 +32,37 @@ impl GroupStore {
     /// Takes the rows of a block that `keep` selects by the entity's fingerprint; ids are taken by every lane. Blocks come
     /// in the order in which they were made, before anything is applied. After an error the store is of no use.
     pub fn restore(&mut self, block: &RecordBatch, keep: &dyn Fn(Fingerprint) -> bool) -> Result<(), StateError> {
+        match self.kind_of(block) {
+            Some(StateKind::Tiles) => self.take_tiles(block, keep, Arrival::Restored),
+            Some(StateKind::Entries) => self.take_entries(block, keep, Arrival::Restored),
+            Some(StateKind::Ids) => self.restore_ids(block),
+            None => Err(self.strange(block)),
+        }
+    }
+
+    /// Adds the rows of a block that another store sealed (see `exchange`), each of them once.
+    pub fn merge(&mut self, block: &RecordBatch) -> Result<(), StateError> {
+        match self.kind_of(block) {
+            Some(StateKind::Tiles) => self.take_tiles(block, &|_| true, Arrival::Merged),
+            Some(StateKind::Entries) => self.take_entries(block, &|_| true, Arrival::Merged),
+            Some(StateKind::Ids) | None => Err(self.strange(block)),
+        }
+    }
+
+    fn kind_of(&self, block: &RecordBatch) -> Option<StateKind> {
         let tiled = self.layout.tiled_kinds();
-        let kind = StateKind::ALL.into_iter().find(|&kind| {
+        StateKind::ALL.into_iter().find(|&kind| {
             let (expected, found) = (schema(kind, &self.spec, &tiled), block.schema());
             expected.fields().len() == found.fields().len()
                 && expected.fields().iter().zip(found.fields()).all(|(expected, found)| {
                     expected.name() == found.name() && expected.data_type() == found.data_type()
                 })
-        });
-        match kind {
-            Some(StateKind::Tiles) => self.restore_tiles(block, keep),
-            Some(StateKind::Entries) => self.restore_entries(block, keep),
-            Some(StateKind::Ids) => self.restore_ids(block),
-            None => {
-                let found: Vec<_> = block.schema().fields().iter().map(|field| field.name().clone()).collect();
-                Err(StateError::Layout { group: self.spec.name.clone(), found: found.join(", ") })
-            }
-        }
+        })
+    }
+
+    fn strange(&self, block: &RecordBatch) -> StateError {
+        let found: Vec<_> = block.schema().fields().iter().map(|field| field.name().clone()).collect();
+        StateError::Layout { group: self.spec.name.clone(), found: found.join(", ") }
     }
 
     fn damaged(&self, kind: StateKind, row: usize, what: &'static str) -> StateError {
@@ -63,7 +77,12 @@ impl GroupStore {
         }
     }
 
-    fn restore_tiles(&mut self, block: &RecordBatch, keep: &dyn Fn(Fingerprint) -> bool) -> Result<(), StateError> {
+    fn take_tiles(
+        &mut self,
+        block: &RecordBatch,
+        keep: &dyn Fn(Fingerprint) -> bool,
+        how: Arrival,
+    ) -> Result<(), StateError> {
         const KIND: StateKind = StateKind::Tiles;
         self.refuse_nulls(KIND, block, 4)?;
         let (prints, texts) = (block.column(0).as_fixed_size_binary(), block.column(1).as_string::<i32>());
@@ -85,12 +104,22 @@ impl GroupStore {
             }
             tile[0] = tile::tag(slot, level, false);
             self.read_states(block, row, &mut tile)?;
-            let number = self.arrive(print, texts.value(row));
+            if how == Arrival::Merged && (level != 0 || slot < self.ladder.drop_before) {
+                self.layout.release_tile(&tile, &mut self.texts);
+                match level {
+                    0 => continue,
+                    _ => return Err(self.damaged(KIND, row, "a length that no sealed tile has")),
+                }
+            }
+            let number = self.arrive(print, texts.value(row), how.due(self.windows.appears(slot)));
             let entity = self.entities.get_mut(number);
             let before = Size::of(entity, &self.layout);
-            let replaced = entity.tiles.replace(&tile, &self.layout, &self.windows, &mut self.texts);
+            let taken = match how {
+                Arrival::Restored => entity.tiles.replace(&tile, &self.layout, &self.windows, &mut self.texts),
+                Arrival::Merged => entity.tiles.merge(&tile, &self.layout, &self.windows, &mut self.texts),
+            };
             self.size.change(before, Size::of(entity, &self.layout));
-            if replaced.is_err() {
+            if taken.is_err() {
                 self.layout.release_tile(&tile, &mut self.texts);
                 return Err(self.damaged(KIND, row, "a tile that overlaps another"));
             }
@@ -131,7 +160,12 @@ impl GroupStore {
         Ok(())
     }
 
-    fn restore_entries(&mut self, block: &RecordBatch, keep: &dyn Fn(Fingerprint) -> bool) -> Result<(), StateError> {
+    fn take_entries(
+        &mut self,
+        block: &RecordBatch,
+        keep: &dyn Fn(Fingerprint) -> bool,
+        how: Arrival,
+    ) -> Result<(), StateError> {
         const KIND: StateKind = StateKind::Entries;
         self.refuse_nulls(KIND, block, 6)?;
         let (prints, names) = (block.column(0).as_fixed_size_binary(), block.column(1).as_string::<i32>());
@@ -158,7 +192,7 @@ impl GroupStore {
                 }
                 _ => return Err(self.damaged(KIND, row, "a value of another type")),
             };
-            let number = self.arrive(print, names.value(row));
+            let number = self.arrive(print, names.value(row), how.due(self.windows.appears(ts)));
             let entity = self.entities.get_mut(number);
             let before = Size::of(entity, &self.layout);
             let entry = Entry::new(ts, print_at(ids, row), contents.value(row), word, false);
@@ -190,11 +224,29 @@ impl GroupStore {
         Ok(())
     }
 
-    /// The entity of a restored row: due at once, as the store may be behind.
-    fn arrive(&mut self, print: Fingerprint, text: &str) -> u32 {
+    /// The entity of a row that comes, and when its published value has to be looked at.
+    fn arrive(&mut self, print: Fingerprint, text: &str, due: EventTime) -> u32 {
         let number = self.entities.find(print).unwrap_or_else(|| self.welcome(print, text));
-        self.propose(number, AT_ONCE);
+        self.propose(number, due);
         number
+    }
+}
+
+/// How rows come into a store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// From a snapshot of this store: they stand for what was there, and the online store may be behind.
+    Restored,
+    /// From another store: they are added, and visible as any event of that time.
+    Merged,
+}
+
+impl Arrival {
+    fn due(self, appears: EventTime) -> EventTime {
+        match self {
+            Arrival::Restored => AT_ONCE,
+            Arrival::Merged => appears,
+        }
     }
 }
 

@@ -126,7 +126,7 @@ impl GroupStore {
         }
     }
 
-    fn blocks(&self, rows: Rows) -> Vec<StateBlock> {
+    pub(super) fn blocks(&self, rows: Rows) -> Vec<StateBlock> {
         let tiles = rows.tiles.iter().map(|(&bucket, rows)| (StateKind::Tiles, bucket, self.tile_rows(rows)));
         let entries = rows.entries.iter().map(|(&bucket, rows)| (StateKind::Entries, bucket, self.entry_rows(rows)));
         let ids = rows.ids.iter().map(|(&bucket, rows)| (StateKind::Ids, bucket, id_rows(rows)));
@@ -212,9 +212,9 @@ impl GroupStore {
 
 /// Rows of a snapshot per bucket, by where they are.
 #[derive(Default)]
-struct Rows {
-    tiles: BTreeMap<EventTime, Vec<(u32, usize)>>,
-    entries: BTreeMap<EventTime, Vec<(u32, usize, usize)>>,
+pub(super) struct Rows {
+    pub tiles: BTreeMap<EventTime, Vec<(u32, usize)>>,
+    pub entries: BTreeMap<EventTime, Vec<(u32, usize, usize)>>,
     ids: BTreeMap<EventTime, Vec<(u64, Fingerprint, EventTime)>>,
 }
 

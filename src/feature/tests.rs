@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+mod exchange;
+
 #[derive(Clone, Debug)]
 struct Event {
     ts: EventTime,
@@ -52,7 +54,7 @@ impl Event {
 }
 
 fn print_of(entity: u8) -> Fingerprint {
-    fingerprints(&[&(Arc::new(StringArray::from(vec![name_of(entity)])) as ArrayRef)], 1)[0]
+    fingerprints(&[&(Arc::new(StringArray::from(vec![name_of(entity)])) as ArrayRef)], 1, Partitioner::Murmur2)[0]
 }
 
 fn name_of(entity: u8) -> String {
@@ -295,7 +297,7 @@ impl World {
     }
 
     fn lane(&self, print: Fingerprint) -> usize {
-        lane_of(key_group(print), self.lanes.len())
+        lane_of(key_group(home_of(print)), self.lanes.len())
     }
 
     fn apply(&mut self, events: &[Event]) {
@@ -398,7 +400,7 @@ impl World {
         self.lanes = (0..lanes).map(|_| GroupStore::new(7, self.spec.clone())).collect();
         for (lane, store) in self.lanes.iter_mut().enumerate() {
             for block in &self.blocks {
-                store.restore(&block.rows, &|print| lane_of(key_group(print), lanes) == lane).unwrap();
+                store.restore(&block.rows, &|print| lane_of(key_group(home_of(print)), lanes) == lane).unwrap();
             }
         }
         self.advance(self.watermark, self.oldest_needed);

@@ -54,6 +54,16 @@ impl Tiles {
         &self.words
     }
 
+    /// The words of one tile.
+    pub(super) fn words_at(&mut self, place: usize, stride: usize) -> &mut [u64] {
+        &mut self.words[place * stride..][..stride]
+    }
+
+    /// Lets the first words go.
+    pub(super) fn drain(&mut self, words: usize) {
+        self.words.drain(..words);
+    }
+
     pub fn capacity_bytes(&self) -> usize {
         self.words.capacity() * size_of::<u64>()
     }
@@ -103,7 +113,7 @@ impl Tiles {
     }
 
     /// The tile that covers `ts`, or where a new one belongs.
-    fn cover(&self, ts: EventTime, stride: usize, windows: &Windows) -> Result<usize, usize> {
+    pub(super) fn cover(&self, ts: EventTime, stride: usize, windows: &Windows) -> Result<usize, usize> {
         let after = first_at_or_after(self.len(stride), |place| self.slot(stride, place), ts + 1);
         let Some(place) = after.checked_sub(1) else { return Err(0) };
         let tag = self.words[place * stride];

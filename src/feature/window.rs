@@ -112,6 +112,11 @@ impl Windows {
         floor_to(instant.clamp(-TIME_LIMIT, TIME_LIMIT) - window, tail)
     }
 
+    /// The time bucket of state that holds `ts`.
+    pub fn bucket_of(&self, ts: EventTime) -> EventTime {
+        floor_to(ts, self.bucket_ms)
+    }
+
     /// The start of the slot of head resolution that holds `ts`.
     pub fn slot(&self, ts: EventTime) -> EventTime {
         floor_to(ts, self.head_ms)

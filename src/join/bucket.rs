@@ -16,7 +16,7 @@ pub struct Bucket {
     /// Empty when the key is the id.
     pub key: Vec<Fingerprint>,
     pub content: Vec<u64>,
-    pub key_group: Vec<u8>,
+    pub home: Vec<u32>,
     /// The next older pending row of the same key; empty when the key is the id.
     pub same_key: Vec<RowRef>,
     pub parts: Vec<Part>,
@@ -71,7 +71,7 @@ impl Bucket {
             + self.id.capacity() * 16
             + self.key.capacity() * 16
             + self.content.capacity() * 8
-            + self.key_group.capacity()
+            + self.home.capacity() * 4
             + self.same_key.capacity() * 8;
         let parts = self.parts.iter().map(|part| {
             let features = part.features.iter().flatten().map(RecordBatch::get_array_memory_size).sum::<usize>();

@@ -59,7 +59,7 @@ impl JoinState {
         }
         let bucket = self.buckets.remove(&number).expect("it was closed just now");
         let stored = bucket.parts.iter().all(|part| part.segment.is_some());
-        let ids = ClosedBucket { id: bucket.id.clone(), key_group: bucket.key_group.clone(), stored };
+        let ids = ClosedBucket { id: bucket.id.clone(), home: bucket.home.clone(), stored };
         self.remember_closed(number, ids);
         if self.counting {
             self.account.pending -= live.len() as u64;

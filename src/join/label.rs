@@ -40,7 +40,7 @@ pub struct Decision {
     pub row: RowRef,
     pub id: Fingerprint,
     pub content: u64,
-    pub key_group: u8,
+    pub home: u32,
     pub state: LabelState,
     /// Bucket of the impression that decided: once it is in a file, this is the only trace.
     pub by: u32,
@@ -52,7 +52,7 @@ pub struct LabelBucket {
     pub id: Vec<Fingerprint>,
     pub key: Vec<Fingerprint>,
     pub content: Vec<u64>,
-    pub key_group: Vec<u8>,
+    pub home: Vec<u32>,
     /// The larger of the label's own time and the watermark when it came: an impression that this has passed is closed
     /// to it, whenever the bucket physically closes.
     pub came_at: Vec<EventTime>,
@@ -83,7 +83,7 @@ impl LabelBucket {
             + self.id.capacity() * 16
             + self.key.capacity() * 16
             + self.content.capacity() * 8
-            + self.key_group.capacity()
+            + self.home.capacity() * 4
             + self.came_at.capacity() * 8
             + self.next.capacity() * 8
             + self.state.capacity()
@@ -97,7 +97,7 @@ pub struct NewLabel {
     pub id: Fingerprint,
     pub key: Fingerprint,
     pub content: u64,
-    pub key_group: u8,
+    pub home: u32,
     pub came_at: EventTime,
 }
 
@@ -177,8 +177,8 @@ impl Labels {
     pub fn decide(&mut self, row: RowRef, state: LabelState, by: u32) {
         self.set_state(row, state);
         let (bucket, at) = (self.bucket(row), row.row() as usize);
-        let (id, content, key_group) = (bucket.id[at], bucket.content[at], bucket.key_group[at]);
-        self.decisions.push(Decision { row, id, content, key_group, state, by });
+        let (id, content, home) = (bucket.id[at], bucket.content[at], bucket.home[at]);
+        self.decisions.push(Decision { row, id, content, home, state, by });
     }
 
     /// Takes a decision back from the state; a label that is not here any more needs none.
@@ -233,7 +233,7 @@ impl Labels {
         bucket.id.push(label.id);
         bucket.key.push(label.key);
         bucket.content.push(label.content);
-        bucket.key_group.push(label.key_group);
+        bucket.home.push(label.home);
         bucket.came_at.push(label.came_at);
         bucket.next.push(head);
         bucket.state.push(LabelState::Waiting);

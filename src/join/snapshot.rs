@@ -5,7 +5,7 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, Share, StateBlock,
     Watermark,
 };
 use crate::join::bucket::{Bucket, Part};
@@ -14,12 +14,11 @@ use crate::join::index::RowRef;
 use crate::join::label::{Admission, Decision, LabelBucket, LabelState, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array,
 };
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt32Type, UInt64Type};
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Rows per segment: bounds what is read back at once.
@@ -139,19 +138,19 @@ impl JoinState {
         if self.closed_through == self.filed_through { waiting } else { waiting.min(unfiled) }
     }
 
-    /// Brings back one segment of impressions; rows of other key groups are left out.
-    pub fn restore_segment(&mut self, segment: Segment, groups: &Range<u16>) -> Result<(), RestoreError> {
+    /// Brings back one segment of impressions; rows of other shares are left out.
+    pub fn restore_segment(&mut self, segment: Segment, share: &Share) -> Result<(), RestoreError> {
         let keys = KeyColumns::read(&segment.keys, self.keys.entities.len())?;
         if segment.id.is_none() {
             // Rows without a segment are written again, as the newest: a copy of what is here already must not be.
             let fresh = |at: usize| {
-                groups.contains(&(keys.key_group[at] as u16))
+                share.contains(keys.home[at])
                     && !self.holds(keys.id[at], keys.event_time[at], keys.content[at])
             };
             let mask: Vec<bool> = (0..keys.id.len()).map(fresh).collect();
             if mask.contains(&false) {
                 let narrowed = segment.filter(&mask.into())?;
-                return if narrowed.keys.num_rows() == 0 { Ok(()) } else { self.restore_segment(narrowed, groups) };
+                return if narrowed.keys.num_rows() == 0 { Ok(()) } else { self.restore_segment(narrowed, share) };
             }
         }
         let was_counting = std::mem::replace(&mut self.counting, false);
@@ -160,7 +159,7 @@ impl JoinState {
             let (id, key, ts) = (keys.id[at], keys.key[at], keys.event_time[at]);
             // A copy is there when the rows were written again by another number of lanes; both wait for the next cut.
             let admitted = self.admit(id, ts, keys.content[at]);
-            let row = self.push(segment.bucket, ts, id, key, keys.content[at], keys.key_group[at]);
+            let row = self.push(segment.bucket, ts, id, key, keys.content[at], keys.home[at]);
             if admitted {
                 self.index_row(row, id, key);
             } else {
@@ -199,21 +198,21 @@ impl JoinState {
         &mut self,
         bucket: u32,
         keys: &RecordBatch,
-        groups: &Range<u16>,
+        share: &Share,
         stored: bool,
     ) -> Result<(), RestoreError> {
         let id = fingerprints_of(keys, "id")?;
-        let key_group = column::<UInt8Type>(keys, "key_group")?;
-        let entry = self.closed.entry(bucket).or_insert(ClosedBucket { id: Vec::new(), key_group: Vec::new(), stored });
+        let home = column::<UInt32Type>(keys, "home")?;
+        let entry = self.closed.entry(bucket).or_insert(ClosedBucket { id: Vec::new(), home: Vec::new(), stored });
         entry.stored &= stored;
-        for (id, key_group) in id.into_iter().zip(key_group) {
+        for (id, home) in id.into_iter().zip(home) {
             let closed = &self.closed;
             let known = self.ids.get(id, |row| closed[&row.bucket()].id[row.row() as usize] == id);
-            if known.is_none() && groups.contains(&(key_group as u16)) {
+            if known.is_none() && share.contains(home) {
                 let entry = self.closed.get_mut(&bucket).expect("it was just made");
                 let row = RowRef::new(bucket, entry.id.len() as u32);
                 entry.id.push(id);
-                entry.key_group.push(key_group);
+                entry.home.push(home);
                 self.ids.insert(id, row);
             }
         }
@@ -226,18 +225,18 @@ impl JoinState {
         &mut self,
         label: usize,
         rows: &RecordBatch,
-        groups: &Range<u16>,
+        share: &Share,
         filed: Option<u32>,
     ) -> Result<(), RestoreError> {
         let (id, content) = (fingerprints_of(rows, "id")?, column::<UInt64Type>(rows, "content")?);
-        let (key_group, state) = (column::<UInt8Type>(rows, "key_group")?, column::<UInt8Type>(rows, "state")?);
+        let (home, state) = (column::<UInt32Type>(rows, "home")?, column::<UInt8Type>(rows, "state")?);
         let by = column::<Int64Type>(rows, "by")?;
         for at in 0..rows.num_rows() {
             let Some(state) = LabelState::of(state[at]) else {
                 return Err(RestoreError { what: "label states", reason: format!("state {}", state[at]) });
             };
             let stands = state == LabelState::Replaced || filed.is_some_and(|through| by[at] <= through as i64);
-            if stands && groups.contains(&(key_group[at] as u16)) {
+            if stands && share.contains(home[at]) {
                 self.labels[label].restore_decision(id[at], content[at], state);
             }
         }
@@ -251,7 +250,7 @@ impl JoinState {
         bucket: u32,
         stored: bool,
         rows: &RecordBatch,
-        groups: &Range<u16>,
+        share: &Share,
     ) -> Result<(), RestoreError> {
         let labels = &mut self.labels[label];
         let keys = KeyColumns::read(rows, 0)?;
@@ -263,11 +262,11 @@ impl JoinState {
                 id: keys.id[at],
                 key: keys.key[at],
                 content: keys.content[at],
-                key_group: keys.key_group[at],
+                home: keys.home[at],
                 came_at,
             };
             // Of two records in conflict both were written when the better one came later.
-            let admitted = groups.contains(&(new.key_group as u16))
+            let admitted = share.contains(new.home)
                 && matches!(labels.admit(&new), Admission::New | Admission::ConflictWon | Admission::Sooner);
             if admitted {
                 labels.push(bucket, new);
@@ -421,7 +420,7 @@ impl Writer {
     fn closed_ids(&mut self, number: u32, bucket: &mut ClosedBucket) {
         let rows = record_batch(vec![
             ("id", fingerprint_array(&bucket.id)),
-            ("key_group", Arc::new(UInt8Array::from(bucket.key_group.clone()))),
+            ("home", Arc::new(UInt32Array::from(bucket.home.clone()))),
         ]);
         bucket.stored = true;
         let segment = self.next_segment();
@@ -437,8 +436,8 @@ impl Writer {
                 ("id", fingerprint_array(&ids)),
                 ("content", Arc::new(UInt64Array::from_iter_values(decisions.iter().map(|decision| decision.content)))),
                 (
-                    "key_group",
-                    Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.key_group))),
+                    "home",
+                    Arc::new(UInt32Array::from_iter_values(decisions.iter().map(|decision| decision.home))),
                 ),
                 (
                     "state",
@@ -462,7 +461,7 @@ impl Writer {
             ("id", fingerprint_array(&bucket.id[from..to])),
             ("key", fingerprint_array(&bucket.key[from..to])),
             ("content", Arc::new(UInt64Array::from(bucket.content[from..to].to_vec()))),
-            ("key_group", Arc::new(UInt8Array::from(bucket.key_group[from..to].to_vec()))),
+            ("home", Arc::new(UInt32Array::from(bucket.home[from..to].to_vec()))),
             ("came_at", Arc::new(Int64Array::from(bucket.came_at[from..to].to_vec()))),
         ];
         debug_assert_eq!(fields.len(), LABEL_KEY_COLUMNS);
@@ -503,7 +502,7 @@ fn key_block(bucket: &Bucket, part: &Part) -> RecordBatch {
         ("event_time", Arc::new(Int64Array::from(bucket.event_time[range.clone()].to_vec()))),
         ("id", id.clone()),
         ("content", Arc::new(UInt64Array::from(bucket.content[range.clone()].to_vec()))),
-        ("key_group", Arc::new(UInt8Array::from(bucket.key_group[range].to_vec()))),
+        ("home", Arc::new(UInt32Array::from(bucket.home[range].to_vec()))),
     ];
     if !bucket.key.is_empty() {
         fields.push(("key", key));
@@ -549,7 +548,7 @@ struct KeyColumns {
     id: Vec<Fingerprint>,
     key: Vec<Fingerprint>,
     content: Vec<u64>,
-    key_group: Vec<u8>,
+    home: Vec<u32>,
     entities: Vec<Vec<Fingerprint>>,
 }
 
@@ -561,7 +560,7 @@ impl KeyColumns {
             key: if batch.column_by_name("key").is_some() { fingerprints_of(batch, "key")? } else { id.clone() },
             id,
             content: column::<UInt64Type>(batch, "content")?,
-            key_group: column::<UInt8Type>(batch, "key_group")?,
+            home: column::<UInt32Type>(batch, "home")?,
             entities: (0..entities)
                 .map(|index| format!("entity_{index}"))
                 .map(|name| batch.column_by_name(&name).map_or(Ok(Vec::new()), |_| fingerprints_of(batch, &name)))

@@ -1,7 +1,7 @@
 //! State: the pending impressions of one sample in one lane, and the labels that wait for them.
 
 use crate::event::{
-    AnchorAccount, CloseReason, DecodedBatch, EventTime, Fingerprint, LabelAccount, Payload, Watermark, key_group,
+    AnchorAccount, CloseReason, DecodedBatch, EventTime, Fingerprint, LabelAccount, Payload, Watermark, home_of,
 };
 use crate::invariant;
 use crate::join::JoinSpec;
@@ -57,7 +57,7 @@ impl<'a> LaneRows<'a> {
 /// Identities of a closed bucket, kept until the dedup horizon has passed.
 pub(super) struct ClosedBucket {
     pub id: Vec<Fingerprint>,
-    pub key_group: Vec<u8>,
+    pub home: Vec<u32>,
     /// Whether a block on disk holds them.
     pub stored: bool,
 }
@@ -172,7 +172,7 @@ impl JoinState {
             if !self.admit(id, ts, batch.content[at]) {
                 continue;
             }
-            let reference = self.push(bucket_number, ts, id, key, batch.content[at], key_group(routes[at]) as u8);
+            let reference = self.push(bucket_number, ts, id, key, batch.content[at], home_of(routes[at]));
             self.index_row(reference, id, key);
             accepted.push(bucket_number, row);
         }
@@ -242,14 +242,14 @@ impl JoinState {
         id: Fingerprint,
         key: Fingerprint,
         content: u64,
-        key_group: u8,
+        home: u32,
     ) -> RowRef {
         let bucket = self.buckets.entry(number).or_default();
         let row = RowRef::new(number, bucket.rows() as u32);
         bucket.event_time.push(ts);
         bucket.id.push(id);
         bucket.content.push(content);
-        bucket.key_group.push(key_group);
+        bucket.home.push(home);
         if self.by_key.is_some() {
             bucket.key.push(key);
             bucket.same_key.push(RowRef::NONE);
@@ -363,7 +363,7 @@ impl JoinState {
                 id: batch.keys[keys.id][at],
                 key: batch.keys[keys.key][at],
                 content: batch.content[at],
-                key_group: key_group(batch.keys[keys.route][at]) as u8,
+                home: home_of(batch.keys[keys.route][at]),
                 came_at: came_at.max(ts),
             };
             match labels.admit(&new) {

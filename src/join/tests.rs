@@ -14,7 +14,7 @@ fn labels(take: Take) -> Labels {
 }
 
 fn label(id: u128, ts: i64, content: u64, came_at: i64) -> NewLabel {
-    NewLabel { event_time: ts, id, key: 7, content, key_group: 0, came_at }
+    NewLabel { event_time: ts, id, key: 7, content, home: 0, came_at }
 }
 
 /// Adds a label with its value.

@@ -1,6 +1,6 @@
 //! Build: the plan in the words of the router and the lanes.
 
-use crate::cell::{CellSpec, SampleCell, StreamUse};
+use crate::cell::{CellScope, CellSpec, SampleCell, StreamUse};
 use crate::config::Plan;
 use crate::event::{PartitionId, StreamId};
 use crate::join::{AnchorKeys, LabelKeys};
@@ -8,8 +8,8 @@ use crate::route::RoutedStream;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What the lanes of the pipeline's one cell do.
-pub fn cell_spec(plan: &Plan) -> CellSpec {
+/// What the lanes of a cell do.
+pub fn cell_spec(plan: &Plan, scope: CellScope) -> CellSpec {
     let mut uses: Vec<Vec<StreamUse>> = vec![Vec::new(); plan.streams.len()];
     let samples = plan.samples.iter().enumerate().map(|(sample, sample_plan)| {
         let join = &sample_plan.join;
@@ -44,6 +44,7 @@ pub fn cell_spec(plan: &Plan) -> CellSpec {
         }
     }
     CellSpec {
+        scope,
         lanes: plan.state.lanes,
         samples,
         groups: plan.groups.iter().cloned().map(Arc::new).collect(),

@@ -1,6 +1,6 @@
 //! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
 
-use crate::cell::{Lane, feature_history};
+use crate::cell::{CellScope, Lane, feature_history};
 use crate::commit::{Chain, ChainError, Identity, Layout, Manifest, read_last};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
@@ -41,6 +41,8 @@ pub struct RunOptions {
     pub close: bool,
     /// Forget all state first.
     pub fresh: bool,
+    /// Which part of the pipeline runs.
+    pub scope: CellScope,
 }
 
 /// Everything of the outside that a run touches, apart from its inputs.
@@ -132,7 +134,7 @@ impl Start<'_> {
         let starts = opened.sources.iter().flat_map(|source| source.starts());
         let new: Vec<_> = starts.filter(|(partition, _)| positions.next(*partition).is_none()).collect();
         new.iter().for_each(|(partition, start)| positions.set(*partition, *start));
-        let cell = Arc::new(cell_spec(&self.plan));
+        let cell = Arc::new(cell_spec(&self.plan, self.options.scope));
         let router = self.router(&cell, &partitions, positions, head);
         self.world.board.update(|view| view.phase = Phase::Restoring);
 

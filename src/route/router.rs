@@ -4,7 +4,7 @@
 
 use crate::event::{
     DecodedBatch, EventTime, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount, StreamId,
-    Track, Watermark, key_group, lane_of,
+    Track, Watermark, home_of, key_group, lane_of,
 };
 use crate::invariant;
 use crate::route::StreamTime;
@@ -315,7 +315,7 @@ fn deal(fingerprints: &[u128], lanes: usize) -> Vec<Vec<u32>> {
     }
     let mut rows = vec![Vec::with_capacity(fingerprints.len() / lanes + fingerprints.len() / 8 + 8); lanes];
     for (row, fingerprint) in fingerprints.iter().enumerate() {
-        rows[lane_of(key_group(*fingerprint), lanes)].push(row as u32);
+        rows[lane_of(key_group(home_of(*fingerprint)), lanes)].push(row as u32);
     }
     rows
 }

@@ -109,7 +109,7 @@ fn narrow(
 
 /// Keeps a share of ids by their hash, so that every run and every lane keeps the same ones.
 fn is_kept(id: Fingerprint, keep: f64) -> bool {
-    // Bits 57..121 are neither the key group's nor the index's: 64 bits spread evenly over [0, 1).
-    let hash = (id >> 57) as u64;
+    // Bits 32..96 belong to no home: what a key is kept for has nothing to do with the cell and lane it falls to.
+    let hash = (id >> 32) as u64;
     (hash as f64) < keep * u64::MAX as f64
 }

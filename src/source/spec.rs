@@ -1,6 +1,6 @@
 //! What to read: one input per Kafka topic, per sequence of files, per in-process queue.
 
-use crate::event::{EventTime, StreamId};
+use crate::event::{DurationMs, EventTime, StreamId};
 use std::collections::BTreeMap;
 
 /// One input of the pipeline. A topic or file pattern that several streams name is one input, read once.
@@ -43,6 +43,19 @@ pub enum KafkaStart {
     Latest,
     /// The first record at or after this time.
     Timestamp(EventTime),
+}
+
+/// How the processes of one pipeline find each other.
+#[derive(Clone, Debug)]
+pub struct GroupModeSpec {
+    /// The connection of every input.
+    pub connection: KafkaConnection,
+    pub group_id: String,
+    /// The static name of this process in the group.
+    pub instance_id: String,
+    pub session_timeout_ms: DurationMs,
+    /// Replicas of the internal topic; `None` leaves it to the brokers.
+    pub replication: Option<i32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

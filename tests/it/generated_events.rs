@@ -2,7 +2,7 @@
 
 use conjoin::cli::generate::{GenEvents, GenOptions, generate};
 use conjoin::decode::{ColumnFrom, ColumnSpec, DecodeLimits, DecodeSpec, Decoder, ExplodeSpec, TimeUnitSpec};
-use conjoin::event::{ColumnType, Positions, StreamAccount};
+use conjoin::event::{ColumnType, Partitioner, Positions, StreamAccount};
 use conjoin::source::file::{FileLimits, FileSource};
 use conjoin::source::{InputKind, InputSpec, Source, SourceEvent};
 use std::path::Path;
@@ -28,6 +28,7 @@ fn spec(columns: Vec<ColumnSpec>, explode: Option<ExplodeSpec>) -> DecodeSpec {
         id: 0,
         key: 0,
         route: 0,
+        partitioner: Partitioner::Murmur2,
         feature_inputs: Vec::new(),
         min_time: 1_600_000_000_000,
         max_future_ms: 0,

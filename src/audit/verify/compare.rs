@@ -6,7 +6,7 @@
 //! Holds: every row of either side is matched with one equal row of the other, or is told; nothing is left out because
 //! there is too much of it, only its example is.
 
-use crate::event::{Fingerprint, fingerprints};
+use crate::event::{Fingerprint, Partitioner, fingerprints};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
@@ -55,7 +55,7 @@ impl Side {
         let encoded = self.converter.convert_columns(&columns)?;
         let ids: Vec<&ArrayRef> = self.id.iter().map(|column| &columns[*column]).collect();
         // Without an id all rows have one, and only whole rows are matched.
-        let ids = if ids.is_empty() { vec![0; rows.num_rows()] } else { fingerprints(&ids, rows.num_rows()) };
+        let ids = if ids.is_empty() { vec![0; rows.num_rows()] } else { fingerprints(&ids, rows.num_rows(), Partitioner::Murmur2) };
         let batch = self.batches.len() as u32;
         let entries = encoded.iter().zip(ids).enumerate();
         self.entries.extend(entries.map(|(at, (row, id))| Entry {

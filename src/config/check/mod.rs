@@ -10,6 +10,7 @@
 mod columns;
 mod edges;
 mod features;
+mod group_mode;
 mod inputs;
 mod joins;
 mod models;
@@ -46,13 +47,15 @@ pub fn check(raw: &Pipeline, tree: &Node, cut: BTreeSet<Path>, cores: usize) -> 
     let models = models::check(c, raw, &streams, &groups, &samples);
     let state = edges::state(c, raw, cores);
     let serve = edges::serve(c, raw);
+    let group_mode = group_mode::check(c, raw, &inputs, &online);
+    let partitioner = streams::partitioner(raw);
     edges::folders(c, raw);
     edges::unused(c, &streams, &groups, &samples);
 
     let streams: Vec<_> = streams.into_iter().map(|draft| draft.plan).collect();
     let groups: Vec<_> = groups.into_iter().map(|draft| draft.spec).collect();
     let samples: Vec<_> = samples.into_iter().map(|draft| draft.plan).collect();
-    let semantics = semantics::hashes(&inputs, &streams, &groups, &samples);
+    let semantics = semantics::hashes(&inputs, &streams, &groups, &samples, partitioner);
     let failed = checker.found_errors();
     let plan = match (state, &raw.pipeline) {
         (Some(state), Some(pipeline)) if !failed => Some(Plan {
@@ -65,6 +68,8 @@ pub fn check(raw: &Pipeline, tree: &Node, cut: BTreeSet<Path>, cores: usize) -> 
             online,
             state,
             serve,
+            partitioner,
+            group_mode,
             semantics,
         }),
         _ => None,

@@ -6,7 +6,7 @@
 use crate::config::plan::{SamplePlan, StreamPlan};
 use crate::config::sql::type_name;
 use crate::decode::{ColumnFrom, ColumnSpec, TimeUnitSpec};
-use crate::event::{Expression, Value};
+use crate::event::{Expression, Partitioner, Value};
 use crate::feature::{AggregateKind, GroupSpec};
 use crate::join::Take;
 use crate::source::{InputKind, InputSpec};
@@ -19,6 +19,7 @@ pub fn hashes(
     streams: &[StreamPlan],
     groups: &[GroupSpec],
     samples: &[SamplePlan],
+    partitioner: Partitioner,
 ) -> BTreeMap<String, String> {
     let mut hashes = BTreeMap::new();
     let mut add = |name: String, text: String| hashes.insert(name, hex(&text));
@@ -32,6 +33,8 @@ pub fn hashes(
         add(format!("joins.{}", sample.sample.name), join_text(streams, sample));
         add(format!("samples.{}", sample.sample.name), sample_text(groups, sample));
     }
+    // State is dealt out by it.
+    add("the partitioner".into(), partitioner.name().into());
     // State refers to nodes by their numbers.
     add("the order of streams".into(), streams.iter().map(|stream| format!("{}\n", stream.name)).collect());
     add("the order of features".into(), groups.iter().map(|group| format!("{}\n", group.name)).collect());

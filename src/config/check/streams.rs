@@ -3,12 +3,12 @@
 use super::{Checker, columns, defaults, duration_or, name_path, raw_streams};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::StreamPlan;
-use crate::config::raw::{Names, Pipeline, Stream};
+use crate::config::raw::{self, Names, Pipeline, Stream};
 use crate::config::sql::Scope;
 use crate::config::tree::{Path, shown_text};
 use crate::config::units;
 use crate::decode::{ColumnSpec, DecodeSpec};
-use crate::event::{ColumnType, StreamId};
+use crate::event::{ColumnType, Partitioner, StreamId};
 use crate::route::StreamTime;
 use arrow::datatypes::{Field, Schema};
 use std::sync::Arc;
@@ -91,7 +91,7 @@ pub fn check(c: &mut Checker<'_>, raw: &Pipeline) -> Vec<StreamDraft> {
     let mut drafts = Vec::new();
     for (name, stream) in raw_streams(raw) {
         let path = Path::of(&["streams", name]);
-        match one(c, drafts.len() as StreamId, name, stream, &path) {
+        match one(c, drafts.len() as StreamId, name, stream, partitioner(raw), &path) {
             Some(draft) => drafts.push(draft),
             None => c.cut(path),
         }
@@ -102,7 +102,22 @@ pub fn check(c: &mut Checker<'_>, raw: &Pipeline) -> Vec<StreamDraft> {
     drafts
 }
 
-fn one(c: &mut Checker<'_>, id: StreamId, name: &str, raw: &Stream, path: &Path) -> Option<StreamDraft> {
+/// How the producers of all topics place a key.
+pub fn partitioner(raw: &Pipeline) -> Partitioner {
+    match raw.partitioner {
+        None | Some(raw::Partitioner::Murmur2) => Partitioner::Murmur2,
+        Some(raw::Partitioner::Crc32) => Partitioner::Crc32,
+    }
+}
+
+fn one(
+    c: &mut Checker<'_>,
+    id: StreamId,
+    name: &str,
+    raw: &Stream,
+    partitioner: Partitioner,
+    path: &Path,
+) -> Option<StreamDraft> {
     let columns = columns::check(c, raw, path);
     let explode = match &raw.explode {
         Some(explode) => columns::explode(c, explode, &columns, &path.key("explode")),
@@ -124,6 +139,7 @@ fn one(c: &mut Checker<'_>, id: StreamId, name: &str, raw: &Stream, path: &Path)
         id: 0,
         key: 0,
         route: 0,
+        partitioner,
         feature_inputs: Vec::new(),
         min_time: match raw.min_time {
             Some(instant) => instant.0,

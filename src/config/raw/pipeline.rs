@@ -44,6 +44,39 @@ pub struct Pipeline {
     pub state: Option<State>,
     /// The HTTP server; without it none is started.
     pub serve: Option<Serve>,
+    /// How producers of the topics make a partition of a record's key: the text of the `partition_by` columns, joined by
+    /// `:`. State is dealt out by it too.
+    #[schemars(extend("default" = "murmur2"))]
+    pub partitioner: Option<Partitioner>,
+    /// Several processes run this pipeline together: each partition number of its topics is a cell of its own.
+    pub group_mode: Option<GroupMode>,
+}
+
+/// How a key becomes a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Partitioner {
+    /// Kafka's Java client, and the `murmur2` partitioner of librdkafka.
+    Murmur2,
+    /// librdkafka's own default for records with a key.
+    Crc32,
+}
+
+/// Several processes run this pipeline together. All inputs are topics of one Kafka connection with the same number of
+/// partitions; state and samples lie where every process reaches them.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupMode {
+    /// Name of this process, each its own, the same after a restart: its partitions wait for it until the session ends.
+    pub instance: String,
+    /// The consumer group that hands out partitions. Default: `conjoin-` and the pipeline's name.
+    pub group: Option<String>,
+    /// How long a process may be silent before its partitions go to others.
+    #[schemars(extend("default" = defaults::SESSION_TIMEOUT))]
+    pub session_timeout: Option<Duration>,
+    /// Replicas of the internal topic. Default: the brokers' own.
+    #[schemars(range(min = 1, max = 32))]
+    pub replication: Option<u32>,
 }
 
 /// A feature group: aggregates of one entity over event-time windows.

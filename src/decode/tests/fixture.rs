@@ -46,6 +46,7 @@ pub fn spec(columns: Vec<ColumnSpec>) -> DecodeSpec {
         id: 0,
         key: 1,
         route: 0,
+        partitioner: Partitioner::Murmur2,
         feature_inputs: Vec::new(),
         min_time: 946_684_800_000,
         max_future_ms: 60_000,

@@ -4,7 +4,7 @@ mod fixture;
 mod oracle;
 
 use super::*;
-use crate::event::{ColumnRef, Expression, Value, content_hash, fingerprints};
+use crate::event::{ColumnRef, Expression, Partitioner, Value, content_hash, fingerprints};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
 use fixture::*;
@@ -52,7 +52,7 @@ fn values_arrive_in_their_columns_in_any_order_of_fields() {
     assert_eq!(bools, [Some(true), Some(false), None]);
     assert_eq!((decoded.records, decoded.consumed, decoded.filtered), (3, 3, 0));
     assert_eq!(decoded.content, records.map(|record| content_hash(record, 0)));
-    assert_eq!(*decoded.keys[0], fingerprints(&[rows.column(0)], 3));
+    assert_eq!(*decoded.keys[0], fingerprints(&[rows.column(0)], 3, Partitioner::Murmur2));
     assert!(Arc::ptr_eq(&decoded.keys[0], &decoded.keys[1]), "a set that repeats is hashed once");
 }
 

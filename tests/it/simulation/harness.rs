@@ -9,7 +9,7 @@ use crate::simulation::disk::{Disk, DiskFaults, Mount};
 use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
-use conjoin::cell::{Advance, Applied, CellSpec, Lane, LaneInput, LaneOutput, feature_history};
+use conjoin::cell::{Advance, Applied, CellScope, CellSpec, Lane, LaneInput, LaneOutput, feature_history};
 use conjoin::commit::{Chain, ChainError, Identity, Layout, Manifest, encode_block};
 use conjoin::config::Plan;
 use conjoin::decode::Decoder;
@@ -179,7 +179,7 @@ impl<'a> Claimed<'a> {
     pub fn start(self, logs: &'a Logs) -> Result<Life<'a>, Halt> {
         let Claimed { world, plan, mount, chain, writer, random, faults, lanes } = self;
         let head = chain.head().clone();
-        let cell = Arc::new(cell_spec(&plan));
+        let cell = Arc::new(cell_spec(&plan, CellScope::WHOLE));
         let router = router(&plan, &cell, logs, &head);
         let fails = |error: RunError| halt(&mount, error);
         let objects = list_objects(&mount, &head).map_err(|error| fails(error.into()))?;

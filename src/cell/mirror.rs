@@ -1,0 +1,284 @@
+//! Mirror: what a process knows of all cells: their features of entities that belong to no cell, and how far they are.
+//!
+//!   every cell, at a commit ── sealed tiles, mark (watermark, …) ──> the internal topic ──> every process: one mirror
+//!                                                                         │
+//!   lanes evaluate entities of other keys below the lowest watermark <────┘
+//!
+//! In: parts and marks of each cell in the order of its commits; copies are dropped, a gap is an error.
+//! Holds: below the frontier every event of every cell is in the stores; nothing that some cell may still ask for after
+//! a restart is rolled up.
+//! Does not: read a topic or a clock; see [`pipeline`](crate::pipeline).
+
+use crate::cell::lane::{NULLABLE, read, write};
+use crate::event::{EventTime, FeatureBatch, Fingerprint, StreamId, Watermark, home_of, partition_of};
+use crate::feature::{GroupSpec, GroupStore, StateError};
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+/// What a cell says with each commit, after the parts of its tiles.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Mark {
+    /// Everything below it was handed over.
+    pub watermark: EventTime,
+    /// The oldest instant at which the cell may still read features, also after a restart.
+    pub needed: EventTime,
+    /// All its inputs are quiet: others need not wait for it.
+    pub idle: bool,
+}
+
+/// The place of a part or mark in the sequence of a cell: the number of the commit, and of the part in it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Sequence {
+    /// Identity of the cell's chain.
+    pub chain: u32,
+    pub cut: u64,
+    pub part: u32,
+}
+
+/// The sequence of a cell has a hole, or is another cell's.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MirrorError {
+    #[error("cell {cell}: part {part} of commit {cut} came after part {after_part} of commit {after_cut}")]
+    Gap { cell: u32, cut: u64, part: u32, after_cut: u64, after_part: u32 },
+    #[error("cell {cell} belongs to chain {found:08x}, before it was {expected:08x}")]
+    OtherChain { cell: u32, expected: u32, found: u32 },
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+#[derive(Clone, Debug)]
+struct CellView {
+    chain: u32,
+    /// The last part that was taken, and whether it was the mark that ends a commit.
+    last: (u64, u32),
+    ended: bool,
+    mark: Option<Mark>,
+    /// Per stream, when the cell last said that it took rows (monotonic ms).
+    moved_at_ms: BTreeMap<StreamId, u64>,
+}
+
+/// See the module.
+pub struct Mirror {
+    cells: u32,
+    /// Per group of the plan; `None` for groups whose entities stay in their cell.
+    stores: Vec<Option<RwLock<GroupStore>>>,
+    views: Mutex<BTreeMap<u32, CellView>>,
+}
+
+/// What the other cells mean for the time of one cell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outside {
+    /// While everything is quiet here, time goes on at least to where the others are.
+    pub watermark: Option<EventTime>,
+    /// Streams that took rows in another cell, with when that was last heard (monotonic ms).
+    pub moved_at_ms: BTreeMap<StreamId, u64>,
+}
+
+impl Mirror {
+    /// `groups` are those of the plan; `exchanged` says which of them are kept here.
+    pub fn new(cells: u32, groups: &[Arc<GroupSpec>], exchanged: &[bool]) -> Mirror {
+        let store = |(number, spec): (usize, &Arc<GroupSpec>)| {
+            exchanged[number].then(|| RwLock::new(GroupStore::new(number as u16, spec.clone())))
+        };
+        Mirror {
+            cells,
+            stores: groups.iter().enumerate().map(store).collect(),
+            views: Mutex::default(),
+        }
+    }
+
+    fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, CellView>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a part or mark is the next of its cell; false when it came before.
+    fn follows(&self, cell: u32, at: Sequence, is_mark: bool) -> Result<bool, MirrorError> {
+        let mut views = self.views();
+        let Some(view) = views.get_mut(&cell) else {
+            // The topic keeps what anyone needs; where it begins for a cell does not matter.
+            let (last, moved_at_ms) = ((at.cut, at.part), BTreeMap::new());
+            views.insert(cell, CellView { chain: at.chain, last, ended: is_mark, mark: None, moved_at_ms });
+            return Ok(true);
+        };
+        if at.chain != view.chain {
+            return Err(MirrorError::OtherChain { cell, expected: view.chain, found: at.chain });
+        }
+        let (cut, part) = view.last;
+        if (at.cut, at.part) <= (cut, part) {
+            return Ok(false);
+        }
+        let next = if view.ended { (cut + 1, 0) } else { (cut, part + 1) };
+        if (at.cut, at.part) != next {
+            return Err(MirrorError::Gap { cell, cut: at.cut, part: at.part, after_cut: cut, after_part: part });
+        }
+        (view.last, view.ended) = ((at.cut, at.part), is_mark);
+        Ok(true)
+    }
+
+    /// Takes tiles that a cell sealed. False when they came before.
+    pub fn part(&self, cell: u32, at: Sequence, group: usize, rows: &RecordBatch) -> Result<bool, MirrorError> {
+        if !self.follows(cell, at, false)? {
+            return Ok(false);
+        }
+        if let Some(Some(store)) = self.stores.get(group) {
+            write(store).merge(rows)?;
+        }
+        Ok(true)
+    }
+
+    /// Takes the mark that ends a commit; `moved` are the streams that took rows since the mark before.
+    pub fn mark(
+        &self,
+        cell: u32,
+        at: Sequence,
+        mark: Mark,
+        moved: &[StreamId],
+        now_ms: u64,
+    ) -> Result<bool, MirrorError> {
+        if !self.follows(cell, at, true)? {
+            return Ok(false);
+        }
+        let mut views = self.views();
+        let view = views.get_mut(&cell).expect("it was looked at just now");
+        view.mark = Some(mark);
+        view.moved_at_ms.extend(moved.iter().map(|stream| (*stream, now_ms)));
+        drop(views);
+        let needed = self.needed();
+        for store in self.stores.iter().flatten() {
+            write(store).advance(Watermark::MIN, needed);
+        }
+        Ok(true)
+    }
+
+    /// The lowest watermark of all cells: every event below it is here. `MIN` until each cell was heard.
+    pub fn frontier(&self) -> Watermark {
+        Watermark(self.lowest(|mark| mark.watermark))
+    }
+
+    /// No cell will read features before it.
+    fn needed(&self) -> EventTime {
+        self.lowest(|mark| mark.needed.min(mark.watermark))
+    }
+
+    fn lowest(&self, of: impl Fn(&Mark) -> EventTime) -> EventTime {
+        let views = self.views();
+        let heard = (0..self.cells).map(|cell| views.get(&cell).and_then(|view| view.mark.as_ref()).map(&of));
+        heard.min().flatten().unwrap_or(EventTime::MIN)
+    }
+
+    /// How many cells have not been heard of yet.
+    pub fn unheard(&self) -> u32 {
+        self.cells - self.views().values().filter(|view| view.mark.is_some()).count() as u32
+    }
+
+    /// What the others say to `cell`, for which nothing has come yet if it is `new`.
+    pub fn outside(&self, cell: u32, is_new: bool) -> Outside {
+        let views = self.views();
+        let others = || views.iter().filter(|(other, _)| **other != cell).map(|(_, view)| view);
+        let known = |mark: &&Mark| mark.watermark > EventTime::MIN;
+        let marks = || others().filter_map(|view| view.mark.as_ref()).filter(known);
+        let busy = marks().filter(|mark| !mark.idle).map(|mark| mark.watermark).min();
+        // Where all are quiet each goes by its own clock; one that has no time of its own takes that of the others.
+        let quiet = || marks().map(|mark| mark.watermark).min().filter(|_| is_new);
+        let mut moved_at_ms = BTreeMap::new();
+        for (stream, at) in others().flat_map(|view| &view.moved_at_ms) {
+            let last = moved_at_ms.entry(*stream).or_insert(*at);
+            *last = (*last).max(*at);
+        }
+        Outside { watermark: busy.or_else(quiet), moved_at_ms }
+    }
+
+    /// Whether a group is kept here.
+    pub fn holds(&self, group: usize) -> bool {
+        self.stores.get(group).is_some_and(Option::is_some)
+    }
+
+    /// As [`GroupStore::evaluate`], at instants below the frontier.
+    pub fn evaluate(&self, group: usize, entities: &[Fingerprint], instants: &[EventTime]) -> RecordBatch {
+        let store = self.stores[group].as_ref().expect("only groups that are kept here are asked for");
+        read(store).evaluate(entities, instants).expect(NULLABLE)
+    }
+
+    /// The cell that answers for an entity online.
+    pub fn owner(&self, entity: Fingerprint) -> u32 {
+        partition_of(home_of(entity), self.cells)
+    }
+
+    /// Up to `limit` entities whose value changed, with their values at the frontier, by the cell that owns each; those
+    /// that belong to no cell in `owned` are left out. `None` when nothing is due.
+    pub fn take_due(
+        &self,
+        group: usize,
+        limit: usize,
+        owned: &BTreeSet<u32>,
+    ) -> Option<Vec<(u32, FeatureBatch)>> {
+        let frontier = self.frontier();
+        let store = self.stores.get(group)?.as_ref().filter(|_| frontier > Watermark::MIN)?;
+        let keep = |entity| owned.contains(&self.owner(entity));
+        let (batch, entities) = write(store).take_due_of(frontier.0, limit, &keep).expect(NULLABLE)?;
+        let by_owner = |cell: &u32| {
+            let rows = (0..entities.len()).filter(|row| self.owner(entities[*row]) == *cell);
+            let rows: Vec<u32> = rows.map(|row| row as u32).collect();
+            let names = rows.iter().map(|row| batch.entities[*row as usize].clone()).collect();
+            let values = take_record_batch(&batch.values, &UInt32Array::from(rows)).expect("the rows are there");
+            (*cell, FeatureBatch { entities: names, values, ..batch.clone() })
+        };
+        Some(owned.iter().map(by_owner).filter(|(_, batch)| !batch.entities.is_empty()).collect())
+    }
+
+    /// Every entity of these cells is due: nobody here has answered for them before.
+    pub fn own(&self, cells: &BTreeSet<u32>) {
+        for store in self.stores.iter().flatten() {
+            write(store).publish_anew(&|entity| cells.contains(&self.owner(entity)));
+        }
+    }
+
+    /// Entities, tiles and bytes of a group.
+    pub fn size(&self, group: usize) -> (u64, u64, u64) {
+        let Some(Some(store)) = self.stores.get(group) else { return (0, 0, 0) };
+        let store = read(store);
+        (store.entities() as u64, store.tiles() as u64, store.memory_bytes() as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(cut: u64, part: u32) -> Sequence {
+        Sequence { chain: 7, cut, part }
+    }
+
+    fn mark(watermark: EventTime) -> Mark {
+        Mark { watermark, needed: watermark, idle: false }
+    }
+
+    #[test]
+    fn f12_what_comes_again_is_dropped_and_what_is_missing_is_an_error() {
+        let mirror = Mirror::new(2, &[], &[]);
+        assert_eq!(mirror.mark(0, at(5, 2), mark(10), &[], 0), Ok(true), "the topic may begin anywhere");
+        assert_eq!(mirror.mark(0, at(5, 2), mark(99), &[], 0), Ok(false), "an old owner wakes up");
+        assert_eq!(mirror.mark(0, at(6, 0), mark(20), &[], 0), Ok(true));
+        let gap = MirrorError::Gap { cell: 0, cut: 8, part: 0, after_cut: 6, after_part: 0 };
+        assert_eq!(mirror.mark(0, at(8, 0), mark(30), &[], 0), Err(gap));
+        let other = Sequence { chain: 8, ..at(7, 0) };
+        assert!(matches!(mirror.mark(0, other, mark(30), &[], 0), Err(MirrorError::OtherChain { .. })));
+        assert_eq!(mirror.frontier(), Watermark::MIN, "cell 1 was not heard");
+        mirror.mark(1, at(0, 0), mark(15), &[], 0).unwrap();
+        assert_eq!(mirror.frontier(), Watermark(15));
+    }
+
+    #[test]
+    fn a_cell_whose_inputs_are_quiet_follows_those_that_move() {
+        let mirror = Mirror::new(3, &[], &[]);
+        mirror.mark(0, at(0, 0), mark(100), &[1], 5).unwrap();
+        mirror.mark(1, at(0, 0), Mark { idle: true, ..mark(40) }, &[], 6).unwrap();
+        let heard = mirror.outside(2, false);
+        assert_eq!(heard, Outside { watermark: Some(100), moved_at_ms: BTreeMap::from([(1, 5)]) });
+        mirror.mark(0, at(1, 0), Mark { idle: true, ..mark(120) }, &[], 7).unwrap();
+        assert_eq!(mirror.outside(2, false).watermark, None, "each goes by its own clock");
+        assert_eq!(mirror.outside(2, true).watermark, Some(40), "this one has no time of its own");
+    }
+}
