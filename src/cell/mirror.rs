@@ -10,23 +10,12 @@
 //! Does not: read a topic or a clock; see [`pipeline`](crate::pipeline).
 
 use crate::cell::lane::{NULLABLE, read, write};
-use crate::event::{EventTime, FeatureBatch, Fingerprint, StreamId, Watermark, home_of, partition_of};
+use crate::event::{CellMark, EventTime, FeatureBatch, Fingerprint, Outside, StreamId, Watermark, home_of, partition_of};
 use crate::feature::{GroupSpec, GroupStore, StateError};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-
-/// What a cell says with each commit, after the parts of its tiles.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
-pub struct Mark {
-    /// Everything below it was handed over.
-    pub watermark: EventTime,
-    /// The oldest instant at which the cell may still read features, also after a restart.
-    pub needed: EventTime,
-    /// All its inputs are quiet: others need not wait for it.
-    pub idle: bool,
-}
 
 /// The place of a part or mark in the sequence of a cell: the number of the commit, and of the part in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -54,7 +43,7 @@ struct CellView {
     /// The last part that was taken, and whether it was the mark that ends a commit.
     last: (u64, u32),
     ended: bool,
-    mark: Option<Mark>,
+    mark: Option<CellMark>,
     /// Per stream, when the cell last said that it took rows (monotonic ms).
     moved_at_ms: BTreeMap<StreamId, u64>,
 }
@@ -65,15 +54,6 @@ pub struct Mirror {
     /// Per group of the plan; `None` for groups whose entities stay in their cell.
     stores: Vec<Option<RwLock<GroupStore>>>,
     views: Mutex<BTreeMap<u32, CellView>>,
-}
-
-/// What the other cells mean for the time of one cell.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Outside {
-    /// While everything is quiet here, time goes on at least to where the others are.
-    pub watermark: Option<EventTime>,
-    /// Streams that took rows in another cell, with when that was last heard (monotonic ms).
-    pub moved_at_ms: BTreeMap<StreamId, u64>,
 }
 
 impl Mirror {
@@ -133,7 +113,7 @@ impl Mirror {
         &self,
         cell: u32,
         at: Sequence,
-        mark: Mark,
+        mark: CellMark,
         moved: &[StreamId],
         now_ms: u64,
     ) -> Result<bool, MirrorError> {
@@ -162,7 +142,7 @@ impl Mirror {
         self.lowest(|mark| mark.needed.min(mark.watermark))
     }
 
-    fn lowest(&self, of: impl Fn(&Mark) -> EventTime) -> EventTime {
+    fn lowest(&self, of: impl Fn(&CellMark) -> EventTime) -> EventTime {
         let views = self.views();
         let heard = (0..self.cells).map(|cell| views.get(&cell).and_then(|view| view.mark.as_ref()).map(&of));
         heard.min().flatten().unwrap_or(EventTime::MIN)
@@ -177,7 +157,7 @@ impl Mirror {
     pub fn outside(&self, cell: u32, is_new: bool) -> Outside {
         let views = self.views();
         let others = || views.iter().filter(|(other, _)| **other != cell).map(|(_, view)| view);
-        let known = |mark: &&Mark| mark.watermark > EventTime::MIN;
+        let known = |mark: &&CellMark| mark.watermark > EventTime::MIN;
         let marks = || others().filter_map(|view| view.mark.as_ref()).filter(known);
         let busy = marks().filter(|mark| !mark.idle).map(|mark| mark.watermark).min();
         // Where all are quiet each goes by its own clock; one that has no time of its own takes that of the others.
@@ -251,8 +231,8 @@ mod tests {
         Sequence { chain: 7, cut, part }
     }
 
-    fn mark(watermark: EventTime) -> Mark {
-        Mark { watermark, needed: watermark, idle: false }
+    fn mark(watermark: EventTime) -> CellMark {
+        CellMark { watermark, needed: watermark, idle: false }
     }
 
     #[test]
@@ -274,10 +254,10 @@ mod tests {
     fn a_cell_whose_inputs_are_quiet_follows_those_that_move() {
         let mirror = Mirror::new(3, &[], &[]);
         mirror.mark(0, at(0, 0), mark(100), &[1], 5).unwrap();
-        mirror.mark(1, at(0, 0), Mark { idle: true, ..mark(40) }, &[], 6).unwrap();
+        mirror.mark(1, at(0, 0), CellMark { idle: true, ..mark(40) }, &[], 6).unwrap();
         let heard = mirror.outside(2, false);
         assert_eq!(heard, Outside { watermark: Some(100), moved_at_ms: BTreeMap::from([(1, 5)]) });
-        mirror.mark(0, at(1, 0), Mark { idle: true, ..mark(120) }, &[], 7).unwrap();
+        mirror.mark(0, at(1, 0), CellMark { idle: true, ..mark(120) }, &[], 7).unwrap();
         assert_eq!(mirror.outside(2, false).watermark, None, "each goes by its own clock");
         assert_eq!(mirror.outside(2, true).watermark, Some(40), "this one has no time of its own");
     }

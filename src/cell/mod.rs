@@ -14,5 +14,5 @@ mod spec;
 
 pub use cut::{LaneRestoreError, RestoredBlock};
 pub use lane::{Advance, Applied, FeatureHistory, Lane, LaneCut, LaneInput, LaneOutput, feature_history};
-pub use mirror::{Mark, Mirror, MirrorError, Outside, Sequence};
+pub use mirror::{Mirror, MirrorError, Sequence};
 pub use spec::*;

@@ -1,5 +1,6 @@
 //! What a lane must know: the plan in the words of the pure layers.
 
+use crate::cell::Mirror;
 use crate::event::{DurationMs, Share, StreamId};
 use crate::feature::GroupSpec;
 use crate::join::{AnchorKeys, JoinSpec, LabelKeys};
@@ -67,6 +68,11 @@ impl CellSpec {
     /// The keys that a lane owns.
     pub fn share(&self, lane: usize) -> Share {
         Share { cell: self.scope.cell, cells: self.scope.cells, lane, lanes: self.lanes }
+    }
+
+    /// Whether a sample reads features that other cells help to make.
+    pub fn reads(&self, mirror: &Mirror) -> bool {
+        self.samples.iter().flat_map(|sample| &sample.groups).any(|group| mirror.holds(*group))
     }
 
     pub fn serving_lag_max_ms(&self) -> DurationMs {

@@ -7,7 +7,7 @@ use crate::cli::{EXIT_FAILED, EXIT_USAGE, PipelineArgs, eprint_text, print_text}
 use crate::config::Plan;
 use crate::env::{Entropy, SystemClock, SystemEntropy};
 use crate::online::{OnlineWriter, WriterLimits};
-use crate::pipeline::{Board, RunOptions, RunSummary, RunView, StopSignal, World, run as run_pipeline};
+use crate::pipeline::{Board, RunOptions, RunSummary, RunView, StopSignal, World, run as run_pipeline, run_group};
 use crate::telemetry::{RunMoment, Telemetry, status_line};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -47,7 +47,16 @@ pub fn run(args: &RunArgs) -> ExitCode {
         Ok(plan) => Arc::new(plan),
         Err(code) => return code,
     };
-    let options = RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh };
+    let options = RunOptions {
+        until_end: args.until_end,
+        close: args.close,
+        fresh: args.fresh,
+        ..RunOptions::default()
+    };
+    if plan.group_mode.is_some() && (args.until_end || args.json) {
+        eprint_text("error: in group mode a process runs until it is told to stop: leave out --until-end and --json");
+        return ExitCode::from(EXIT_USAGE);
+    }
     if args.keep_serving && plan.serve.is_none() {
         eprint_text(
             "error: --keep-serving needs `serve:` in the pipeline file, such as `serve: { listen: 127.0.0.1:8080 }`",
@@ -95,9 +104,17 @@ fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), Str
         telemetry,
         board: board.clone(),
         stop: stop.clone(),
+        exchange: None,
     };
     let signals = stop_on_signals(stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
     let status = Status::start(board.clone());
+    if plan.group_mode.is_some() {
+        let result = run_group(plan, options.fresh, world);
+        status.stop();
+        drop(server);
+        signals.close();
+        return result.map_err(|error| error.to_string());
+    }
     let result = run_pipeline(plan, options, world);
     status.stop();
     if let Ok(summary) = &result {

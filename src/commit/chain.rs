@@ -219,6 +219,7 @@ fn birth(identity: &Identity<'_>) -> Manifest {
         counts: Default::default(),
         objects: Vec::new(),
         needed_from: Vec::new(),
+        handover: None,
         files: Vec::new(),
         totals: Default::default(),
     }

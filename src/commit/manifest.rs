@@ -1,10 +1,10 @@
 //! Manifest: one link of a cell's chain; what is not in a manifest never happened.
 
-use crate::event::{BlockClass, EventTime, LaneCounts, SegmentId, StagedFile, StreamAccount, Totals};
+use crate::event::{BlockClass, CellMark, EventTime, LaneCounts, SegmentId, StagedFile, StreamAccount, Totals};
 use std::collections::BTreeMap;
 
 /// Version of the manifest and of the state objects it names.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,9 +48,21 @@ pub struct Manifest {
     /// Per class, the first bucket whose blocks are needed: objects also hold older ones, which a restore leaves alone.
     #[serde(default)]
     pub needed_from: Vec<(BlockClass, i64)>,
+    /// What the cell says to the others, where there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub handover: Option<Handover>,
     /// Output files that this manifest adds, with the sink they belong to (`samples.<name>` or `dead_letters`).
     pub files: Vec<FileEntry>,
     pub totals: Totals,
+}
+
+/// What a cell says to the others with a commit, beside what it sealed.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Handover {
+    #[serde(flatten)]
+    pub mark: CellMark,
+    /// Streams that took rows since the commit before.
+    pub moved: Vec<String>,
 }
 
 /// What block and segment numbers refer to.

@@ -40,6 +40,16 @@ pub struct EncodedBlock {
     bytes: Vec<u8>,
 }
 
+impl EncodedBlock {
+    pub fn entry(&self) -> &BlockEntry {
+        &self.entry
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Encodes a block of a lane; `lanes` is how many there are.
 pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, ObjectError> {
     let mut bytes = Vec::new();
@@ -141,16 +151,25 @@ pub fn block_ref(object: &Arc<str>, entry: &BlockEntry) -> Option<BlockRef> {
 /// Reads a block back and checks it.
 pub fn read_block(store: &dyn Store, block: &BlockRef) -> Result<RecordBatch, ObjectError> {
     let damaged = |found: String| ObjectError::Damaged { path: store.describe(&block.object), found };
+    let bytes = read_encoded(store, block)?;
+    decode_rows(&bytes).map_err(|error| damaged(error.to_string()))
+}
+
+/// Reads a block as it was encoded.
+pub fn read_encoded(store: &dyn Store, block: &BlockRef) -> Result<Vec<u8>, ObjectError> {
+    let damaged = |found: String| ObjectError::Damaged { path: store.describe(&block.object), found };
     let bytes = store.read_range(&block.object, block.offset, block.bytes)?;
     if Sha256::digest(&bytes).as_slice() != block.sha256 {
         return Err(damaged(format!("the block at byte {} does not match its sha256", block.offset)));
     }
-    let decode = || {
-        let mut reader = StreamReader::try_new(bytes.as_slice(), None)?;
-        let schema = reader.schema();
-        reader.next().unwrap_or_else(|| Ok(RecordBatch::new_empty(schema)))
-    };
-    decode().map_err(|error: ArrowError| damaged(error.to_string()))
+    Ok(bytes)
+}
+
+/// The rows of an encoded block.
+pub fn decode_rows(bytes: &[u8]) -> Result<RecordBatch, ArrowError> {
+    let mut reader = StreamReader::try_new(bytes, None)?;
+    let schema = reader.schema();
+    reader.next().unwrap_or_else(|| Ok(RecordBatch::new_empty(schema)))
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

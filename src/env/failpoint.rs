@@ -55,6 +55,8 @@ failpoints! {
     Read = "read",
     /// Sending the cut marker.
     Cut = "cut",
+    /// Telling the other cells of a commit.
+    HandOver = "hand-over",
     /// Ending the dead letters of a cut.
     DeadLetters = "dead-letters",
     /// The footer of a Parquet file.

@@ -222,6 +222,17 @@ pub struct Totals {
     pub state_bytes_written: u64,
 }
 
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.files += other.files;
+        self.file_rows += other.file_rows;
+        self.file_bytes += other.file_bytes;
+        self.dead_letter_files += other.dead_letter_files;
+        self.dead_letter_rows += other.dead_letter_rows;
+        self.state_bytes_written += other.state_bytes_written;
+    }
+}
+
 /// Adds two lists of accounts element by element; the shorter one is taken as padded with zeros.
 pub fn add_all<T: AddAssign + Default + Clone>(into: &mut Vec<T>, other: impl Deref<Target = [T]>) {
     if into.len() < other.len() {

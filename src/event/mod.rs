@@ -18,10 +18,12 @@ mod batch;
 mod block;
 mod file;
 mod account;
+mod cell_mark;
 
 pub use account::*;
 pub use batch::*;
 pub use block::*;
+pub use cell_mark::*;
 pub use entity_key::*;
 pub use exact_sum::*;
 pub use expression::*;

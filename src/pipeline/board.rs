@@ -2,6 +2,7 @@
 
 use crate::event::{EventTime, LaneCounts, StreamAccount, Totals};
 use crate::online::WriterStats;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How far a run is in its life.
@@ -51,6 +52,39 @@ pub struct RunView {
     pub restored_ms: u64,
     pub dead_letters: u64,
     pub failed_values: u64,
+    /// What the last commit of this run covers: topic, partition, next offset.
+    pub committed: Vec<(String, u32, i64)>,
+}
+
+impl RunView {
+    /// Takes the sums of the cells of a process; what belongs to the process itself stays.
+    pub fn sum_of(&mut self, cells: &[RunView]) {
+        let sum = |of: &dyn Fn(&RunView) -> u64| cells.iter().map(of).sum::<u64>();
+        let mut streams: Vec<(String, StreamAccount)> = Vec::new();
+        for (name, account) in cells.iter().flat_map(|cell| &cell.streams) {
+            match streams.iter_mut().find(|(known, _)| known == name) {
+                Some((_, total)) => *total += *account,
+                None => streams.push((name.clone(), *account)),
+            }
+        }
+        let mut counts = LaneCounts::default();
+        cells.iter().for_each(|cell| counts.add(&cell.counts));
+        let mut totals = Totals::default();
+        cells.iter().for_each(|cell| totals += cell.totals);
+        let holding: BTreeSet<String> = cells.iter().flat_map(|cell| cell.holding.iter().cloned()).collect();
+        (self.streams, self.counts, self.totals) = (streams, counts, totals);
+        self.holding = holding.into_iter().collect();
+        self.records_this_run = sum(&|cell| cell.records_this_run);
+        self.rows_written = sum(&|cell| cell.rows_written);
+        self.commits_this_run = sum(&|cell| cell.commits_this_run);
+        self.dead_letters = sum(&|cell| cell.dead_letters);
+        self.failed_values = sum(&|cell| cell.failed_values);
+        self.restored_rows = sum(&|cell| cell.restored_rows);
+        self.restored_ms = cells.iter().map(|cell| cell.restored_ms).max().unwrap_or(0);
+        self.watermark = cells.iter().filter_map(|cell| cell.watermark).min();
+        self.newest = cells.iter().filter_map(|cell| cell.newest).max();
+        self.online_instant = cells.iter().filter_map(|cell| cell.online_instant).min();
+    }
 }
 
 #[derive(Clone, Default)]

@@ -4,7 +4,7 @@ use crate::cell::{CellScope, CellSpec, SampleCell, StreamUse};
 use crate::config::Plan;
 use crate::event::{PartitionId, StreamId};
 use crate::join::{AnchorKeys, LabelKeys};
-use crate::route::RoutedStream;
+use crate::route::{Placed, RoutedStream};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -53,6 +53,32 @@ pub fn cell_spec(plan: &Plan, scope: CellScope) -> CellSpec {
     }
 }
 
+/// Which groups have entities that no cell owns: rows of one entity come in several partitions, or are looked up from one
+/// where they do not come.
+pub fn exchanged_groups(plan: &Plan) -> Vec<bool> {
+    let route = |stream: StreamId| plan.streams[stream as usize].decode.route;
+    let stays = |number: usize| {
+        let fed = plan.groups[number].uses.iter().all(|feature| feature.key_set == route(feature.stream));
+        let read = plan.samples.iter().all(|sample| {
+            let groups = sample.sample.groups.iter().filter(|group| group.group == number);
+            groups.clone().all(|group| group.key_set == route(sample.join.anchor))
+        });
+        fed && read
+    };
+    (0..plan.groups.len()).map(|number| !stays(number)).collect()
+}
+
+/// Rows that are joined, or that feed entities which stay in their cell, have to lie where `partition_by` says.
+fn placed(plan: &Plan, cell: &CellSpec, stream: usize) -> Option<Placed> {
+    let key_set = plan.streams[stream].decode.route;
+    let bound = |stream_use: &StreamUse| match *stream_use {
+        StreamUse::Anchor { .. } | StreamUse::Label { .. } => true,
+        StreamUse::Feature { entity, .. } => entity == key_set,
+    };
+    let bound = !cell.scope.is_whole() && cell.uses[stream].iter().any(bound);
+    bound.then_some(Placed { key_set, partitions: cell.scope.cells })
+}
+
 /// What the router must know, with the partitions that the sources found.
 pub fn routed_streams(plan: &Plan, cell: &CellSpec, partitions: &[PartitionId]) -> Vec<RoutedStream> {
     let streams = plan.streams.iter().enumerate().map(|(number, stream)| {
@@ -71,6 +97,7 @@ pub fn routed_streams(plan: &Plan, cell: &CellSpec, partitions: &[PartitionId]) 
             key_sets: stream.decode.key_sets.len(),
             routing_sets,
             partitions: partitions.iter().filter(carries).copied().collect(),
+            placed: placed(plan, cell, number),
         }
     });
     streams.collect()

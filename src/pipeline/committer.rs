@@ -6,16 +6,17 @@
 //! told to the collector.
 
 use crate::commit::{
-    Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, object_path, verify_object,
-    write_object,
+    BlockEntry, Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, block_ref,
+    object_path, read_encoded, verify_object, write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
-use crate::event::{BlockClass, LaneCounts, StagedFile};
+use crate::event::{BlockClass, BlockKind, LaneCounts, StagedFile};
 use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
 use crate::pipeline::conductor::ConductorCut;
+use crate::pipeline::exchange::{Exchange, SealedCommit};
 use crate::pipeline::garbage::GarbageOutlet;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::restore::Objects;
@@ -49,6 +50,8 @@ pub struct Committer {
     pub board: Board,
     pub done: Sender<Committed>,
     pub garbage: GarbageOutlet,
+    /// Where there are other cells: which one this is.
+    pub exchange: Option<(u32, Arc<dyn Exchange>)>,
     pub writer: String,
     pub names: BookNames,
     pub work: CommitWork,
@@ -151,6 +154,7 @@ impl Committer {
                 anchor.sampled_out += left_out;
             }
         }
+        let sealed = self.sealed(&blocks);
         let state_bytes = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
@@ -184,15 +188,57 @@ impl Committer {
             counts,
             objects: self.objects.iter().map(|(object, _)| object.clone()).collect(),
             needed_from: needed_from.into_iter().collect(),
+            handover: conductor.handover,
             files,
             totals,
             ..head.clone()
         };
         let manifest = self.chain.commit(next)?.clone();
         let published = self.publish(&manifest)?;
+        self.hand_over(&manifest, sealed)?;
         self.garbage.committed(manifest.number);
         self.tell(&manifest, state_bytes, self.clock.monotonic_ms() - started, published, failed_values);
         Ok(number)
+    }
+
+    /// What goes to the other cells of the blocks of a cut.
+    fn sealed(&self, blocks: &[EncodedBlock]) -> Vec<(String, Vec<u8>)> {
+        let sealed = blocks.iter().filter(|block| block.entry().class.kind == BlockKind::Sealed);
+        sealed.map(|block| (self.group_name(block.entry()), block.bytes().to_vec())).collect()
+    }
+
+    fn group_name(&self, entry: &BlockEntry) -> String {
+        self.layout.groups[entry.class.node as usize].clone()
+    }
+
+    /// Tells the other cells what the manifest made true.
+    fn hand_over(&self, manifest: &Manifest, parts: Vec<(String, Vec<u8>)>) -> Result<(), RunError> {
+        let (Some((cell, exchange)), Some(handover)) = (&self.exchange, &manifest.handover) else { return Ok(()) };
+        let handover = handover.clone();
+        let commit = SealedCommit { cell: *cell, chain: manifest.chain, cut: manifest.cut, parts, handover };
+        failpoint::step(Failpoint::HandOver, || exchange.send(&commit))
+    }
+
+    /// The same of the last commit of whoever had the cell before: nobody knows how far it came.
+    pub fn hand_over_again(&self, head: &Manifest) -> Result<(), RunError> {
+        let mut sealed = Vec::new();
+        for (object, entries) in &self.objects {
+            let path: Arc<str> = object.path.as_str().into();
+            let of_head = |entry: &&BlockEntry| {
+                entry.class.kind == BlockKind::Sealed && entry.bucket == head.cut as i64
+            };
+            for entry in entries.iter().filter(of_head) {
+                let block = block_ref(&path, entry).ok_or_else(|| ObjectError::Damaged {
+                    path: self.state.describe(&path),
+                    found: format!("sha256 {}", entry.sha256),
+                })?;
+                let bytes = read_encoded(self.state.as_ref(), &block)?;
+                sealed.push(((entry.segment.lane, entry.segment.ordinal), self.group_name(entry), bytes));
+            }
+        }
+        // In the order in which the lanes gave them, as the first time.
+        sealed.sort_by_key(|(place, ..)| *place);
+        self.hand_over(head, sealed.into_iter().map(|(_, group, bytes)| (group, bytes)).collect())
     }
 
     /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed.
@@ -211,7 +257,7 @@ impl Committer {
             bytes = object.bytes;
             self.objects.push((object, entries));
         }
-        let needed = |entry: &crate::commit::BlockEntry| {
+        let needed = |entry: &BlockEntry| {
             needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
         };
         let last_named = self.chain.head().number;

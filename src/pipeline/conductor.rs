@@ -6,11 +6,11 @@
 //! Holds: every lane gets the same markers in the same order; one cut is under way at a time.
 //! Does not: decode, join, or write; decide what a row means.
 
-use crate::cell::{Advance, CellSpec, LaneInput};
-use crate::commit::{InputEntry, TrackEntry};
+use crate::cell::{Advance, CellSpec, LaneInput, Mirror};
+use crate::commit::{Handover, InputEntry, TrackEntry};
 use crate::env::Clock;
 use crate::env::failpoint::{self, Failpoint};
-use crate::event::{CloseReason, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
+use crate::event::{CellMark, CloseReason, DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
@@ -46,12 +46,16 @@ pub struct ConductorCut {
     /// Accepted rows of each sample's anchor and label streams.
     pub anchor_accepted: Vec<u64>,
     pub label_accepted: Vec<Vec<u64>>,
+    /// What the other cells are told, where there are any.
+    pub handover: Option<Handover>,
 }
 
 /// Names and numbers that the conductor needs to speak to people and manifests.
 pub struct Names {
     pub streams: Vec<String>,
     pub inputs: Vec<String>,
+    /// How keys are placed.
+    pub partitioner: &'static str,
     /// Files of file inputs, in the order that positions count.
     pub files: BTreeMap<u16, Vec<String>>,
 }
@@ -91,6 +95,8 @@ pub struct Conductor {
     pub last_cut: u64,
     /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
     pub starts_are_new: bool,
+    /// Where there are other cells: what they say.
+    pub mirror: Option<Arc<Mirror>>,
 }
 
 /// Timers and what was said last.
@@ -110,6 +116,10 @@ struct Beat {
     dead: BTreeMap<(u16, RejectKind), u64>,
     /// The watermark before the end of the inputs made it infinite: what a manifest keeps.
     watermark: EventTime,
+    /// All inputs are quiet.
+    idle: bool,
+    /// Rows accepted per stream as of the last cut.
+    accepted: Vec<u64>,
 }
 
 impl Conductor {
@@ -127,6 +137,8 @@ impl Conductor {
             records: 0,
             dead: BTreeMap::new(),
             watermark: self.router.watermark(),
+            idle: false,
+            accepted: self.router.accounts().iter().map(|account| account.accepted).collect(),
         };
         while !self.stop.requested() && !beat.unread.is_empty() {
             match self.intake.next(TICK) {
@@ -168,6 +180,9 @@ impl Conductor {
                 self.router.step(raw_delta, now)?;
                 beat.moved = true;
                 for mut batch in decoded {
+                    if let Some(row) = self.router.misplaced(&batch) {
+                        return Err(self.misplaced(&batch, row));
+                    }
                     beat.records += batch.records;
                     let rejected = std::mem::take(&mut batch.rejected);
                     let routed = self.router.route(batch, rejected.len() as u64);
@@ -186,6 +201,21 @@ impl Conductor {
         // Also when an input has ended: others may have waited for it.
         self.pause();
         Ok(())
+    }
+
+    fn misplaced(&self, batch: &DecodedBatch, row: usize) -> RunError {
+        let PartitionId { input, partition } = batch.delta.partition;
+        RunError::Unsupported(format!(
+            "{} partition {partition}, between offsets {} and {}: row {row} of stream {} is not where the partitioner {} puts \
+             its `partition_by` columns, so it would never meet what belongs to it. Nothing of this batch was applied. \
+             Let producers send the text of these columns as the record's key, declare the partitioner that they use \
+             (`partitioner: murmur2` or `crc32`), or let `conjoin repartition` write a topic that fits",
+            self.names.inputs[input as usize],
+            batch.delta.from,
+            batch.delta.to,
+            self.names.streams[batch.stream as usize],
+            self.names.partitioner,
+        ))
     }
 
     /// Sends one input to every lane; false when a lane is gone, which it has explained elsewhere.
@@ -230,14 +260,24 @@ impl Conductor {
     /// The cut under way is committed.
     fn landed(&self, beat: &mut Beat) {
         beat.in_flight = false;
+        let named = |(at, next): (PartitionId, i64)| (self.names.inputs[at.input as usize].clone(), at.partition, next);
+        self.board.update(|view| view.committed = beat.positions.iter().map(named).collect());
         self.progress.tell(std::mem::take(&mut beat.positions));
     }
 
     /// Moves time on: the watermark as the inputs have it, the frontier as the lanes have it.
     fn advance(&mut self, now: u64, beat: &mut Beat) -> bool {
+        if let Some(mirror) = &self.mirror {
+            let is_new = self.router.online_instant(0).is_none();
+            self.router.heed(mirror.outside(self.cell.scope.cell, is_new));
+        }
         let (watermark, idle) = self.router.advance(now);
+        beat.idle = idle;
         let (applied, oldest) = self.frontier.get(self.cell.serving_lag_max_ms());
-        let frontier = if self.cell.groups.is_empty() { watermark } else { applied };
+        let mut frontier = if self.cell.groups.is_empty() { watermark } else { applied };
+        if let Some(mirror) = self.mirror.as_ref().filter(|mirror| self.cell.reads(mirror)) {
+            frontier = frontier.min(mirror.frontier());
+        }
         // The online instant may be older than the frontier at the end of the inputs; it is read from the same tiles.
         let newest = self.router.online_instant(0).unwrap_or(i64::MIN);
         let advance = Advance {
@@ -267,6 +307,9 @@ impl Conductor {
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();
+        let sealed = beat.told.map_or(i64::MIN, |told| told.watermark.0);
+        let handover = self.mirror.as_ref().map(|_| self.handover(sealed, beat));
+        beat.accepted = accounts.iter().map(|account| account.accepted).collect();
         let cut = ConductorCut {
             number: self.last_cut,
             inputs: input_entries(&self.names.inputs, &self.names.files, self.router.positions()),
@@ -278,11 +321,21 @@ impl Conductor {
             label_accepted: samples
                 .map(|sample| sample.join.labels.iter().map(|label| accepted(label.stream)).collect())
                 .collect(),
+            handover,
         };
         failpoint::step(Failpoint::Cut, || {
             self.cuts.send(CutPart::Conductor(Box::new(cut))).is_ok()
-                && self.tell(LaneInput::Cut { number: self.last_cut, roll })
+                && self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed })
         })
+    }
+
+    /// What the other cells are told with this cut: lanes hand out what is complete below `sealed`.
+    fn handover(&self, sealed: EventTime, beat: &Beat) -> Handover {
+        let (_, needed) = self.frontier.get(self.cell.serving_lag_max_ms());
+        let took = |(stream, account): (usize, &StreamAccount)| account.accepted > beat.accepted[stream];
+        let accounts = self.router.accounts().iter().enumerate();
+        let moved = accounts.filter(|at| took(*at)).map(|(stream, _)| self.names.streams[stream].clone());
+        Handover { mark: CellMark { watermark: sealed, needed, idle: beat.idle }, moved: moved.collect() }
     }
 
     /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.

@@ -11,7 +11,10 @@ mod board;
 mod build;
 mod committer;
 mod conductor;
+mod exchange;
 mod garbage;
+mod generation;
+mod group;
 mod intake;
 mod lanes;
 mod online_state;
@@ -23,9 +26,12 @@ mod start;
 mod stop;
 
 pub use board::{Board, Phase, RunView};
-pub use build::{cell_spec, routed_streams};
+pub use build::{cell_spec, exchanged_groups, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
 pub use conductor::ConductorCut;
+pub use exchange::{Exchange, KafkaExchange, SealedCommit};
+pub use generation::{Generation, cell_path};
+pub use group::run_group;
 pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
 pub use lanes::CutPart;
 pub use online_state::{LoadedOnline, load_online};
@@ -60,6 +66,8 @@ pub enum RunError {
     Sink(#[from] SinkError),
     #[error(transparent)]
     Build(#[from] BuildError),
+    #[error("what the cells tell each other is damaged: {0}. Stop all processes and start anew with --fresh")]
+    Exchange(String),
     #[error("online store: {0}")]
     Online(String),
     #[error("{0}")]

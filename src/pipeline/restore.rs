@@ -60,6 +60,8 @@ pub fn restore_lane(
         let mine = |entry: &&BlockEntry| {
             (entry.lanes != lanes || entry.segment.lane as usize == number)
                 && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
+                // That is the other cells'.
+                && entry.class.kind != BlockKind::Sealed
         };
         for entry in entries.iter().filter(mine) {
             let found = Found { object: path.clone(), entry };
@@ -103,7 +105,8 @@ pub fn restore_lane(
     }
     let through: Vec<_> =
         head.counts.samples.iter().map(|sample| (sample.closed_through, sample.filed_through)).collect();
-    Ok(lane.finish_restore(head.counts.frontier, &through))
+    let sealed = head.handover.as_ref().map_or(i64::MIN, |handover| handover.mark.watermark);
+    Ok(lane.finish_restore(head.counts.frontier, sealed, &through))
 }
 
 /// Reads what is needed to answer for every entity, whichever lane owns it: `take` gets (group, rows) in the order in

@@ -1,5 +1,6 @@
 //! Sources: opens every input of a plan, waiting for brokers that are not there yet.
 
+use crate::cell::CellScope;
 use crate::config::Plan;
 use crate::event::Positions;
 use crate::pipeline::board::Board;
@@ -7,7 +8,7 @@ use crate::pipeline::{RunError, StopSignal};
 use crate::source::file::{FileLimits, FileSource};
 use crate::source::kafka::{KafkaOptions, ReconnectingKafka};
 use crate::source::{InputKind, InputSpec, KafkaConnection, Source};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
@@ -23,6 +24,7 @@ pub struct Opened {
 pub fn open(
     plan: &Plan,
     positions: &Positions,
+    scope: CellScope,
     until_end: bool,
     board: &Board,
     stop: &StopSignal,
@@ -58,6 +60,9 @@ pub fn open(
             until_end,
             client_id: format!("conjoin-{}", plan.pipeline),
             group_id: format!("conjoin-{}", plan.pipeline),
+            // Of a cell, the member of the group shows them.
+            monitoring: scope.is_whole(),
+            partitions: (!scope.is_whole()).then(|| BTreeSet::from([scope.cell])),
             ..KafkaOptions::default()
         };
         let mut backoff = BACKOFF_MIN;

@@ -1,6 +1,6 @@
 //! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
 
-use crate::cell::{CellScope, Lane, feature_history};
+use crate::cell::{CellScope, Lane, Mirror, feature_history};
 use crate::commit::{Chain, ChainError, Identity, Layout, Manifest, read_last};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
@@ -11,7 +11,9 @@ use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
+use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
+use crate::pipeline::generation::refuse_group;
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
@@ -53,6 +55,8 @@ pub struct World {
     pub telemetry: Arc<Telemetry>,
     pub board: Board,
     pub stop: StopSignal,
+    /// The other cells of the pipeline, where there are any.
+    pub exchange: Option<Arc<dyn Exchange>>,
 }
 
 /// How a run went.
@@ -73,6 +77,9 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
             state.delete(&object.path)?;
         }
     }
+    if options.scope.is_whole() {
+        refuse_group(state.as_ref())?;
+    }
     let started_ms = world.clock.monotonic_ms();
     world.board.update(|view| {
         view.started_ms = started_ms;
@@ -84,7 +91,7 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
 }
 
 /// Opens a place that this run writes to. A bucket must show first that it can be trusted.
-fn open(place: &Place, world: &World) -> Result<Arc<dyn Store>, RunError> {
+pub(super) fn open(place: &Place, world: &World) -> Result<Arc<dyn Store>, RunError> {
     let store = open_place(place)?;
     if matches!(place, Place::Bucket(_)) {
         probe(store.as_ref(), world.entropy.as_ref())?;
@@ -124,7 +131,8 @@ impl Start<'_> {
         let mut positions = self.positions(head)?;
         let until_end = self.options.until_end;
         self.world.board.update(|view| view.phase = Phase::Connecting);
-        let open = || sources::open(&self.plan, &positions, until_end, &self.world.board, &self.world.stop);
+        let scope = self.options.scope;
+        let open = || sources::open(&self.plan, &positions, scope, until_end, &self.world.board, &self.world.stop);
         let Some(opened) = failpoint::step(Failpoint::Seek, open)? else {
             return Ok(self.summary(head.number, 0));
         };
@@ -149,6 +157,10 @@ impl Start<'_> {
         let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
         committer.check_unpublished(head)?;
         committer.publish(head)?;
+        committer.hand_over_again(head)?;
+        if let Some(exchange) = &self.world.exchange {
+            exchange.own(self.options.scope.cell, head);
+        }
         let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
 
         let online =
@@ -156,7 +168,7 @@ impl Start<'_> {
                 .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         self.world.board.update(|view| view.online = Some(online.stats()));
         let frontier = Frontier::new(cell.lanes);
-        let history = feature_history(&cell);
+        let history = feature_history(&cell, self.mirror());
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
@@ -223,6 +235,7 @@ impl Start<'_> {
             online: !self.plan.groups.is_empty(),
             last_cut: head.cut,
             starts_are_new: !new.is_empty(),
+            mirror: self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone()),
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
         for thread in threads {
@@ -234,6 +247,12 @@ impl Start<'_> {
             Some(error) => Err(error),
             None => Ok(self.summary(self.world.board.view().commit_number.max(head.number), online_left)),
         }
+    }
+
+    /// What other cells know; nothing where there are none.
+    fn mirror(&self) -> Arc<Mirror> {
+        let exchange = self.world.exchange.as_ref();
+        exchange.map_or_else(|| Arc::new(Mirror::new(1, &[], &[])), |exchange| exchange.mirror().clone())
     }
 
     fn identity(&self, writer: String) -> Identity<'_> {
@@ -306,6 +325,7 @@ impl Start<'_> {
         Names {
             streams: self.plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             inputs: self.plan.inputs.iter().map(|input| input.name.clone()).collect(),
+            partitioner: self.plan.partitioner.name(),
             files: files.clone(),
         }
     }
@@ -386,6 +406,7 @@ impl Start<'_> {
             board: self.world.board.clone(),
             done,
             garbage,
+            exchange: self.world.exchange.clone().map(|exchange| (self.options.scope.cell, exchange)),
             writer,
             names,
         })

@@ -12,5 +12,5 @@
 mod router;
 mod spec;
 
-pub use router::{RoutedStream, Router};
+pub use router::{Placed, RoutedStream, Router};
 pub use spec::*;

@@ -3,8 +3,8 @@
 //! Pure: the monotonic clock comes in as an argument and serves idleness alone.
 
 use crate::event::{
-    DecodedBatch, EventTime, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount, StreamId,
-    Track, Watermark, home_of, key_group, lane_of,
+    DecodedBatch, EventTime, Outside, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount, StreamId,
+    Track, Watermark, home_of, key_group, lane_of, partition_of,
 };
 use crate::invariant;
 use crate::route::StreamTime;
@@ -21,6 +21,15 @@ pub struct RoutedStream {
     pub routing_sets: BTreeSet<usize>,
     /// The partitions that carry it.
     pub partitions: Vec<PartitionId>,
+    /// Where its rows have to lie; `None` where one process reads them all.
+    pub placed: Option<Placed>,
+}
+
+/// Rows lie in the partition, of so many, that the declared partitioner gives a key set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed {
+    pub key_set: usize,
+    pub partitions: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +54,8 @@ pub struct Router {
     idle_since: Option<(u64, EventTime, EventTime)>,
     /// Where the last idle advance left the online instant.
     idle_instant: EventTime,
+    /// What the other cells say.
+    outside: Outside,
 }
 
 impl Router {
@@ -62,6 +73,7 @@ impl Router {
             watermark: i64::MIN,
             idle_since: None,
             idle_instant: i64::MIN,
+            outside: Outside::default(),
         }
     }
 
@@ -83,6 +95,11 @@ impl Router {
         for (mine, theirs) in self.accounts.iter_mut().zip(accounts) {
             *mine = *theirs;
         }
+    }
+
+    /// Takes what the other cells say about time.
+    pub fn heed(&mut self, outside: Outside) {
+        self.outside = outside;
     }
 
     pub fn positions(&self) -> &Positions {
@@ -150,6 +167,15 @@ impl Router {
         self.tracks.values().all(|state| state.ended)
     }
 
+    /// The first row of a batch that the declared partitioner would not have put into its partition, where that matters:
+    /// what belongs together would not meet.
+    pub fn misplaced(&self, decoded: &DecodedBatch) -> Option<usize> {
+        let placed = self.streams[decoded.stream as usize].placed?;
+        let homes = decoded.keys[placed.key_set].iter().map(|print| home_of(*print));
+        let partition = decoded.delta.partition.partition;
+        homes.map(|home| partition_of(home, placed.partitions)).position(|found| found != partition)
+    }
+
     /// Judges lateness row by row, in log order, and deals the rows out to lanes.
     /// `rejected` is the number of rows that went to dead letters.
     pub fn route(&mut self, decoded: DecodedBatch, rejected: u64) -> RoutedBatch {
@@ -208,7 +234,10 @@ impl Router {
                 self.idle_since = None;
                 self.watermark = self.watermark.max(low);
             }
-            None => self.advance_idle(now_ms),
+            None => {
+                self.advance_idle(now_ms);
+                self.watermark = self.watermark.max(self.outside.watermark.unwrap_or(i64::MIN));
+            }
         }
         (Watermark(self.watermark), !active)
     }
@@ -255,7 +284,14 @@ impl Router {
             let anchors = self.streams.iter().enumerate().filter(|(_, spec)| spec.is_anchor);
             anchors.map(|(anchor, _)| anchor as StreamId).all(|anchor| self.stream_is_quiet(anchor, now_ms))
         };
-        spec.is_anchor || spec.time.sparse || !self.stream_is_quiet(stream, now_ms) || anchors_quiet()
+        let idle_after = spec.time.idle_after_ms as u64;
+        let moves_elsewhere =
+            self.outside.moved_at_ms.get(&stream).is_some_and(|at| now_ms.saturating_sub(*at) < idle_after);
+        spec.is_anchor
+            || spec.time.sparse
+            || moves_elsewhere
+            || !self.stream_is_quiet(stream, now_ms)
+            || anchors_quiet()
     }
 
     /// The instant at which online features are read: the newest event time, advanced while all inputs are idle, which

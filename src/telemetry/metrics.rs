@@ -3,14 +3,19 @@
 use super::table::{Kind, METRICS, Metric};
 use super::{CommitDone, FeatureProgress, OnlineWrites, ParquetProgress, StreamProgress};
 use crate::event::{AnchorAccount, FeatureAccount, LabelAccount, RejectKind, StreamAccount, Watermark, violations};
+use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 /// Every metric of one process (or of one test).
 pub struct Telemetry {
     registry: Registry,
     /// In the order of [`METRICS`].
     families: Vec<Family>,
+    /// Of the cells of this process, where it has several.
+    cells: Mutex<BTreeMap<u32, Registry>>,
 }
 
 enum Family {
@@ -21,19 +26,55 @@ enum Family {
 
 impl Telemetry {
     pub fn new(pipeline: &str) -> Telemetry {
-        let registry = Registry::new();
-        let families = METRICS.iter().map(|info| Family::register(info, &registry)).collect();
-        let telemetry = Telemetry { registry, families };
+        let telemetry = Telemetry::with(Registry::new());
         telemetry.set(Metric::BuildInfo, &[env!("CARGO_PKG_VERSION"), pipeline], 1.0);
         telemetry.ready(false);
         telemetry
+    }
+
+    fn with(registry: Registry) -> Telemetry {
+        let families = METRICS.iter().map(|info| Family::register(info, &registry)).collect();
+        Telemetry { registry, families, cells: Mutex::default() }
+    }
+
+    /// What a cell of this process tells: the same metrics, each with its number as the tag `cell`.
+    pub fn of_cell(&self, cell: u32) -> Telemetry {
+        let tags = [("cell".to_owned(), cell.to_string())].into_iter().collect();
+        let registry = Registry::new_custom(None, Some(tags)).expect("the tag's name is right");
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner).insert(cell, registry.clone());
+        Telemetry::with(registry)
+    }
+
+    /// The cell runs here no more.
+    pub fn forget_cell(&self, cell: u32) {
+        self.cells.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell);
+    }
+
+    /// Cells of this process that run, and that have failed and are tried again.
+    pub fn cells(&self, running: usize, failed: usize) {
+        self.set(Metric::Cells, &["running"], running as f64);
+        self.set(Metric::Cells, &["failed"], failed as f64);
+    }
+
+    /// Every metric once, with those of the cells.
+    fn gather(&self) -> Vec<MetricFamily> {
+        let mut families = self.registry.gather();
+        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        for family in cells.values().flat_map(Registry::gather) {
+            match families.iter_mut().find(|known| known.name() == family.name()) {
+                Some(known) => known.metric.extend(family.metric),
+                None => families.push(family),
+            }
+        }
+        families.sort_by(|a, b| a.name().cmp(b.name()));
+        families
     }
 
     /// The Prometheus text of this moment.
     pub fn render(&self) -> String {
         self.count_to(Metric::InvariantViolations, &[], violations());
         TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
+            .encode_to_string(&self.gather())
             .expect("families come from the checked table, so they always encode")
     }
 
@@ -365,6 +406,21 @@ mod tests {
         assert!(has(&telemetry, "conjoin_commit_sequence 8") && has(&telemetry, "conjoin_commit_bytes_total 20"));
         assert!(has(&telemetry, "conjoin_commit_duration_seconds_count 2"));
         assert!(has(&telemetry, "conjoin_state_bytes{where=\"disk\"} 30"));
+    }
+
+    #[test]
+    fn cells_of_a_process_tell_the_same_metrics_under_their_own_numbers() {
+        let telemetry = Telemetry::new("ctr");
+        let (a, b) = (telemetry.of_cell(0), telemetry.of_cell(7));
+        a.state_in_memory(10);
+        b.state_in_memory(20);
+        telemetry.memory_resident(1);
+        let text = telemetry.render();
+        assert_eq!(text.matches("# TYPE conjoin_state_bytes ").count(), 1, "{text}");
+        assert!(has(&telemetry, "conjoin_state_bytes{where=\"memory\",cell=\"0\"} 10"), "{text}");
+        assert!(has(&telemetry, "conjoin_state_bytes{where=\"memory\",cell=\"7\"} 20"), "{text}");
+        telemetry.forget_cell(7);
+        assert!(!telemetry.render().contains("cell=\"7\""));
     }
 
     #[test]

@@ -29,7 +29,7 @@ const LONG: Windows = Windows {
 };
 
 /// So short that they slide empty while a test waits.
-const SHORT: Windows = Windows {
+pub(crate) const SHORT: Windows = Windows {
     item: &[("3s", 3_000), ("10s", 10_000)],
     user: &[("5s", 5_000), ("20s", 20_000)],
     click_ms: 3_000,
@@ -38,7 +38,7 @@ const SHORT: Windows = Windows {
 };
 
 /// Topics, the pipeline file, and a folder of one test.
-struct Setup {
+pub(crate) struct Setup {
     folder: TempDir,
     kafka: KafkaProducer,
     topics: [String; 3],
@@ -49,12 +49,12 @@ struct Setup {
     next: BTreeMap<(usize, i32), i64>,
 }
 
-struct Times<'a> {
-    idle_after: &'a str,
-    commit_every: &'a str,
-    click: &'a str,
-    order: &'a str,
-    roll: &'a str,
+pub(crate) struct Times<'a> {
+    pub idle_after: &'a str,
+    pub commit_every: &'a str,
+    pub click: &'a str,
+    pub order: &'a str,
+    pub roll: &'a str,
 }
 
 impl Setup {
@@ -66,6 +66,13 @@ impl Setup {
         let kafka = KafkaProducer::new();
         let topics = TOPICS.map(|(name, partitions)| kafka.create_topic(name, partitions));
         Self::with(windows, redis, kafka, topics)
+    }
+
+    /// Topics with the same number of partitions, as several processes need them.
+    pub fn even(windows: Windows, partitions: i32) -> Self {
+        let kafka = KafkaProducer::new();
+        let topics = TOPICS.map(|(name, _)| kafka.create_topic(name, partitions));
+        Self::with(windows, env("REDIS_URL"), kafka, topics)
     }
 
     /// On brokers that a test can take away.
@@ -84,11 +91,11 @@ impl Setup {
         Setup { folder, kafka, topics, pipeline, windows, redis, next: BTreeMap::new() }
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    fn write_pipeline(&self, brokers: &str, times: &Times<'_>) {
+    pub fn write_pipeline(&self, brokers: &str, times: &Times<'_>) {
         let names =
             |windows: &[(&'static str, i64)]| windows.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         let (user, item) = (names(self.windows.user), names(self.windows.item));
@@ -157,7 +164,7 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
     }
 
     /// Writes records in their order; their offsets.
-    fn produce(&mut self, records: &[Record]) -> Vec<i64> {
+    pub fn produce(&mut self, records: &[Record]) -> Vec<i64> {
         let mut offsets = Vec::new();
         for (topic, name) in self.topics.iter().enumerate() {
             let mine = records.iter().filter(|record| record.topic == topic);
@@ -173,7 +180,7 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
     }
 
     /// Samples are the oracle's, each once.
-    fn check_samples(&self, oracle: &Oracle<'_>) {
+    pub fn check_samples(&self, oracle: &Oracle<'_>) {
         let mut expected = oracle.samples();
         let mut wrong = Vec::new();
         let mut found = 0;
@@ -192,7 +199,7 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
     }
 
     /// Redis holds what the definitions give at the instant, for everybody who was ever seen.
-    fn check_redis(&self, oracle: &Oracle<'_>, instant: i64) {
+    pub fn check_redis(&self, oracle: &Oracle<'_>, instant: i64) {
         let client = redis::Client::open(self.redis.as_str()).unwrap();
         let mut connection = client.get_connection().unwrap();
         let users = oracle.users().into_iter().map(|user| ("user_activity", user, oracle.user_features(user, instant)));
@@ -219,7 +226,7 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
     }
 
     /// What lag monitors see is where reading ended.
-    fn check_group(&self) {
+    pub fn check_group(&self) {
         for (&(topic, partition), &next) in &self.next {
             let group = format!("conjoin-{}", self.pipeline);
             let committed = self.kafka.committed(&group, &self.topics[topic], partition);
@@ -383,7 +390,7 @@ const FIRST: WorldSpec = WorldSpec {
 };
 
 /// Two logs with ten minutes between them, to be written while the pipeline runs.
-fn short_worlds() -> World {
+pub(crate) fn short_worlds() -> World {
     let mut both = world(&FIRST);
     let second = world(&WorldSpec { seed: 12, start: START + HOUR / 6, name: "second", ..FIRST });
     both.impressions.extend(second.impressions);
@@ -393,18 +400,18 @@ fn short_worlds() -> World {
     both
 }
 
-const SHORT_TIMES: Times<'static> =
+pub(crate) const SHORT_TIMES: Times<'static> =
     Times { idle_after: "4s", commit_every: "300ms", click: "3s", order: "6s", roll: "1s" };
 
 /// Reads every file once, as soon as a glob shows it, and counts rows; a row must not come twice.
 #[derive(Default)]
-struct PlainReader {
-    seen: BTreeSet<std::path::PathBuf>,
+pub(crate) struct PlainReader {
+    pub seen: BTreeSet<std::path::PathBuf>,
     keys: BTreeSet<(String, String)>,
 }
 
 impl PlainReader {
-    fn look(&mut self, folder: &Path) -> usize {
+    pub fn look(&mut self, folder: &Path) -> usize {
         for path in files(&folder.join("samples"), ".parquet") {
             if self.seen.insert(path.clone()) {
                 for row in file_rows(&path) {

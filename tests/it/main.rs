@@ -11,6 +11,7 @@ mod dead_letters;
 mod end_to_end;
 mod faults;
 mod generated_events;
+mod group;
 mod inspect;
 mod kafka_source;
 mod kill;

@@ -119,6 +119,7 @@ impl Demo {
             telemetry: self.telemetry.clone(),
             board: self.board.clone(),
             stop: self.stop.clone(),
+            exchange: None,
         };
         let progress = Progress::start(self.board.clone(), records);
         let since = self.clock.monotonic_ms();

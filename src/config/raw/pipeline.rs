@@ -239,7 +239,7 @@ pub struct State {
     /// How long objects stay that a process left behind without committing them; at least the time of ten commits.
     #[schemars(extend("default" = defaults::KEEP_ORPHANS))]
     pub keep_orphans: Option<Duration>,
-    /// Threads that join. Default: the number of cores.
+    /// Threads that join. Default: the number of cores; in group mode 1 for each cell.
     #[schemars(range(min = 1, max = 128))]
     pub lanes: Option<u32>,
 }
