@@ -1,10 +1,12 @@
-//! Generation: what all cells of a group agree on, written once where their chains lie.
+//! Generation: what all cells of a pipeline agree on, written once where their chains lie.
 //!
-//!   <state.path>/group.json                     partitions, partitioner, name of the internal topic
-//!   <state.path>/cells/00003/manifests/…        one chain per partition number
+//!   <state.path>/manifests/…                               no generation: one process that reads all partitions
+//!   <state.path>/generations/000001.json                   partitions, partitioner, name of the internal topic
+//!   <state.path>/cells/<generation>/00003/manifests/…      one chain per partition number
 //!
-//! Holds: the first process of a new pipeline makes it, create-only; every other finds the same. A pipeline whose topics
-//! have another number of partitions is refused: its keys would be dealt out otherwise than its state.
+//! Holds: the first process of a new pipeline makes generation 1, create-only; every other finds the same. A later one is
+//! made when state is dealt out anew; the newest holds. A pipeline whose topics have another number of partitions is refused:
+//! its keys would be dealt out otherwise than its state.
 //! Does not: know which process runs which cell.
 
 use crate::commit::numbers;
@@ -12,49 +14,45 @@ use crate::config::Plan;
 use crate::env::{Created, Entropy, Place, Store, StoreError};
 use crate::pipeline::RunError;
 
-const FILE: &str = "group.json";
+const FOLDER: &str = "generations/";
 const FORMAT: u32 = 1;
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Generation {
     pub format: u32,
+    pub number: u32,
     pub pipeline: String,
-    /// Partitions of every topic: so many cells.
-    pub cells: u32,
+    /// Partitions of every topic: so many cells. `None` is one process that reads them all: cell 0.
+    pub cells: Option<u32>,
     pub partitioner: String,
     /// Tells this life of the pipeline from others: one that was started anew must not read what the last one said.
-    pub generation: String,
-    pub topic: String,
+    pub name: String,
 }
 
 impl Generation {
-    pub fn new(plan: &Plan, cells: u32, entropy: &dyn Entropy) -> Generation {
-        let generation = format!("{:08x}", entropy.random_u64() as u32);
+    pub fn new(plan: &Plan, number: u32, cells: Option<u32>, entropy: &dyn Entropy) -> Generation {
         Generation {
             format: FORMAT,
+            number,
             pipeline: plan.pipeline.clone(),
             cells,
             partitioner: plan.partitioner.name().into(),
-            topic: format!("conjoin-{}-tiles-{generation}", plan.pipeline),
-            generation,
+            name: format!("{:08x}", entropy.random_u64() as u32),
         }
     }
 
-    /// What the pipeline's processes agreed on; `None` where none ran yet.
+    /// The newest; `None` where a process reads all partitions and never did otherwise, or where none ran yet.
     pub fn read(store: &dyn Store) -> Result<Option<Generation>, RunError> {
-        let bytes = match store.read(FILE) {
-            Ok(bytes) => bytes,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(newest) = store.list(FOLDER)?.into_iter().map(|object| object.path).max() else { return Ok(None) };
         let damaged = |found: String| {
             RunError::Unsupported(format!(
                 "{} is damaged ({found}): restore it from a backup, or start anew with --fresh",
-                store.describe(FILE)
+                store.describe(&newest)
             ))
         };
-        let generation: Generation = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        let generation: Generation =
+            serde_json::from_slice(&store.read(&newest)?).map_err(|error| damaged(error.to_string()))?;
         match generation.format {
             FORMAT => Ok(Some(generation)),
             other => Err(damaged(format!("format {other}, this version reads {FORMAT}"))),
@@ -62,7 +60,21 @@ impl Generation {
     }
 
     pub fn write(&self, store: &dyn Store) -> Result<Created, StoreError> {
-        store.create(FILE, &serde_json::to_vec(self).expect("a generation is plain data"))
+        store.create(&self.path(), &serde_json::to_vec(self).expect("a generation is plain data"))
+    }
+
+    fn path(&self) -> String {
+        format!("{FOLDER}{:06}.json", self.number)
+    }
+
+    /// Where a cell's chain lies, below the state's path.
+    pub fn cell(&self, state: &Place, cell: u32) -> Place {
+        state.join(&format!("cells/{}/{cell:05}", self.name))
+    }
+
+    /// The topic by which its cells tell each other.
+    pub fn topic(&self) -> String {
+        format!("conjoin-{}-tiles-{}", self.pipeline, self.name)
     }
 
     /// Finds or makes it, and holds the topics of today against it.
@@ -76,27 +88,34 @@ impl Generation {
             Some(found) => found,
             None => {
                 refuse_single(store)?;
-                let mine = Generation::new(plan, partitions, entropy);
+                let mine = Generation::new(plan, 1, Some(partitions), entropy);
                 match mine.write(store)? {
                     Created::Yes => mine,
                     // Another process was faster.
                     Created::AlreadyThere => {
-                        let lost = || RunError::Unsupported(format!("{} came and went", store.describe(FILE)));
+                        let lost = || RunError::Unsupported(format!("{} came and went", store.describe(&mine.path())));
                         Generation::read(store)?.ok_or_else(lost)?
                     }
                 }
             }
         };
-        let refuse = |what: String| Err(RunError::Unsupported(format!("{}: {what}", store.describe(FILE))));
+        let refuse = |what: String| Err(RunError::Unsupported(format!("{}: {what}", store.describe(&found.path()))));
         if found.pipeline != plan.pipeline {
             return refuse(format!("belongs to pipeline `{}`: choose another state.path", found.pipeline));
         }
-        if found.cells != partitions {
-            return refuse(format!(
-                "the topics have {partitions} partitions, they had {} when the state was written. Nothing was read. \
-                 `conjoin rescale` deals the state out anew",
-                found.cells
-            ));
+        match found.cells {
+            Some(cells) if cells == partitions => {}
+            Some(cells) => {
+                return refuse(format!(
+                    "the topics have {partitions} partitions, they had {cells} when the state was written. Nothing was \
+                     read. `conjoin rescale` deals the state out anew"
+                ));
+            }
+            None => {
+                return refuse(
+                    "the state belongs to a process that read all partitions: `conjoin rescale` makes cells of it".into(),
+                );
+            }
         }
         if found.partitioner != plan.partitioner.name() {
             return refuse(format!(
@@ -108,11 +127,6 @@ impl Generation {
         }
         Ok(found)
     }
-}
-
-/// Where a cell's chain lies.
-pub fn cell_path(state: &Place, cell: u32) -> Place {
-    state.join(&format!("cells/{cell:05}"))
 }
 
 /// State of one process that reads all partitions is not state of a group.
@@ -127,16 +141,18 @@ fn refuse_single(store: &dyn Store) -> Result<(), RunError> {
     }
 }
 
-/// State of a group is not state of one process.
-pub fn refuse_group(store: &dyn Store) -> Result<(), RunError> {
+/// Where the chain of a process lies that reads all partitions. State of a group is not its own.
+pub fn single_path(plan: &Plan, store: &dyn Store) -> Result<Place, RunError> {
     match Generation::read(store)? {
-        None => Ok(()),
-        Some(found) => Err(RunError::Unsupported(format!(
-            "{} says that the state belongs to {} cells of a group: declare `group_mode`, let `conjoin rescale` make one \
-             state of them, or start anew with --fresh",
-            store.describe(FILE),
-            found.cells
-        ))),
+        None => Ok(plan.state.path.clone()),
+        Some(found) => match found.cells {
+            None => Ok(found.cell(&plan.state.path, 0)),
+            Some(cells) => Err(RunError::Unsupported(format!(
+                "{} says that the state belongs to {cells} cells of a group: declare `group_mode`, let `conjoin rescale` \
+                 make one state of them, or start anew with --fresh",
+                store.describe(&found.path())
+            ))),
+        },
     }
 }
 
@@ -159,13 +175,16 @@ mod tests {
         assert_eq!(Generation::agree(&plan, &store, 4, &SystemEntropy).unwrap(), first);
         let grown = Generation::agree(&plan, &store, 6, &SystemEntropy).unwrap_err().to_string();
         assert!(grown.contains("6 partitions, they had 4") && grown.contains("conjoin rescale"), "{grown}");
-        assert!(refuse_group(&store).unwrap_err().to_string().contains("group_mode"));
+        assert!(single_path(&plan, &store).unwrap_err().to_string().contains("group_mode"));
+        let later = Generation::new(&plan, 2, None, &SystemEntropy);
+        later.write(&store).unwrap();
+        assert_eq!(single_path(&plan, &store).unwrap(), later.cell(&plan.state.path, 0), "the newest holds");
     }
 
     #[test]
     fn the_state_of_a_single_process_is_not_taken_for_a_groups() {
         let (plan, store) = (plan(), MemoryStore::default());
-        refuse_group(&store).unwrap();
+        assert_eq!(single_path(&plan, &store).unwrap(), plan.state.path);
         store.create("manifests/00000000000000000000.json", b"{}").unwrap();
         let error = Generation::agree(&plan, &store, 4, &SystemEntropy).unwrap_err().to_string();
         assert!(error.contains("conjoin rescale"), "{error}");

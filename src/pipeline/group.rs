@@ -15,7 +15,7 @@ use crate::env::{Store, StoreError};
 use crate::online::{OnlineWriter, WriterLimits};
 use crate::pipeline::build::exchanged_groups;
 use crate::pipeline::exchange::{Exchange, KafkaExchange};
-use crate::pipeline::generation::{Generation, cell_path};
+use crate::pipeline::generation::Generation;
 use crate::pipeline::start::{RunOptions, World, open, run};
 use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal};
 use crate::source::kafka::{GroupMember, MemberEvent, MemberOptions, ensure_topic};
@@ -55,11 +55,11 @@ pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunEr
     failure.take().map_or(result, Err)
 }
 
-/// Forgets all cells. The file that says what they agreed on goes last: a process that starts meanwhile finds the old
+/// Forgets all cells. The files that say what they agreed on go last: a process that starts meanwhile finds the old
 /// chains or none.
 fn forget(state: &dyn Store) -> Result<(), StoreError> {
     let objects = state.list("")?;
-    let (agreed, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object.path == "group.json");
+    let (agreed, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object.path.starts_with("generations/"));
     others.into_iter().chain(agreed).try_for_each(|object| state.delete(&object.path))
 }
 
@@ -114,7 +114,7 @@ impl Group<'_> {
         let exchange = Arc::new(KafkaExchange::new(
             &self.plan,
             &self.spec.connection,
-            generation.topic.clone(),
+            generation.topic(),
             mirror,
             online.sender(),
             self.world.stop.clone(),
@@ -123,7 +123,7 @@ impl Group<'_> {
             (exchange.clone(), self.world.clock.clone(), self.plan.online.flush_ms.max(1) as u64);
         let reading = self.failure.spawn("exchange", move || reader.run(clock.as_ref(), flush_ms));
         let mut cells = BTreeMap::new();
-        let result = self.attend(&mut member, count, &exchange, &mut cells);
+        let result = self.attend(&mut member, &generation, &exchange, &mut cells);
         for cell in cells.values() {
             cell.stop.request();
         }
@@ -184,15 +184,15 @@ impl Group<'_> {
         let longest = self.plan.groups.iter().map(|group| group.longest_window_ms()).max().unwrap_or(0);
         let keep = (2 * longest + KEEP_MS).to_string();
         let configs = [("cleanup.policy", "delete"), ("retention.ms", keep.as_str())];
-        let Generation { topic, cells, .. } = generation;
-        ensure_topic(&self.spec.connection, topic, *cells, &configs, self.spec.replication)
+        let cells = generation.cells.unwrap_or(1);
+        ensure_topic(&self.spec.connection, &generation.topic(), cells, &configs, self.spec.replication)
     }
 
     /// Follows the group until a stop is requested.
     fn attend(
         &self,
         member: &mut GroupMember,
-        count: u32,
+        generation: &Generation,
         exchange: &Arc<KafkaExchange>,
         cells: &mut BTreeMap<u32, Cell>,
     ) -> Result<(), RunError> {
@@ -220,7 +220,7 @@ impl Group<'_> {
                 None => {}
             }
             let now = self.world.clock.monotonic_ms();
-            self.settle(count, now, exchange, cells);
+            self.settle(generation, now, exchange, cells);
             if now >= told_ms + TELL_EVERY_MS {
                 told_ms = now;
                 self.tell(now, member, cells);
@@ -230,7 +230,7 @@ impl Group<'_> {
     }
 
     /// Starts what is ours and does not run, stops what is not ours and does.
-    fn settle(&self, count: u32, now: u64, exchange: &Arc<KafkaExchange>, cells: &mut BTreeMap<u32, Cell>) {
+    fn settle(&self, generation: &Generation, now: u64, exchange: &Arc<KafkaExchange>, cells: &mut BTreeMap<u32, Cell>) {
         for (number, cell) in cells.iter_mut() {
             if !cell.wanted {
                 cell.stop.request();
@@ -241,7 +241,7 @@ impl Group<'_> {
                 cell.backoff_ms = (cell.backoff_ms * 2).min(BACKOFF_MAX_MS);
             }
             if cell.thread.is_none() && cell.wanted && now >= cell.retry_at_ms {
-                self.start(*number, count, cell, exchange);
+                self.start(*number, generation, cell, exchange);
             }
             if cell.problem.is_none() && cell.board.view().commits_this_run > 0 {
                 cell.backoff_ms = BACKOFF_MIN_MS;
@@ -250,11 +250,11 @@ impl Group<'_> {
         cells.retain(|_, cell| cell.wanted || cell.thread.is_some());
     }
 
-    fn start(&self, number: u32, count: u32, cell: &mut Cell, exchange: &Arc<KafkaExchange>) {
+    fn start(&self, number: u32, generation: &Generation, cell: &mut Cell, exchange: &Arc<KafkaExchange>) {
         (cell.stop, cell.board) = (StopSignal::default(), Board::default());
         let mut plan = Plan::clone(&self.plan);
-        plan.state.path = cell_path(&self.plan.state.path, number);
-        let scope = CellScope { cell: number, cells: count };
+        plan.state.path = generation.cell(&self.plan.state.path, number);
+        let scope = CellScope { cell: number, cells: generation.cells.unwrap_or(1) };
         let world = World {
             clock: self.world.clock.clone(),
             entropy: self.world.entropy.clone(),

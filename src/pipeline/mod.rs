@@ -30,7 +30,7 @@ pub use build::{cell_spec, exchanged_groups, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
 pub use conductor::ConductorCut;
 pub use exchange::{Exchange, KafkaExchange, SealedCommit};
-pub use generation::{Generation, cell_path};
+pub use generation::{Generation, single_path};
 pub use group::run_group;
 pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
 pub use lanes::CutPart;

@@ -13,7 +13,7 @@ use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS,
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
-use crate::pipeline::generation::refuse_group;
+use crate::pipeline::generation::single_path;
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
@@ -77,9 +77,10 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
             state.delete(&object.path)?;
         }
     }
-    if options.scope.is_whole() {
-        refuse_group(state.as_ref())?;
-    }
+    let (plan, state) = match options.scope.is_whole() {
+        true => settled(plan, state, &world)?,
+        false => (plan, state),
+    };
     let started_ms = world.clock.monotonic_ms();
     world.board.update(|view| {
         view.started_ms = started_ms;
@@ -88,6 +89,22 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
     let result = Start { plan, options, world: &world, state, started_ms }.run();
     world.board.update(|view| view.phase = Phase::Ended);
     result
+}
+
+/// The plan of a process that reads all partitions, with its chain where it lies.
+fn settled(
+    plan: Arc<Plan>,
+    state: Arc<dyn Store>,
+    world: &World,
+) -> Result<(Arc<Plan>, Arc<dyn Store>), RunError> {
+    let path = single_path(&plan, state.as_ref())?;
+    if path == plan.state.path {
+        return Ok((plan, state));
+    }
+    let mut moved = Plan::clone(&plan);
+    moved.state.path = path;
+    let state = open(&moved.state.path, world)?;
+    Ok((Arc::new(moved), state))
 }
 
 /// Opens a place that this run writes to. A bucket must show first that it can be trusted.

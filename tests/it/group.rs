@@ -9,7 +9,7 @@ use crate::support::world::{FEED, Record, World};
 use conjoin::event::Partitioner;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PARTITIONS: i32 = 4;
@@ -48,7 +48,13 @@ impl Group {
 
     /// Number and writer of the newest manifest of every cell.
     fn heads(&self) -> Vec<(u64, String)> {
-        (0..PARTITIONS).filter_map(|cell| head(&self.path().join(format!("state/cells/{cell:05}")))).collect()
+        (0..PARTITIONS).filter_map(|cell| head(&self.cell(cell)?)).collect()
+    }
+
+    /// The folder of a cell, below the name of its generation.
+    fn cell(&self, number: i32) -> Option<PathBuf> {
+        let generation = std::fs::read_dir(self.path().join("state/cells")).ok()?.next()?.ok()?;
+        Some(generation.path().join(format!("{number:05}")))
     }
 
     fn wait_for_commits(&self) {
@@ -121,8 +127,7 @@ fn processes_that_come_go_and_die_give_the_samples_and_features_of_one() {
     let oracle = Oracle::new(&group.world, SHORT);
     group.setup.check_samples(&oracle);
     let instants = (0..PARTITIONS).map(|cell| {
-        let cell = group.path().join(format!("state/cells/{cell:05}/manifests"));
-        let newest = files(&cell, ".json").pop().unwrap();
+        let newest = files(&group.cell(cell).unwrap().join("manifests"), ".json").pop().unwrap();
         serde_json::from_slice::<Value>(&std::fs::read(newest).unwrap()).unwrap()["online_instant"].as_i64().unwrap()
     });
     group.setup.check_redis(&oracle, instants.min().unwrap());
