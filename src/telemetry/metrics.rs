@@ -60,9 +60,9 @@ impl Telemetry {
     fn gather(&self) -> Vec<MetricFamily> {
         let mut families = self.registry.gather();
         let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        for family in cells.values().flat_map(Registry::gather) {
+        for mut family in cells.values().flat_map(Registry::gather) {
             match families.iter_mut().find(|known| known.name() == family.name()) {
-                Some(known) => known.metric.extend(family.metric),
+                Some(known) => known.mut_metric().extend(family.take_metric()),
                 None => families.push(family),
             }
         }

@@ -9,7 +9,7 @@ use crate::simulation::disk::{Disk, DiskFaults, Mount};
 use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
-use conjoin::cell::{Advance, Applied, CellScope, CellSpec, Lane, LaneInput, LaneOutput, feature_history};
+use conjoin::cell::{Advance, Applied, CellScope, CellSpec, Lane, LaneInput, LaneOutput, Mirror, feature_history};
 use conjoin::commit::{Chain, ChainError, Identity, Layout, Manifest, encode_block};
 use conjoin::config::Plan;
 use conjoin::decode::Decoder;
@@ -191,7 +191,7 @@ impl<'a> Claimed<'a> {
         let mut collector = collector(&plan, &head, &mount, clock.clone());
         collector.start();
         let (mut life_lanes, mut sinks, mut restored) = (Vec::new(), Vec::new(), Vec::new());
-        let history = feature_history(&cell);
+        let history = feature_history(&cell, Arc::new(Mirror::new(1, &[], &[])));
         for number in 0..lanes {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
             let closed = restore_lane(&mut lane, number, lanes, &mount, &objects, &head);
@@ -319,6 +319,7 @@ fn committer(
         board: Default::default(),
         done: crossbeam_channel::bounded(1).0,
         garbage,
+        exchange: None,
         writer,
         names: BookNames::default(),
     }
@@ -496,9 +497,10 @@ impl Life<'_> {
             anchor_accepted: vec![accepted(join.anchor)],
             label_accepted: vec![join.labels.iter().map(|label| accepted(label.stream)).collect()],
             streams: streams.into_iter().zip(accounts.iter().copied()).collect(),
+            handover: None,
         };
         self.parts.push_back(CutPart::Conductor(Box::new(cut)));
-        self.tell(LaneInput::Cut { number: self.last_cut, roll });
+        self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed: i64::MIN });
     }
 
     /// As a lane's thread does it.

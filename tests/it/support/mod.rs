@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use conjoin::commit::StateSpec;
 use conjoin::config::Plan;
-use conjoin::event::{ColumnType, EventTime, FeatureBatch};
+use conjoin::event::{ColumnType, EventTime, FeatureBatch, Partitioner};
 use conjoin::feature::{AggregateKind, AggregateSpec, GroupSpec, WindowSpec};
 use conjoin::model::{ModelInput, ModelInputFrom, ModelSpec};
 use conjoin::online::{OnlineSpec, OnlineStore, StoreGroup, StoreKind, Version, Write};
@@ -105,6 +105,8 @@ pub fn plan() -> Plan {
             lanes: 1,
         },
         serve: None,
+        partitioner: Partitioner::Murmur2,
+        group_mode: None,
         semantics: BTreeMap::new(),
     }
 }
