@@ -54,6 +54,8 @@ pub struct Mirror {
     /// Per group of the plan; `None` for groups whose entities stay in their cell.
     stores: Vec<Option<RwLock<GroupStore>>>,
     views: Mutex<BTreeMap<u32, CellView>>,
+    /// Up to where this process has published what the cells that it owns own.
+    published: Mutex<BTreeMap<u32, EventTime>>,
 }
 
 impl Mirror {
@@ -66,6 +68,7 @@ impl Mirror {
             cells,
             stores: groups.iter().enumerate().map(store).collect(),
             views: Mutex::default(),
+            published: Mutex::default(),
         }
     }
 
@@ -126,8 +129,11 @@ impl Mirror {
         view.moved_at_ms.extend(moved.iter().map(|stream| (*stream, now_ms)));
         drop(views);
         let needed = self.needed();
+        let published = self.lowest(|mark| mark.published);
         for store in self.stores.iter().flatten() {
-            write(store).advance(Watermark::MIN, needed);
+            let mut store = write(store);
+            store.keep_unpublished(published);
+            store.advance(Watermark::MIN, needed);
         }
         Ok(true)
     }
@@ -186,15 +192,15 @@ impl Mirror {
         partition_of(home_of(entity), self.cells)
     }
 
-    /// Up to `limit` entities whose value changed, with their values at the frontier, by the cell that owns each; those
+    /// Up to `limit` entities whose value changed, with their values at the `frontier`, by the cell that owns each; those
     /// that belong to no cell in `owned` are left out. `None` when nothing is due.
     pub fn take_due(
         &self,
         group: usize,
+        frontier: Watermark,
         limit: usize,
         owned: &BTreeSet<u32>,
     ) -> Option<Vec<(u32, FeatureBatch)>> {
-        let frontier = self.frontier();
         let store = self.stores.get(group)?.as_ref().filter(|_| frontier > Watermark::MIN)?;
         let keep = |entity| owned.contains(&self.owner(entity));
         let (batch, entities) = write(store).take_due_of(frontier.0, limit, &keep).expect(NULLABLE)?;
@@ -208,8 +214,23 @@ impl Mirror {
         Some(owned.iter().map(by_owner).filter(|(_, batch)| !batch.entities.is_empty()).collect())
     }
 
+    /// Nothing of what these cells own was due any more at the `frontier`.
+    pub fn drained(&self, frontier: Watermark, owned: &BTreeSet<u32>) {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.extend(owned.iter().map(|cell| (*cell, frontier.0)));
+    }
+
+    /// Up to where a cell's entities are published, as far as is known here.
+    pub fn published(&self, cell: u32) -> EventTime {
+        let here = self.published.lock().unwrap_or_else(PoisonError::into_inner).get(&cell).copied();
+        let before = self.views().get(&cell).and_then(|view| view.mark).map(|mark| mark.published);
+        here.max(before).unwrap_or(EventTime::MIN)
+    }
+
     /// Every entity of these cells is due: nobody here has answered for them before.
     pub fn own(&self, cells: &BTreeSet<u32>) {
+        // What was published while another owned them is not known here.
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).retain(|cell, _| !cells.contains(cell));
         for store in self.stores.iter().flatten() {
             write(store).publish_anew(&|entity| cells.contains(&self.owner(entity)));
         }
@@ -232,7 +253,7 @@ mod tests {
     }
 
     fn mark(watermark: EventTime) -> CellMark {
-        CellMark { watermark, needed: watermark, idle: false }
+        CellMark { watermark, needed: watermark, idle: false, published: watermark }
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct GroupStore {
     pub(super) changed: Vec<u32>,
     pub(super) watermark: Watermark,
     pub(super) oldest_needed: EventTime,
+    /// Others publish too: nothing that changed later is known to be published.
+    pub(super) published_elsewhere: EventTime,
     pub(super) ladder: Ladder,
     sweep: Sweep,
     pub(super) size: Size,
@@ -120,6 +122,7 @@ impl GroupStore {
             changed: Vec::new(),
             watermark: Watermark::MIN,
             oldest_needed: EventTime::MIN,
+            published_elsewhere: EventTime::MAX,
             sweep: Sweep { next: 0, needed: NOTHING_PROMISED, through: NOTHING_PROMISED, debt: 0 },
             size: Size::default(),
             refused_values: 0,
@@ -242,10 +245,15 @@ impl GroupStore {
         self.roll();
     }
 
+    /// What changed after `through` is kept, although it was taken here: it may be for another to publish, who may die.
+    pub fn keep_unpublished(&mut self, through: EventTime) {
+        self.published_elsewhere = through;
+    }
+
     /// Brings the ladder up to date and lets the sweep do its share.
     pub(super) fn roll(&mut self) {
         let (now, published) = match &self.schedule {
-            Some(schedule) => (schedule.now, schedule.published_through),
+            Some(schedule) => (schedule.now, schedule.published_through.min(self.published_elsewhere)),
             None => (EventTime::MAX, EventTime::MAX),
         };
         let needed = self.windows.instant(self.oldest_needed.min(now));

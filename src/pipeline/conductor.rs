@@ -308,7 +308,7 @@ impl Conductor {
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();
         let sealed = beat.told.map_or(i64::MIN, |told| told.watermark.0);
-        let handover = self.mirror.as_ref().map(|_| self.handover(sealed, beat));
+        let handover = self.mirror.as_ref().map(|mirror| self.handover(mirror, sealed, beat));
         beat.accepted = accounts.iter().map(|account| account.accepted).collect();
         let cut = ConductorCut {
             number: self.last_cut,
@@ -330,12 +330,14 @@ impl Conductor {
     }
 
     /// What the other cells are told with this cut: lanes hand out what is complete below `sealed`.
-    fn handover(&self, sealed: EventTime, beat: &Beat) -> Handover {
+    fn handover(&self, mirror: &Mirror, sealed: EventTime, beat: &Beat) -> Handover {
         let (_, needed) = self.frontier.get(self.cell.serving_lag_max_ms());
         let took = |(stream, account): (usize, &StreamAccount)| account.accepted > beat.accepted[stream];
         let accounts = self.router.accounts().iter().enumerate();
         let moved = accounts.filter(|at| took(*at)).map(|(stream, _)| self.names.streams[stream].clone());
-        Handover { mark: CellMark { watermark: sealed, needed, idle: beat.idle }, moved: moved.collect() }
+        let published = mirror.published(self.cell.scope.cell);
+        let mark = CellMark { watermark: sealed, needed, idle: beat.idle, published };
+        Handover { mark, moved: moved.collect() }
     }
 
     /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.

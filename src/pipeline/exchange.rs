@@ -24,7 +24,7 @@ use std::time::Duration;
 const HEADER: &str = "conjoin";
 const FORMAT: u32 = 1;
 /// How long a commit may take to reach the brokers before it is sent anew.
-const FLUSH_MAX: Duration = Duration::from_secs(30);
+const FLUSH_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
@@ -89,11 +89,13 @@ pub struct KafkaExchange {
     writer: Mutex<Option<TopicWriter>>,
     owned: Mutex<BTreeMap<u32, Owned>>,
     online: OnlineSender,
+    /// The process is to end: nothing is tried again.
     stop: StopSignal,
+    /// Its cells have ended: nothing is read any more.
+    done: StopSignal,
 }
 
 impl KafkaExchange {
-    /// `exchanged` says which groups of the plan belong to no cell.
     pub fn new(
         plan: &Plan,
         connection: &KafkaConnection,
@@ -101,6 +103,7 @@ impl KafkaExchange {
         mirror: Arc<Mirror>,
         online: OnlineSender,
         stop: StopSignal,
+        done: StopSignal,
     ) -> KafkaExchange {
         KafkaExchange {
             connection: connection.clone(),
@@ -113,6 +116,7 @@ impl KafkaExchange {
             owned: Mutex::default(),
             online,
             stop,
+            done,
         }
     }
 
@@ -145,7 +149,7 @@ impl KafkaExchange {
     pub fn run(&self, clock: &dyn Clock, flush_ms: u64) -> Result<(), RunError> {
         let Some(mut source) = self.open()? else { return Ok(()) };
         let mut published_ms = 0;
-        while !self.stop.requested() {
+        while !self.done.requested() {
             match source.poll(POLL_TIMEOUT)? {
                 SourceEvent::Batch(raw) => self.take(&raw, clock.monotonic_ms())?,
                 SourceEvent::Connection { ready: false, message } => tracing::warn!("{message}"),
@@ -179,7 +183,7 @@ impl KafkaExchange {
                 Ok(source) => return Ok(Some(source)),
                 Err(error) if error.retry() => {
                     tracing::warn!("{error}; trying again in {:.1} s", backoff.as_secs_f64());
-                    if self.stop.wait(backoff) {
+                    if self.done.wait(backoff) {
                         return Ok(None);
                     }
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -217,14 +221,16 @@ impl KafkaExchange {
     fn publish(&self) {
         let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         let cells: BTreeSet<u32> = owned.keys().copied().collect();
+        let frontier = self.mirror.frontier();
         for group in (0..self.groups.len()).filter(|group| self.mirror.holds(*group)) {
-            while let Some(batches) = self.mirror.take_due(group, ENTITIES_AT_ONCE, &cells) {
+            while let Some(batches) = self.mirror.take_due(group, frontier, ENTITIES_AT_ONCE, &cells) {
                 for (cell, batch) in batches {
                     let owned = owned.get_mut(&cell).expect("only owned cells were asked for");
                     self.send_online(owned, batch);
                 }
             }
         }
+        self.mirror.drained(frontier, &cells);
     }
 
     fn send_online(&self, owned: &mut Owned, batch: FeatureBatch) {

@@ -111,6 +111,8 @@ impl Group<'_> {
         self.world.board.update(|view| view.online = Some(online.stats()));
         let groups: Vec<_> = self.plan.groups.iter().cloned().map(Arc::new).collect();
         let mirror = Arc::new(Mirror::new(count, &groups, &exchanged_groups(&self.plan)));
+        // It goes on while cells end: they tell the others of their last commit.
+        let done = StopSignal::default();
         let exchange = Arc::new(KafkaExchange::new(
             &self.plan,
             &self.spec.connection,
@@ -118,6 +120,7 @@ impl Group<'_> {
             mirror,
             online.sender(),
             self.world.stop.clone(),
+            done.clone(),
         ));
         let (reader, clock, flush_ms) =
             (exchange.clone(), self.world.clock.clone(), self.plan.online.flush_ms.max(1) as u64);
@@ -130,7 +133,7 @@ impl Group<'_> {
         for (number, cell) in &mut cells {
             self.end(*number, cell, exchange.as_ref());
         }
-        self.world.stop.request();
+        done.request();
         member.leave();
         // A thread's panic is the failure already.
         let _ = reading.join();
