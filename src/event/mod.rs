@@ -8,6 +8,7 @@
 
 mod time;
 mod key;
+mod partitioner;
 mod position;
 mod schema;
 mod exact_sum;
@@ -26,6 +27,7 @@ pub use exact_sum::*;
 pub use expression::*;
 pub use file::*;
 pub use key::*;
+pub use partitioner::*;
 pub use position::*;
 pub use schema::*;
 pub use time::*;
