@@ -100,11 +100,9 @@ mod tests {
 
     #[test]
     fn crc32_is_the_one_of_zlib() {
-        for (key, expected) in [
-            ("", 0),
-            ("123456789", 0xcbf4_3926),
-            ("The quick brown fox jumps over the lazy dog", 0x414f_a339),
-        ] {
+        for (key, expected) in
+            [("", 0), ("123456789", 0xcbf4_3926), ("The quick brown fox jumps over the lazy dog", 0x414f_a339)]
+        {
             assert_eq!(Partitioner::Crc32.hash(key.as_bytes()), expected, "{key}");
         }
         let every_byte: Vec<u8> = (0..=255).collect();
