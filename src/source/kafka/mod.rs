@@ -29,7 +29,7 @@ use crate::source::{InputKind, InputSpec, KafkaConnection, Source, SourceError, 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use reader::TopicReader;
 pub use reconnect::ReconnectingKafka;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// How long a poll sleeps at most before it looks again by itself: the client's wake-ups are taken as hints only.
@@ -46,6 +46,11 @@ pub struct KafkaOptions {
     pub client_id: String,
     /// The group under which positions are shown to monitoring; `group.id` in the connection's properties wins.
     pub group_id: String,
+    /// Whether positions are shown to monitoring. A reader beside a group whose members are alive must not: brokers
+    /// take commits only from members, and a [`GroupMember`] shows them for its process.
+    pub monitoring: bool,
+    /// The partition numbers to read of every topic; `None` reads all.
+    pub partitions: Option<BTreeSet<u32>>,
     /// How long [`KafkaSource::connect`] waits for each answer of a broker.
     pub connect_timeout: Duration,
     /// One drain of a client hands out about this many records, over all partitions of its topic.
@@ -60,6 +65,8 @@ impl Default for KafkaOptions {
             until_end: false,
             client_id: "conjoin".to_string(),
             group_id: "conjoin".to_string(),
+            monitoring: true,
+            partitions: None,
             connect_timeout: Duration::from_secs(10),
             batch_records_max: 8192,
             batch_bytes_max: 4 << 20,
@@ -117,7 +124,7 @@ impl KafkaSource {
         Ok(source)
     }
 
-    /// How many partitions each input had at connect. A manifest pins these numbers.
+    /// How many partitions each input had at connect, read or not. A manifest pins these numbers.
     pub fn partition_counts(&self) -> BTreeMap<u16, u32> {
         self.readers.iter().map(|reader| (reader.input(), reader.partition_count())).collect()
     }
@@ -136,6 +143,9 @@ impl KafkaSource {
 
     /// Tells the brokers how far we are, so that lag monitors see it. Nothing reads it back; a failure is only logged.
     pub fn commit_for_monitoring(&self, positions: &Positions) {
+        if !self.options.monitoring {
+            return;
+        }
         for reader in &self.readers {
             reader.commit_for_monitoring(positions);
         }

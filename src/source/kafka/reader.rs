@@ -24,7 +24,8 @@ pub struct TopicReader {
     until_end: bool,
     timeout: Duration,
     client: Client,
-    partitions: Vec<Partition>,
+    /// By their numbers; `None` for those that are not read here.
+    partitions: Vec<Option<Partition>>,
     /// Why no broker answers, while none does.
     down: Option<String>,
 }
@@ -44,7 +45,7 @@ impl TopicReader {
             .create_with_context(Observer::new(&spec.topic))
             .map_err(|error| settings::misconfigured(connection, &error))?;
         let inquiry = Inquiry { client: &client, connection, spec, timeout: options.connect_timeout };
-        let ranges = match inquiry.ranges(input, positions).and_then(|ranges| {
+        let ranges = match inquiry.ranges(input, positions, options.partitions.as_ref()).and_then(|ranges| {
             assign(&client, &spec.topic, &ranges)?;
             Ok(ranges)
         }) {
@@ -60,9 +61,9 @@ impl TopicReader {
             // Full means that a wake-up is on its way already.
             let _ = wake.try_send(());
         });
-        let partition = |(number, range): (usize, &Range)| {
+        let partition = |(number, range): (usize, &Option<Range>)| {
             let id = PartitionId { input, partition: number as u32 };
-            Partition::new(id, range.from, options.until_end.then_some(range.end))
+            range.map(|range| Partition::new(id, range.from, options.until_end.then_some(range.end)))
         };
         Ok(TopicReader {
             input,
@@ -86,19 +87,29 @@ impl TopicReader {
     }
 
     pub fn partitions(&self) -> impl Iterator<Item = PartitionId> + '_ {
-        self.partitions.iter().map(|partition| partition.id)
+        self.read().map(|partition| partition.id)
     }
 
+    /// The partitions that are read here.
+    fn read(&self) -> impl Iterator<Item = &Partition> + '_ {
+        self.partitions.iter().flatten()
+    }
+
+    fn read_mut(&mut self) -> impl Iterator<Item = &mut Partition> + '_ {
+        self.partitions.iter_mut().flatten()
+    }
+
+    /// Of the topic as a whole.
     pub fn partition_count(&self) -> u32 {
         self.partitions.len() as u32
     }
 
     pub fn positions(&self) -> impl Iterator<Item = (PartitionId, i64)> + '_ {
-        self.partitions.iter().map(|partition| (partition.id, partition.expected))
+        self.read().map(|partition| (partition.id, partition.expected))
     }
 
     pub fn repeated(&self) -> u64 {
-        self.partitions.iter().map(|partition| partition.repeated).sum()
+        self.read().map(|partition| partition.repeated).sum()
     }
 
     pub fn down(&self) -> Option<String> {
@@ -107,17 +118,15 @@ impl TopicReader {
 
     pub fn log_ends(&self) -> Vec<(PartitionId, i64)> {
         let observed = self.client.context().observed();
-        let input = self.input;
-        observed.log_ends.iter().map(|(&partition, &end)| (PartitionId { input, partition }, end)).collect()
+        let end = |id: PartitionId| observed.log_ends.get(&id.partition).map(|&end| (id, end));
+        self.partitions().filter_map(end).collect()
     }
 
     /// Takes what the client has, up to the limits, without waiting. What was taken before an error is in `out`.
     pub fn drain(&mut self, options: &KafkaOptions, out: &mut VecDeque<SourceEvent>) -> Result<(), SourceError> {
-        for partition in &mut self.partitions {
-            partition.end_if_reached(out);
-        }
+        self.read_mut().for_each(|partition| partition.end_if_reached(out));
         let result = self.take(options, out).and_then(|()| self.check_partition_count());
-        for partition in &mut self.partitions {
+        for partition in self.read_mut() {
             partition.flush(out);
             partition.end_if_reached(out);
         }
@@ -134,15 +143,17 @@ impl TopicReader {
                 None => quiet += 1,
                 Some(Ok(message)) => {
                     records += 1;
-                    let number = message.partition();
-                    if let Some(partition) = self.partitions.get_mut(number as usize) {
+                    if let Some(Some(partition)) = self.partitions.get_mut(message.partition() as usize) {
                         bytes += partition.accept(&message, self.headers, self.allow_gaps, &self.topic)?;
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(number))) => {
-                    if let Some(partition) = self.partitions.get_mut(number as usize) {
+                    if let Some(Some(partition)) = self.partitions.get_mut(number as usize) {
                         match partition.doubts_end() {
-                            true => self.ask_for_end(number as usize),
+                            true => {
+                                let at = (partition.id, partition.expected);
+                                self.ask_for_end(at);
+                            }
                             false => partition.caught_up(self.until_end, out),
                         }
                     }
@@ -159,17 +170,17 @@ impl TopicReader {
     /// While a broker is away nobody knows whether a log goes on there: a partition that was read to its end is no longer
     /// quiet.
     fn lose_sight(&mut self, out: &mut VecDeque<SourceEvent>) {
-        for number in 0..self.partitions.len() {
-            if self.partitions[number].lose_sight(out) {
-                self.ask_for_end(number);
-            }
-        }
+        let lost: Vec<_> = self
+            .read_mut()
+            .filter_map(|partition| partition.lose_sight(out).then_some((partition.id, partition.expected)))
+            .collect();
+        lost.into_iter().for_each(|at| self.ask_for_end(at));
     }
 
     /// Seeks to where we stand: then the client tells the end again, once a broker has answered, and not from before.
-    fn ask_for_end(&self, number: usize) {
-        let next = Offset::Offset(self.partitions[number].expected);
-        if let Err(error) = self.client.seek(&self.topic, number as i32, next, Duration::ZERO) {
+    fn ask_for_end(&self, (id, next): (PartitionId, i64)) {
+        let number = id.partition;
+        if let Err(error) = self.client.seek(&self.topic, number as i32, Offset::Offset(next), Duration::ZERO) {
             tracing::warn!(topic = self.topic, number, %error, "kafka client cannot look for the log's end again");
         }
     }
@@ -235,7 +246,7 @@ impl TopicReader {
 
     /// The broker does not have the offset we asked for: finds out whose, and what is missing.
     fn out_of_range(&self, reason: &str) -> SourceError {
-        for partition in &self.partitions {
+        for partition in self.read() {
             let number = partition.id.partition;
             match self.client.fetch_watermarks(&self.topic, number as i32, self.timeout) {
                 Ok((low, _)) if partition.expected < low => return lost(&self.topic, number, partition.expected, low),
@@ -265,11 +276,9 @@ impl TopicReader {
     }
 
     fn stop_fetching_what_ended(&mut self) {
-        for number in 0..self.partition_count() {
-            if self.partitions[number as usize].ended {
-                self.set_paused(number, true);
-            }
-        }
+        let ended: Vec<u32> =
+            self.read().filter(|partition| partition.ended).map(|partition| partition.id.partition).collect();
+        ended.into_iter().for_each(|number| self.set_paused(number, true));
     }
 
     /// Records are no sign that a broker is back: they may have waited in the client since before the outage.
@@ -293,7 +302,7 @@ impl TopicReader {
 
     /// Tells the client only of a change: resuming what is not paused has moved positions in some of its versions.
     fn set_paused(&mut self, number: u32, paused: bool) {
-        let Some(partition) = self.partitions.get_mut(number as usize) else {
+        let Some(Some(partition)) = self.partitions.get_mut(number as usize) else {
             return;
         };
         if partition.paused == paused || (partition.ended && !paused) {
@@ -312,7 +321,7 @@ impl TopicReader {
 
     pub fn commit_for_monitoring(&self, positions: &Positions) {
         let mut list = TopicPartitionList::with_capacity(self.partitions.len());
-        for partition in &self.partitions {
+        for partition in self.read() {
             if let Some(next) = positions.next(partition.id) {
                 let number = partition.id.partition as i32;
                 if let Err(error) = list.add_partition_offset(&self.topic, number, Offset::Offset(next)) {
@@ -328,10 +337,11 @@ impl TopicReader {
     }
 }
 
-fn assign(client: &Client, topic: &str, ranges: &[Range]) -> Result<(), SourceError> {
+fn assign(client: &Client, topic: &str, ranges: &[Option<Range>]) -> Result<(), SourceError> {
     let mut list = TopicPartitionList::with_capacity(ranges.len());
     let mut result = Ok(());
-    for (number, range) in ranges.iter().enumerate() {
+    let wanted = ranges.iter().enumerate().filter_map(|(number, range)| Some((number, (*range)?)));
+    for (number, range) in wanted {
         result = result.and(list.add_partition_offset(topic, number as i32, Offset::Offset(range.from)));
     }
     result.and_then(|()| client.assign(&list)).map_err(|error| SourceError::Broker {

@@ -23,6 +23,7 @@ pub struct ReconnectingKafka {
     inputs: Vec<(u16, InputSpec)>,
     options: KafkaOptions,
     partitions: Vec<PartitionId>,
+    partition_counts: BTreeMap<u16, u32>,
     link: Link,
     paused: BTreeSet<PartitionId>,
     ended: BTreeSet<PartitionId>,
@@ -47,10 +48,16 @@ impl ReconnectingKafka {
             inputs: inputs.iter().map(|&(number, spec)| (number, spec.clone())).collect(),
             options,
             partitions: source.partitions(),
+            partition_counts: source.partition_counts(),
             link: Link::Up(source),
             paused: BTreeSet::new(),
             ended: BTreeSet::new(),
         })
+    }
+
+    /// As [`KafkaSource::partition_counts`]; they do not change while this source lives.
+    pub fn partition_counts(&self) -> &BTreeMap<u16, u32> {
+        &self.partition_counts
     }
 
     /// Takes note of an event; `None` when it was told before.
@@ -64,7 +71,7 @@ impl ReconnectingKafka {
     fn reconnect(&self, positions: &Positions) -> Result<KafkaSource, SourceError> {
         let inputs: Vec<(u16, &InputSpec)> = self.inputs.iter().map(|(number, spec)| (*number, spec)).collect();
         let mut source = KafkaSource::connect(&self.connection, &inputs, positions, self.options.clone())?;
-        if source.partitions() != self.partitions {
+        if source.partition_counts() != self.partition_counts {
             return Err(SourceError::Input {
                 input: self.connection.name.clone(),
                 message: "a topic has another number of partitions than before the connection was lost: records of one \

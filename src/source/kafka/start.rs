@@ -14,6 +14,7 @@ use crate::source::{KafkaConnection, KafkaStart, KafkaTopicSpec, SourceError};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Names closer than this to a missing topic are offered instead.
@@ -60,12 +61,23 @@ impl Inquiry<'_> {
         }
     }
 
-    /// The range of each partition, in the order of their numbers.
-    pub fn ranges(&self, input: u16, positions: &Positions) -> Result<Vec<Range>, SourceError> {
+    /// The range of each partition, in the order of their numbers; `None` for those that are not `wanted`.
+    pub fn ranges(
+        &self,
+        input: u16,
+        positions: &Positions,
+        wanted: Option<&BTreeSet<u32>>,
+    ) -> Result<Vec<Option<Range>>, SourceError> {
         let count = self.partition_count()?;
-        let mut ranges = Vec::with_capacity(count as usize);
+        if let Some(last) = wanted.and_then(BTreeSet::last).filter(|&&last| last >= count) {
+            return Err(self.wrong(format!(
+                "has {count} partitions, but partition {last} of it is to be read: all topics of a pipeline that runs in \
+                 several processes need the same number of partitions"
+            )));
+        }
+        let mut ranges = vec![None; count as usize];
         let mut by_time = Vec::new();
-        for number in 0..count {
+        for number in (0..count).filter(|number| wanted.is_none_or(|wanted| wanted.contains(number))) {
             let (low, high) = self
                 .client
                 .fetch_watermarks(&self.spec.topic, number as i32, self.timeout)
@@ -79,7 +91,7 @@ impl Inquiry<'_> {
                     high
                 }
             };
-            ranges.push(Range { from, end: high });
+            ranges[number as usize] = Some(Range { from, end: high });
         }
         if !by_time.is_empty() {
             self.resolve_times(&by_time, &mut ranges)?;
@@ -88,7 +100,7 @@ impl Inquiry<'_> {
     }
 
     /// Replaces `from` by the first offset at or after a time; where there is none, it stays at the end.
-    fn resolve_times(&self, by_time: &[(u32, i64)], ranges: &mut [Range]) -> Result<(), SourceError> {
+    fn resolve_times(&self, by_time: &[(u32, i64)], ranges: &mut [Option<Range>]) -> Result<(), SourceError> {
         let mut asked = TopicPartitionList::with_capacity(by_time.len());
         for &(number, time) in by_time {
             asked
@@ -98,7 +110,7 @@ impl Inquiry<'_> {
         let answered = self.client.offsets_for_times(asked, self.timeout).map_err(|error| self.unanswered(&error))?;
         for element in answered.elements() {
             element.error().map_err(|error| self.unanswered(&error))?;
-            if let (Offset::Offset(offset), Some(range)) =
+            if let (Offset::Offset(offset), Some(Some(range))) =
                 (element.offset(), ranges.get_mut(element.partition() as usize))
             {
                 range.from = offset.min(range.end);
