@@ -8,12 +8,15 @@
 //! In: positions of the manifest, or where to start in partitions it does not know. Out: [`SourceEvent`]s.
 //! Holds: every offset is delivered once and in order, or the source stops and names the missing range (F6). What was
 //! deleted behind our back, a checksum that does not fit, a topic that vanished or grew: all stop it, none is skipped.
+//! Also here, because no other folder knows the client: a seat in a consumer group that fetches nothing ([`GroupMember`]),
+//! internal topics ([`ensure_topic`], [`TopicWriter`]).
 //! Does not: commit offsets for any purpose but monitoring, start a thread of its own. librdkafka reconnects by itself;
 //! after an error that it does not recover from a [`KafkaSource`] is done, and [`ReconnectingKafka`] makes a new one.
 //!
 //! Each topic has a client of its own, because librdkafka's end-of-partition and error events, as they reach us, do not
 //! say which topic they mean.
 
+mod member;
 mod observe;
 mod partition;
 mod playback;
@@ -21,7 +24,10 @@ mod reader;
 mod reconnect;
 mod settings;
 mod start;
+mod topics;
+mod writer;
 
+pub use member::{GroupMember, MemberEvent, MemberOptions};
 pub use playback::{Original, Outgoing, fetch_originals, produce};
 
 use crate::event::{PartitionId, Positions};
@@ -31,6 +37,8 @@ use reader::TopicReader;
 pub use reconnect::ReconnectingKafka;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
+pub use topics::ensure_topic;
+pub use writer::{Outbound, TopicWriter};
 
 /// How long a poll sleeps at most before it looks again by itself: the client's wake-ups are taken as hints only.
 const WAKE_MAX: Duration = Duration::from_millis(100);

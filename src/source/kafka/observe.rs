@@ -1,12 +1,14 @@
-//! Observe: what a client tells beside its records: log lines, errors with their reason, statistics.
+//! Observe: what a client tells beside its records: log lines, errors with their reason, statistics, rebalances.
 //!
-//! In: librdkafka's callbacks, on the thread that polls. Out: [`Observed`], read by the reader after each poll.
+//! In: librdkafka's callbacks, on the thread that polls. Out: [`Observed`], read by the reader or member after each poll.
+//! Holds: what a consumer group assigns is taken note of and never handed to the client, so that a member fetches nothing.
 //! Does not: decide anything.
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Statistics, TopicPartitionList};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -21,6 +23,21 @@ pub struct Observed {
     pub partition_count: u32,
     /// The last end of each partition's log, as far as committed transactions go.
     pub log_ends: BTreeMap<u32, i64>,
+    /// What the consumer group said since this was last taken, in order.
+    pub group_changes: Vec<GroupChange>,
+}
+
+/// What a consumer group tells one of its members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupChange {
+    /// Everything that is the member's, as (topic, partition).
+    Assigned(Vec<(String, u32)>),
+    /// The group is about to assign anew.
+    Revoked,
+    /// The group took everything away without asking.
+    Lost,
+    /// The client did not take the answer to one of these.
+    Unanswered(String),
 }
 
 #[derive(Default)]
@@ -84,6 +101,25 @@ impl ClientContext for Observer {
 }
 
 impl ConsumerContext for Observer {
+    /// The client gets an empty assignment whatever the group says: it is a member that way, and fetches nothing.
+    fn rebalance(&self, client: &BaseConsumer<Self>, said: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        let (change, answered) = match said {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                let assigned = list.elements();
+                let ours = assigned.iter().map(|element| (element.topic().to_string(), element.partition() as u32));
+                (GroupChange::Assigned(ours.collect()), client.assign(&TopicPartitionList::new()))
+            }
+            // Asked before it is answered: the answer makes the client forget.
+            _ if client.assignment_lost() => (GroupChange::Lost, client.unassign()),
+            _ => (GroupChange::Revoked, client.unassign()),
+        };
+        let mut observed = self.observed();
+        observed.group_changes.push(change);
+        if let Err(error) = answered {
+            observed.group_changes.push(GroupChange::Unanswered(error.to_string()));
+        }
+    }
+
     fn commit_callback(&self, result: KafkaResult<()>, _positions: &TopicPartitionList) {
         if let Err(error) = result {
             tracing::warn!(topic = self.topic, %error, "positions were not shown to monitoring; nothing depends on it");

@@ -1,20 +1,18 @@
 //! Playback: takes single records out of a log by their offsets, and sends records back to it.
 //!
 //! In: places, and records a person has repaired. Out: what lay at the places; for each record sent, where it lies now.
-//! Holds: a record counts as sent when the broker's delivery report says so, with every replica's acknowledgement; the
-//! producer is idempotent, so that a retry of the client makes no copy.
+//! Holds: a record counts as sent when the broker's delivery report says so, with every replica's acknowledgement.
 //! Does not: decide what is sent.
 
+use super::writer::{Outbound, Place, TopicWriter, Track};
 use super::{KafkaOptions, close, settings};
 use crate::source::{KafkaConnection, KafkaTopicSpec, SourceError};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::message::{Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// How far ahead a wanted offset may lie to be read on to, rather than asked for anew.
@@ -136,64 +134,28 @@ fn original(message: &impl Message) -> Original {
     }
 }
 
-/// A partition and an offset in it.
-type Place = (u32, i64);
-
-/// What became of each record, by its number.
-#[derive(Default)]
-struct Deliveries(Mutex<BTreeMap<usize, Result<Place, KafkaError>>>);
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = Box<usize>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, number: Box<usize>) {
-        let outcome = match result {
-            Ok(message) => Ok((message.partition() as u32, message.offset())),
-            Err((error, _)) => Err(error.clone()),
-        };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(*number, outcome);
-    }
-}
-
 /// Sends records to their partitions in order; for each where it lies now, or why it was not taken.
 pub fn produce(
     connection: &KafkaConnection,
     topic: &str,
     records: &[Outgoing],
 ) -> Result<Vec<Result<Place, String>>, SourceError> {
-    let config = settings::producer_config(connection, "conjoin-dead-letters")?;
-    let producer: BaseProducer<Deliveries> = config
-        .create_with_context(Deliveries::default())
-        .map_err(|error| settings::misconfigured(connection, &error))?;
+    let mut writer = TopicWriter::connect(connection, "conjoin-dead-letters")?;
     let mut refused = BTreeMap::new();
-    for (number, outgoing) in records.iter().enumerate() {
-        let headers = outgoing
-            .original
-            .headers
-            .iter()
-            .fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: value.as_deref() }));
-        let mut record = BaseRecord::<[u8], [u8], Box<usize>>::with_opaque_to(topic, Box::new(number))
-            .partition(outgoing.partition as i32)
-            .payload(&outgoing.payload)
-            .headers(headers);
-        record.key = outgoing.original.key.as_deref();
-        record.timestamp = outgoing.original.time;
-        while let Err((error, back)) = producer.send(record) {
-            if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
-                refused.insert(number, error.to_string());
-                break;
-            }
-            producer.poll(POLL_WAIT);
-            record = back;
+    for (number, Outgoing { partition, payload, original }) in records.iter().enumerate() {
+        let message = Outbound {
+            topic,
+            partition: Some(*partition as i32),
+            key: original.key.as_deref(),
+            payload: Some(payload),
+            headers: original.headers.iter().map(|(name, value)| (name.as_str(), value.as_deref())).collect(),
+            time: original.time,
+        };
+        if let Err(error) = writer.send(&message, Track::Numbered(number)) {
+            refused.insert(number, error.to_string());
         }
-        producer.poll(Duration::ZERO);
     }
-    // A timeout shows in the records that have no report.
-    let flushed = producer.flush(FLUSH_MAX);
-    let mut delivered = std::mem::take(&mut *producer.context().0.lock().unwrap_or_else(PoisonError::into_inner));
-    close(producer);
+    let (flushed, mut delivered) = writer.outcomes(FLUSH_MAX);
     let outcome = |number| match (delivered.remove(&number), refused.remove(&number)) {
         (Some(Ok(place)), _) => Ok(place),
         (Some(Err(error)), _) => Err(error.to_string()),

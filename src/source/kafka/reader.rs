@@ -44,17 +44,18 @@ impl TopicReader {
         let mut client: Client = config
             .create_with_context(Observer::new(&spec.topic))
             .map_err(|error| settings::misconfigured(connection, &error))?;
-        let inquiry = Inquiry { client: &client, connection, spec, timeout: options.connect_timeout };
-        let ranges = match inquiry.ranges(input, positions, options.partitions.as_ref()).and_then(|ranges| {
-            assign(&client, &spec.topic, &ranges)?;
-            Ok(ranges)
-        }) {
-            Ok(ranges) => ranges,
-            Err(error) => {
-                close(client);
-                return Err(error);
-            }
-        };
+        let inquiry = Inquiry { client: &client, connection, topic: &spec.topic, timeout: options.connect_timeout };
+        let ranges =
+            match inquiry.ranges(input, spec.start, positions, options.partitions.as_ref()).and_then(|ranges| {
+                assign(&client, &spec.topic, &ranges)?;
+                Ok(ranges)
+            }) {
+                Ok(ranges) => ranges,
+                Err(error) => {
+                    close(client);
+                    return Err(error);
+                }
+            };
 
         let wake = wake.clone();
         client.set_nonempty_callback(move || {

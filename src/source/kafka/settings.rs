@@ -3,7 +3,7 @@
 //! In: the connection's `properties`. Out: a client configuration, or a message naming the property.
 //! Holds: what correctness rests on cannot be overridden.
 
-use super::KafkaOptions;
+use super::{KafkaOptions, MemberOptions};
 use crate::source::{KafkaConnection, SourceError};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -72,6 +72,41 @@ pub fn client_config(connection: &KafkaConnection, options: &KafkaOptions) -> Re
     Ok(config)
 }
 
+/// What a seat in a consumer group rests on.
+const MEMBER_FIXED: [(&str, &str, &str); 2] = [
+    ("partition.assignment.strategy", "range", "it alone gives a process the same partition of every topic"),
+    ("group.protocol", "classic", "the assignment has to be complete each time"),
+];
+
+/// The same connection for a member of a consumer group that fetches nothing.
+pub fn member_config(connection: &KafkaConnection, options: &MemberOptions) -> Result<ClientConfig, SourceError> {
+    let reader = KafkaOptions {
+        client_id: options.client_id.clone(),
+        group_id: options.group_id.clone(),
+        ..KafkaOptions::default()
+    };
+    let mut config = client_config(connection, &reader)?;
+    for (property, fixed, reason) in MEMBER_FIXED {
+        if connection.properties.get(property).is_some_and(|value| value != fixed) {
+            let name = format!("connections.{}.kafka.properties.{property}", connection.name);
+            return Err(refused(name, format!("is always `{fixed}`: {reason}. Remove it")));
+        }
+        config.set(property, fixed);
+    }
+    let session = options.session_timeout_ms.to_string();
+    for (property, value) in
+        [("session.timeout.ms", &*session), ("heartbeat.interval.ms", "3000"), ("max.poll.interval.ms", "300000")]
+    {
+        if !connection.properties.contains_key(property) {
+            config.set(property, value);
+        }
+    }
+    if let Some(instance) = &options.instance_id {
+        config.set("group.instance.id", instance);
+    }
+    Ok(config)
+}
+
 /// The same connection for writing: nothing is acknowledged before all replicas have it, and a retry makes no copy.
 pub fn producer_config(connection: &KafkaConnection, client_id: &str) -> Result<ClientConfig, SourceError> {
     let options = KafkaOptions { client_id: client_id.to_string(), ..KafkaOptions::default() };
@@ -82,9 +117,12 @@ pub fn producer_config(connection: &KafkaConnection, client_id: &str) -> Result<
     config.set("bootstrap.servers", &connection.brokers).set("client.id", client_id);
     // A record that the topic once took may have been larger than the client's default.
     config.set("message.max.bytes", "10000000").set("message.timeout.ms", "60000");
+    // What waits to be sent is bounded in bytes; the client's default is a GB.
+    config.set("queue.buffering.max.kbytes", "65536");
     let for_readers = |property: &str| {
         let known = FIXED.iter().map(|(name, ..)| *name).chain(DEFAULTS.iter().map(|(name, _)| *name));
-        property == "group.id" || property.starts_with("fetch.") || known.into_iter().any(|name| name == property)
+        let member = |property: &str| property.starts_with("group.") || property.starts_with("session.");
+        member(property) || property.starts_with("fetch.") || known.into_iter().any(|name| name == property)
     };
     for (property, value) in connection.properties.iter().filter(|(property, _)| !for_readers(property)) {
         config.set(property, value);
@@ -125,6 +163,34 @@ mod tests {
     fn a_users_property_wins_over_a_default() {
         assert_eq!(with("fetch.max.bytes", "5000000").unwrap().get("fetch.max.bytes"), Some("5000000"));
         assert_eq!(with("group.id", "mine").unwrap().get("group.id"), Some("mine"));
+    }
+
+    #[test]
+    fn a_member_keeps_its_rules_and_takes_a_users_times() {
+        let options = MemberOptions {
+            group_id: "g".to_string(),
+            instance_id: Some("one".to_string()),
+            session_timeout_ms: 45_000,
+            client_id: "c".to_string(),
+            connect_timeout: std::time::Duration::from_secs(1),
+        };
+        let member = |properties: &[(&str, &str)]| {
+            let properties = properties.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            let connection = KafkaConnection { name: "main".to_string(), brokers: "b:1".to_string(), properties };
+            member_config(&connection, &options)
+        };
+        let config = member(&[("heartbeat.interval.ms", "1000")]).unwrap();
+        for (property, value) in [
+            ("partition.assignment.strategy", "range"),
+            ("group.instance.id", "one"),
+            ("session.timeout.ms", "45000"),
+            ("heartbeat.interval.ms", "1000"),
+            ("enable.auto.commit", "false"),
+        ] {
+            assert_eq!(config.get(property), Some(value), "{property}");
+        }
+        let error = member(&[("partition.assignment.strategy", "cooperative-sticky")]).unwrap_err().to_string();
+        assert!(error.contains("partition.assignment.strategy") && error.contains("always `range`"), "{error}");
     }
 
     #[cfg(not(feature = "tls"))]

@@ -10,7 +10,7 @@
 
 use super::observe::Observer;
 use crate::event::{PartitionId, Positions};
-use crate::source::{KafkaConnection, KafkaStart, KafkaTopicSpec, SourceError};
+use crate::source::{KafkaConnection, KafkaStart, SourceError};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
@@ -34,14 +34,14 @@ pub struct Range {
 pub struct Inquiry<'a> {
     pub client: &'a Client,
     pub connection: &'a KafkaConnection,
-    pub spec: &'a KafkaTopicSpec,
+    pub topic: &'a str,
     pub timeout: Duration,
 }
 
 impl Inquiry<'_> {
     /// How many partitions the topic has.
-    fn partition_count(&self) -> Result<u32, SourceError> {
-        let topic = &self.spec.topic;
+    pub fn partition_count(&self) -> Result<u32, SourceError> {
+        let topic = self.topic;
         let metadata =
             self.client.fetch_metadata(Some(topic), self.timeout).map_err(|error| self.unanswered(&error))?;
         let found = metadata.topics().iter().find(|candidate| candidate.name() == topic);
@@ -65,6 +65,7 @@ impl Inquiry<'_> {
     pub fn ranges(
         &self,
         input: u16,
+        start: KafkaStart,
         positions: &Positions,
         wanted: Option<&BTreeSet<u32>>,
     ) -> Result<Vec<Option<Range>>, SourceError> {
@@ -80,9 +81,9 @@ impl Inquiry<'_> {
         for number in (0..count).filter(|number| wanted.is_none_or(|wanted| wanted.contains(number))) {
             let (low, high) = self
                 .client
-                .fetch_watermarks(&self.spec.topic, number as i32, self.timeout)
+                .fetch_watermarks(self.topic, number as i32, self.timeout)
                 .map_err(|error| self.unanswered(&error))?;
-            let from = match (positions.next(PartitionId { input, partition: number }), self.spec.start) {
+            let from = match (positions.next(PartitionId { input, partition: number }), start) {
                 (Some(position), _) => self.fitting(number, position, low, high)?,
                 (None, KafkaStart::Earliest) => low,
                 (None, KafkaStart::Latest) => high,
@@ -104,7 +105,7 @@ impl Inquiry<'_> {
         let mut asked = TopicPartitionList::with_capacity(by_time.len());
         for &(number, time) in by_time {
             asked
-                .add_partition_offset(&self.spec.topic, number as i32, Offset::Offset(time))
+                .add_partition_offset(self.topic, number as i32, Offset::Offset(time))
                 .map_err(|_| self.wrong(format!("cannot start at {time}: before 1970")))?;
         }
         let answered = self.client.offsets_for_times(asked, self.timeout).map_err(|error| self.unanswered(&error))?;
@@ -122,7 +123,7 @@ impl Inquiry<'_> {
     /// The position, if the log still holds what follows it.
     fn fitting(&self, number: u32, position: i64, low: i64, high: i64) -> Result<i64, SourceError> {
         if position < low {
-            return Err(lost(&self.spec.topic, number, position, low));
+            return Err(lost(self.topic, number, position, low));
         }
         if position > high {
             return Err(self.wrong(format!(
@@ -153,8 +154,8 @@ impl Inquiry<'_> {
         let mut near: Vec<(f64, String)> = metadata
             .topics()
             .iter()
-            .filter(|topic| !topic.name().starts_with("__") && topic.name() != self.spec.topic)
-            .map(|topic| (strsim::jaro_winkler(topic.name(), &self.spec.topic), topic.name().to_string()))
+            .filter(|topic| !topic.name().starts_with("__") && topic.name() != self.topic)
+            .map(|topic| (strsim::jaro_winkler(topic.name(), self.topic), topic.name().to_string()))
             .filter(|(similarity, _)| *similarity >= SIMILAR_MIN)
             .collect();
         near.sort_by(|(a, x), (b, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
@@ -203,11 +204,11 @@ impl Inquiry<'_> {
     }
 
     fn wrong(&self, message: String) -> SourceError {
-        SourceError::Input { input: self.spec.topic.clone(), message }
+        SourceError::Input { input: self.topic.to_string(), message }
     }
 
     fn again(&self, message: String) -> SourceError {
-        SourceError::Broker { input: self.spec.topic.clone(), message, retry: true }
+        SourceError::Broker { input: self.topic.to_string(), message, retry: true }
     }
 }
 
