@@ -5,7 +5,8 @@
 //! one stream meets an `int64` key of another.
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
+use std::io::Write;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 /// State is kept by this many key groups, so that the number of lanes may change between runs.
@@ -65,6 +66,38 @@ pub fn fingerprints(columns: &[&ArrayRef], rows: usize) -> Vec<Fingerprint> {
         .collect()
 }
 
+/// The values of a row as the key of a Kafka record has them: as text, joined by `:`.
+pub fn key_text(columns: &[&ArrayRef], row: usize) -> Vec<u8> {
+    let mut text = Vec::new();
+    for (number, column) in columns.iter().enumerate() {
+        if number > 0 {
+            text.push(b':');
+        }
+        push_text(&mut text, column, row);
+    }
+    text
+}
+
+/// Null is no text.
+fn push_text(text: &mut Vec<u8>, column: &ArrayRef, row: usize) {
+    if column.is_null(row) {
+        return;
+    }
+    // Writing to memory cannot fail.
+    let _ = match column.data_type() {
+        DataType::Utf8 => text.write_all(column.as_string::<i32>().value(row).as_bytes()),
+        DataType::Int32 => write!(text, "{}", column.as_primitive::<Int32Type>().value(row)),
+        DataType::Int64 => write!(text, "{}", column.as_primitive::<Int64Type>().value(row)),
+        DataType::Boolean => write!(text, "{}", column.as_boolean().value(row)),
+        DataType::Float32 => write!(text, "{}", column.as_primitive::<Float32Type>().value(row)),
+        DataType::Float64 => write!(text, "{}", column.as_primitive::<Float64Type>().value(row)),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            write!(text, "{}", column.as_primitive::<TimestampMillisecondType>().value(row))
+        }
+        other => unreachable!("key columns of type {other} are refused by the config check"),
+    };
+}
+
 fn push_bytes(buffer: &mut Vec<u8>, tag: u8, bytes: &[u8]) {
     buffer.push(tag);
     buffer.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
@@ -86,11 +119,11 @@ fn push_value(buffer: &mut Vec<u8>, column: &ArrayRef, row: usize) {
         DataType::Int64 => fixed(buffer, TAG_INT, column.as_primitive::<Int64Type>().value(row)),
         DataType::Boolean => fixed(buffer, TAG_BOOL, column.as_boolean().value(row) as i64),
         DataType::Float32 => {
-            let value = column.as_primitive::<arrow::datatypes::Float32Type>().value(row);
+            let value = column.as_primitive::<Float32Type>().value(row);
             fixed(buffer, TAG_FLOAT, (value as f64).to_bits() as i64)
         }
         DataType::Float64 => {
-            let value = column.as_primitive::<arrow::datatypes::Float64Type>().value(row);
+            let value = column.as_primitive::<Float64Type>().value(row);
             fixed(buffer, TAG_FLOAT, value.to_bits() as i64)
         }
         DataType::Timestamp(TimeUnit::Millisecond, _) => {
