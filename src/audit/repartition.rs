@@ -156,7 +156,13 @@ impl<'a> Copy<'a> {
             ..KafkaOptions::default()
         };
         let numbered: Vec<(u16, &InputSpec)> = inputs.iter().map(|(number, input)| (*number, input)).collect();
-        let positions = committed(connection, &offsets, &numbered, &reading)?;
+        // Where an earlier call came to.
+        let mut positions = Positions::default();
+        for (number, input) in inputs {
+            for (partition, next) in offsets.committed(&input.name)? {
+                positions.set(PartitionId { input: *number, partition }, next);
+            }
+        }
         let source = ReconnectingKafka::connect(connection, &numbered, &positions, reading)?;
         let done =
             Repartitioned { to: options.to.clone(), partitions: options.partitions, group, ..Repartitioned::default() };
@@ -301,23 +307,4 @@ fn topic_of(inputs: &[(u16, InputSpec)], at: PartitionId) -> &str {
 
 fn place(inputs: &[(u16, InputSpec)], at: PartitionId, position: i64) -> String {
     format!("{}/{} offset {position}", topic_of(inputs, at), at.partition)
-}
-
-/// Where an earlier call of the command came to.
-fn committed(
-    connection: &KafkaConnection,
-    offsets: &GroupOffsets,
-    inputs: &[(u16, &InputSpec)],
-    reading: &KafkaOptions,
-) -> Result<Positions, AuditError> {
-    // A client that reads nothing yet, to count the partitions.
-    let counting = ReconnectingKafka::connect(connection, inputs, &Positions::default(), reading.clone())?;
-    let mut positions = Positions::default();
-    for (number, input) in inputs {
-        let count = counting.partition_counts().get(number).copied().unwrap_or(0);
-        for (partition, next) in offsets.committed(&input.name, count)? {
-            positions.set(PartitionId { input: *number, partition }, next);
-        }
-    }
-    Ok(positions)
 }

@@ -32,9 +32,17 @@ impl GroupOffsets {
     }
 
     /// The next offset of each partition that anything was committed for.
-    pub fn committed(&self, topic: &str, partitions: u32) -> Result<BTreeMap<u32, i64>, SourceError> {
-        let mut list = TopicPartitionList::with_capacity(partitions as usize);
-        list.add_partition_range(topic, 0, partitions.saturating_sub(1) as i32);
+    pub fn committed(&self, topic: &str) -> Result<BTreeMap<u32, i64>, SourceError> {
+        let metadata = self.client().fetch_metadata(Some(topic), ANSWER_MAX).map_err(|error| self.failed(&error))?;
+        let mut list = TopicPartitionList::new();
+        for found in metadata.topics().iter().filter(|found| found.name() == topic) {
+            for partition in found.partitions() {
+                list.add_partition(topic, partition.id());
+            }
+        }
+        if list.count() == 0 {
+            return Ok(BTreeMap::new());
+        }
         let answered = self.client().committed_offsets(list, ANSWER_MAX).map_err(|error| self.failed(&error))?;
         let mut committed = BTreeMap::new();
         for element in answered.elements() {
