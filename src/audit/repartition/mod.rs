@@ -8,18 +8,22 @@
 //!
 //! In: a plan, one of its streams, a topic to write. Out: every record once or more, and what became of them.
 //! Holds: offsets of the command's own group are committed after the brokers have the copies, so that nothing is left out;
-//! records of one source partition keep their order. After a crash some are copied again, as exact duplicates.
+//! records of one source partition keep their order, those of different ones are in order of time as long as any of them
+//! has more to read. After a crash some are copied again, as exact duplicates.
 //! Does not: change or drop a record, whatever it holds.
 
+mod merge;
+
 use crate::audit::AuditError;
-use crate::config::Plan;
+use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::event::{PartitionId, Partitioner, Positions, RawBatch, RawRecord, StreamId, key_text};
 use crate::pipeline::StopSignal;
 use crate::source::kafka::{GroupOffsets, KafkaOptions, Outbound, ReconnectingKafka, TopicWriter, ensure_topic};
 use crate::source::{InputKind, InputSpec, KafkaConnection, KafkaStart, Source, SourceEvent};
+use merge::{Judged, Merge};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const POLL_WAIT: Duration = Duration::from_millis(200);
@@ -28,6 +32,9 @@ const FLUSH_MAX: Duration = Duration::from_secs(90);
 /// Copies are made sure of after so many records or bytes.
 const RECORDS_PER_COMMIT: u64 = 50_000;
 const BYTES_PER_COMMIT: u64 = 32 << 20;
+/// A partition whose records wait for those of others is read no further beyond so many bytes, and again below so many.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+const WAITING_BYTES_LOW: usize = 1 << 20;
 
 #[derive(Clone, Debug)]
 pub struct RepartitionOptions {
@@ -116,14 +123,15 @@ fn inputs_of(plan: &Plan, options: &RepartitionOptions) -> Result<(StreamId, Vec
 /// A copy under way.
 struct Copy<'a> {
     options: &'a RepartitionOptions,
+    streams: &'a [StreamPlan],
     inputs: &'a [(u16, InputSpec)],
     /// Per input the decoders of its streams, the one that was asked for first.
     decoders: BTreeMap<u16, Vec<Decoder>>,
     source: ReconnectingKafka,
     writer: TopicWriter,
     offsets: GroupOffsets,
-    /// Behind everything that was written.
-    positions: Positions,
+    merge: Merge,
+    paused: BTreeSet<PartitionId>,
     running: usize,
     /// Records and bytes that the brokers may not have yet.
     unsure: (u64, u64),
@@ -132,7 +140,7 @@ struct Copy<'a> {
 
 impl<'a> Copy<'a> {
     fn open(
-        plan: &Plan,
+        plan: &'a Plan,
         options: &'a RepartitionOptions,
         stream: StreamId,
         connection: &KafkaConnection,
@@ -168,13 +176,15 @@ impl<'a> Copy<'a> {
             Repartitioned { to: options.to.clone(), partitions: options.partitions, group, ..Repartitioned::default() };
         Ok(Copy {
             options,
+            streams: &plan.streams,
             inputs,
             decoders,
+            merge: Merge::new(&source.partitions(), positions),
+            paused: BTreeSet::new(),
             running: source.partitions().len(),
             source,
             writer: TopicWriter::connect(connection, &client_id)?,
             offsets,
-            positions,
             unsure: (0, 0),
             done,
         })
@@ -184,47 +194,81 @@ impl<'a> Copy<'a> {
     fn step(&mut self) -> Result<bool, AuditError> {
         match self.source.poll(POLL_WAIT)? {
             SourceEvent::Batch(batch) => {
-                self.copy(&batch)?;
-                self.positions.set(batch.delta.partition, batch.delta.to);
-                if self.unsure.0 >= RECORDS_PER_COMMIT || self.unsure.1 >= BYTES_PER_COMMIT {
-                    self.make_sure()?;
+                let at = batch.delta.partition;
+                let verdicts = self.judge(&batch)?;
+                self.merge.add(Judged::new(batch, verdicts));
+                if self.merge.waiting_bytes(at) > WAITING_BYTES_MAX && self.paused.insert(at) {
+                    self.source.pause(at);
                 }
+                self.copy()?;
                 self.count_left();
             }
-            SourceEvent::CaughtUp(_) | SourceEvent::Nothing | SourceEvent::OutOfSight(_) => self.make_sure()?,
-            SourceEvent::Ended(_) => self.running -= 1,
+            SourceEvent::CaughtUp(at) => {
+                self.merge.set_at_end(at, true);
+                self.copy()?;
+            }
+            SourceEvent::OutOfSight(at) => self.merge.set_at_end(at, false),
+            SourceEvent::Ended(at) => {
+                self.running -= 1;
+                self.merge.set_at_end(at, true);
+                self.copy()?;
+            }
+            SourceEvent::Nothing => self.make_sure()?,
             SourceEvent::Connection { ready: true, message } => tracing::info!("{message}"),
             SourceEvent::Connection { ready: false, message } => tracing::warn!("{message}"),
         }
         Ok(self.running > 0)
     }
 
-    fn copy(&mut self, batch: &RawBatch) -> Result<(), AuditError> {
-        let verdicts = self.judge(batch)?;
-        for (record, verdict) in batch.records.iter().zip(verdicts) {
-            let own = record.key.as_ref().map(|key| batch.slice(key));
-            let key = match &verdict {
+    /// Writes what need not wait for other partitions.
+    fn copy(&mut self) -> Result<(), AuditError> {
+        let (options, streams, writer) = (self.options, self.streams, &mut self.writer);
+        let (done, unsure) = (&mut self.done, &mut self.unsure);
+        self.merge.drain(|judged, place| {
+            let (batch, record, verdict) = (&judged.batch, &judged.batch.records[place], &judged.verdicts[place]);
+            let key = match verdict {
                 Verdict::Key { text, .. } => Some(text.as_slice()),
-                Verdict::Undecoded | Verdict::Filtered => own,
+                Verdict::Undecoded | Verdict::Filtered => record.key.as_ref().map(|key| batch.slice(key)),
             };
-            let partition = key.map_or(0, |key| self.options.partitioner.partition(key, self.options.partitions));
+            let partition = key.map_or(0, |key| options.partitioner.partition(key, options.partitions));
             let payload = record.payload.as_ref().map(|payload| batch.slice(payload));
             let headers = headers(batch, record);
-            let time = record.broker_time;
-            let topic = self.options.to.as_str();
-            let message = Outbound { topic, partition: Some(partition as i32), key, payload, headers, time };
-            self.writer.write_message(&message)?;
+            let (topic, time) = (options.to.as_str(), record.broker_time);
+            writer.write_message(&Outbound {
+                topic,
+                partition: Some(partition as i32),
+                key,
+                payload,
+                headers,
+                time,
+            })?;
             let bytes = payload.map_or(0, <[u8]>::len) as u64;
-            self.unsure = (self.unsure.0 + 1, self.unsure.1 + bytes);
-            self.done.records += 1;
-            self.done.bytes += bytes;
+            *unsure = (unsure.0 + 1, unsure.1 + bytes);
+            done.records += 1;
+            done.bytes += bytes;
             match verdict {
-                Verdict::Key { stream, .. } => *self.done.by_stream.entry(stream).or_default() += 1,
-                Verdict::Undecoded => self.done.undecoded += 1,
-                Verdict::Filtered => self.done.filtered += 1,
+                Verdict::Key { stream, .. } => {
+                    let name = &streams[*stream as usize].name;
+                    match done.by_stream.get_mut(name) {
+                        Some(records) => *records += 1,
+                        None => drop(done.by_stream.insert(name.clone(), 1)),
+                    }
+                }
+                Verdict::Undecoded => done.undecoded += 1,
+                Verdict::Filtered => done.filtered += 1,
             }
+            Ok::<(), AuditError>(())
+        })?;
+        let read_on: Vec<PartitionId> =
+            self.paused.iter().copied().filter(|at| self.merge.waiting_bytes(*at) < WAITING_BYTES_LOW).collect();
+        for at in read_on {
+            self.paused.remove(&at);
+            self.source.resume(at);
         }
-        Ok(())
+        match self.unsure.0 >= RECORDS_PER_COMMIT || self.unsure.1 >= BYTES_PER_COMMIT {
+            true => self.make_sure(),
+            false => Ok(()),
+        }
     }
 
     /// What each record goes by: the first stream that takes a row of it decides.
@@ -242,7 +286,7 @@ impl<'a> Copy<'a> {
                 let verdict = &mut verdicts[record as usize];
                 let text = key_text(&columns, row);
                 match verdict {
-                    Verdict::Key { stream, text: other } if *stream == spec.name && *other != text => {
+                    Verdict::Key { stream, text: other } if *stream == spec.stream && *other != text => {
                         let names: Vec<&str> = spec.key_sets[spec.route]
                             .iter()
                             .map(|&column| spec.columns[column].name.as_str())
@@ -256,7 +300,7 @@ impl<'a> Copy<'a> {
                         )));
                     }
                     Verdict::Key { .. } => {}
-                    _ => *verdict = Verdict::Key { stream: spec.name.clone(), text },
+                    _ => *verdict = Verdict::Key { stream: spec.stream, text },
                 }
             }
             for rejected in &decoded.rejected {
@@ -276,13 +320,13 @@ impl<'a> Copy<'a> {
         }
         self.writer.flush(FLUSH_MAX)?;
         let topic = |at: PartitionId| (topic_of(self.inputs, at).to_string(), at.partition);
-        self.offsets.commit(&self.positions.iter().map(|(at, next)| (topic(at), next)).collect())?;
+        self.offsets.commit(&self.merge.positions().iter().map(|(at, next)| (topic(at), next)).collect())?;
         self.unsure = (0, 0);
         Ok(())
     }
 
     fn count_left(&mut self) {
-        let left = |(at, end): (PartitionId, i64)| (end - self.positions.next(at).unwrap_or(0)).max(0) as u64;
+        let left = |(at, end): (PartitionId, i64)| (end - self.merge.positions().next(at).unwrap_or(0)).max(0) as u64;
         self.done.left = self.source.log_ends().into_iter().map(left).sum();
     }
 }
@@ -290,7 +334,7 @@ impl<'a> Copy<'a> {
 /// What a record goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    Key { stream: String, text: Vec<u8> },
+    Key { stream: StreamId, text: Vec<u8> },
     Undecoded,
     Filtered,
 }
