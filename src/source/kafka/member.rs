@@ -12,7 +12,7 @@
 
 use super::observe::{GroupChange, Observer};
 use super::start::{Client, Inquiry};
-use super::{KafkaOptions, close, settings};
+use super::{close, settings};
 use crate::source::{KafkaConnection, SourceError};
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
