@@ -22,12 +22,12 @@ connections: {{ main: {{ kafka: {{ brokers: "{}" }} }} }}
 streams:
   impressions:
     kafka: {{ connection: main, topics: [{feed}] }}
-    columns: {{ request_id: string, uid: string, ts: {{ type: timestamp, unit: ms }},
+    columns: {{ request_id: string, uid: string, n: int64, ts: {{ type: timestamp, unit: ms }},
       item: {{ type: string, path: $.id, from: item }} }}
     explode: {{ path: $.items, as: item, max: 5 }}
     time: ts
     key: [request_id, item]
-    partition_by: uid
+    partition_by: [uid, n]
   clicks:
     kafka: {{ connection: main, topics: [{events}] }}
     columns: {{ event_id: string, kind: string, req: string, item: string, user: string, n: int64,
@@ -39,13 +39,13 @@ streams:
     partition_by: [user, n]
   orders:
     kafka: {{ connection: main, topics: [{events}] }}
-    columns: {{ event_id: string, kind: string, req: string, item: string, buyer: string,
+    columns: {{ event_id: string, kind: string, req: string, item: string, buyer: string, n: int64,
       at: {{ type: timestamp, unit: ms }} }}
     where: "kind = 'order'"
     time: at
     id: event_id
     key: [req, item]
-    partition_by: buyer
+    partition_by: [buyer, n]
 samples:
   ctr:
     from: impressions
@@ -90,8 +90,8 @@ fn every_record_arrives_unchanged_in_the_partition_of_the_streams_key() {
         json!({ "event_id": format!("c{id}"), "kind": "click", "req": "r", "item": "i", "user": user, "n": n, "at": T0 })
             .to_string()
     };
-    let order =
-        json!({ "event_id": "o", "kind": "order", "req": "r", "item": "i", "buyer": "bob", "at": T0 }).to_string();
+    let order = json!({ "event_id": "o", "kind": "order", "req": "r", "item": "i", "buyer": "bob", "n": -3, "at": T0 })
+        .to_string();
     let clicks: Vec<String> = (0..300).map(|id| click(&format!("u{}", id % 20), id as i64 % 7, id)).collect();
     for (id, payload) in clicks.iter().enumerate() {
         let (partition, payload) = ((id % 20 % 3) as i32, Some(payload.as_bytes()));
@@ -141,7 +141,7 @@ fn every_record_arrives_unchanged_in_the_partition_of_the_streams_key() {
     assert_eq!(by_payload.len(), 304, "two records were alike");
     assert!(clicks.iter().all(|click| by_payload.contains_key(click)));
     assert!(order_of.values().all(|times| times.is_sorted()), "records of one source partition keep their order");
-    assert_eq!(by_payload[&order], [Some("bob".to_string())]);
+    assert_eq!(by_payload[&order], [Some("bob:-3".to_string())]);
     assert_eq!(by_payload["-"], [Some("tomb".to_string())]);
     assert_eq!(by_payload[&other], [Some("seen".to_string())]);
     let mut broken = by_payload["{oops"].clone();
@@ -162,7 +162,7 @@ fn a_slate_goes_whole_and_librdkafkas_partitioner_can_be_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("p.yaml"), pipeline(&feed, &events)).unwrap();
     let slate = |uid: &str| {
-        json!({ "request_id": "r", "uid": uid, "ts": T0, "items": [{ "id": "a" }, { "id": "b" }] }).to_string()
+        json!({ "request_id": "r", "uid": uid, "n": 0, "ts": T0, "items": [{ "id": "a" }, { "id": "b" }] }).to_string()
     };
     for user in 0..40 {
         let payload = slate(&format!("u{user}"));
@@ -179,7 +179,10 @@ fn a_slate_goes_whole_and_librdkafkas_partitioner_can_be_asked_for() {
         for message in messages(&brokers(), &to, partition) {
             let key = message.key().unwrap();
             assert_eq!(Partitioner::Crc32.partition(key, 4), partition as u32);
-            assert_eq!(message.payload().unwrap(), slate(std::str::from_utf8(key).unwrap()).as_bytes());
+            assert_eq!(
+                message.payload().unwrap(),
+                slate(std::str::from_utf8(key).unwrap().strip_suffix(":0").unwrap()).as_bytes()
+            );
             found += 1;
         }
     }
@@ -196,7 +199,7 @@ fn a_copy_that_is_killed_goes_on_and_leaves_no_record_out() {
     let filler = "x".repeat(400);
     let payloads: Vec<String> = (0..160_000)
         .map(|n| {
-            json!({ "request_id": format!("r{n}"), "uid": format!("u{}", n % 50), "ts": T0, "items": [{ "id": "a" }],
+            json!({ "request_id": format!("r{n}"), "uid": format!("u{}", n % 50), "n": 0, "ts": T0, "items": [{ "id": "a" }],
                 "filler": filler })
             .to_string()
         })
@@ -247,20 +250,20 @@ fn what_cannot_be_done_is_refused_with_the_reason() {
         assert_eq!(code, 1, "{errors}");
         errors
     };
-    assert!(
-        refused("nobody", "t", "2").contains("impressions, clicks, orders")
-            || refused("nobody", "t", "2").contains("clicks")
-    );
+    let errors = refused("nobody", "t", "2");
+    assert!(["impressions", "clicks", "orders"].iter().all(|stream| errors.contains(stream)), "{errors}");
     assert!(refused("clicks", &events, "2").contains("itself"));
     let other = producer.create_topic("other", 4);
     assert!(refused("clicks", &other, "2").contains("has 4 partitions, but 2"));
 
     // One record whose rows belong to different partitions.
-    let text =
-        fs::read_to_string(folder.path().join("p.yaml")).unwrap().replace("partition_by: uid", "partition_by: item");
+    let text = fs::read_to_string(folder.path().join("p.yaml"))
+        .unwrap()
+        .replace("partition_by: [uid, n]", "partition_by: [item, n]");
     fs::write(folder.path().join("p.yaml"), text).unwrap();
-    let slate = json!({ "request_id": "r", "uid": "u", "ts": T0, "items": [{ "id": "a" }, { "id": "b" }] }).to_string();
+    let slate =
+        json!({ "request_id": "r", "uid": "u", "n": 0, "ts": T0, "items": [{ "id": "a" }, { "id": "b" }] }).to_string();
     producer.produce(&feed, &[TestRecord { partition: 1, payload: Some(slate.as_bytes()), ..Default::default() }]);
     let errors = refused("impressions", &unique("split"), "2");
-    assert!(errors.contains(&format!("{feed}/1 offset 0")) && errors.contains("different item"), "{errors}");
+    assert!(errors.contains(&format!("{feed}/1 offset 0")) && errors.contains("different item, n"), "{errors}");
 }
