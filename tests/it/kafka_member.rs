@@ -314,10 +314,11 @@ fn a_member_shows_positions_to_monitoring() {
     let group = unique("shown");
     let mut member = GroupMember::join(&connection(&brokers()), &topics, options(&group, None)).unwrap();
     assert_eq!(member.partition_count(), 2);
-    wait_for("the assignment", || match member.poll(Duration::from_millis(50)).unwrap() {
-        Some(MemberEvent::Assigned(ours)) => Some(assert_eq!(ours, set(0..2))),
+    let ours = wait_for("the assignment", || match member.poll(Duration::from_millis(50)).unwrap() {
+        Some(MemberEvent::Assigned(ours)) => Some(ours),
         _ => None,
     });
+    assert_eq!(ours, set(0..2));
     member.commit_for_monitoring(&BTreeMap::from([((topics[0].clone(), 0), 1)]));
     wait_for("the position is shown", || {
         member.poll(Duration::from_millis(50)).unwrap();
