@@ -38,8 +38,8 @@ pub struct RunArgs {
 }
 
 /// How often the status line is printed: in place on a terminal, as a line otherwise.
-const STATUS_EVERY: Duration = Duration::from_secs(1);
-const STATUS_LINE_EVERY: Duration = Duration::from_secs(10);
+pub const STATUS_EVERY: Duration = Duration::from_secs(1);
+pub const STATUS_LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub fn run(args: &RunArgs) -> ExitCode {
     init_logs("info");
@@ -190,7 +190,7 @@ impl Status {
 }
 
 #[expect(clippy::disallowed_macros, reason = "the status line is rewritten in place")]
-fn rewrite(line: &str) {
+pub fn rewrite(line: &str) {
     eprint!("\r\x1b[2K{line}");
 }
 

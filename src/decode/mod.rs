@@ -56,6 +56,18 @@ impl Decoder {
     }
 
     pub fn decode(&mut self, raw: &RawBatch) -> DecodedBatch {
+        self.decode_rows(raw).0
+    }
+
+    /// As [`Decoder::decode`], and for each accepted row the index of its record in `raw`.
+    pub fn decode_with_origins(&mut self, raw: &RawBatch) -> (DecodedBatch, Vec<u32>) {
+        let (decoded, accepted) = self.decode_rows(raw);
+        let origins = self.rows.record_of.iter().zip(accepted).filter_map(|(record, row)| row.then_some(*record));
+        (decoded, origins.collect())
+    }
+
+    /// The batch, and which of the rows walked are in it.
+    fn decode_rows(&mut self, raw: &RawBatch) -> (DecodedBatch, impl Iterator<Item = bool> + use<>) {
         self.rows.start(raw.records.len());
         let mut refusals = Vec::new();
         for record in 0..raw.records.len() {

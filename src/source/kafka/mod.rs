@@ -9,7 +9,8 @@
 //! Holds: every offset is delivered once and in order, or the source stops and names the missing range (F6). What was
 //! deleted behind our back, a checksum that does not fit, a topic that vanished or grew: all stop it, none is skipped.
 //! Also here, because no other folder knows the client: a seat in a consumer group that fetches nothing ([`GroupMember`]),
-//! internal topics ([`ensure_topic`], [`TopicWriter`]).
+//! topics to write to ([`ensure_topic`], [`TopicWriter`]), and the committed offsets of a group without members
+//! ([`GroupOffsets`]).
 //! Does not: commit offsets for any purpose but monitoring, start a thread of its own. librdkafka reconnects by itself;
 //! after an error that it does not recover from a [`KafkaSource`] is done, and [`ReconnectingKafka`] makes a new one.
 //!
@@ -18,6 +19,7 @@
 
 mod member;
 mod observe;
+mod offsets;
 mod partition;
 mod playback;
 mod reader;
@@ -28,6 +30,7 @@ mod topics;
 mod writer;
 
 pub use member::{GroupMember, MemberEvent, MemberOptions};
+pub use offsets::GroupOffsets;
 pub use playback::{Original, Outgoing, fetch_originals, produce};
 
 use crate::event::{PartitionId, Positions};
