@@ -59,7 +59,8 @@ pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunEr
 /// chains or none.
 fn forget(state: &dyn Store) -> Result<(), StoreError> {
     let objects = state.list("")?;
-    let (agreed, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object.path.starts_with("generations/"));
+    let (agreed, others): (Vec<_>, Vec<_>) =
+        objects.into_iter().partition(|object| object.path.starts_with("generations/"));
     others.into_iter().chain(agreed).try_for_each(|object| state.delete(&object.path))
 }
 
@@ -233,7 +234,13 @@ impl Group<'_> {
     }
 
     /// Starts what is ours and does not run, stops what is not ours and does.
-    fn settle(&self, generation: &Generation, now: u64, exchange: &Arc<KafkaExchange>, cells: &mut BTreeMap<u32, Cell>) {
+    fn settle(
+        &self,
+        generation: &Generation,
+        now: u64,
+        exchange: &Arc<KafkaExchange>,
+        cells: &mut BTreeMap<u32, Cell>,
+    ) {
         for (number, cell) in cells.iter_mut() {
             if !cell.wanted {
                 cell.stop.request();
@@ -298,7 +305,8 @@ impl Group<'_> {
     fn tell(&self, now: u64, member: &GroupMember, cells: &BTreeMap<u32, Cell>) {
         let views: Vec<_> = cells.values().filter(|cell| cell.thread.is_some()).map(|cell| cell.board.view()).collect();
         let positions = views.iter().flat_map(|view| &view.committed);
-        member.commit_for_monitoring(&positions.map(|(topic, number, next)| ((topic.clone(), *number), *next)).collect());
+        member
+            .commit_for_monitoring(&positions.map(|(topic, number, next)| ((topic.clone(), *number), *next)).collect());
         let problem = cells.values().find_map(|cell| cell.problem.clone());
         let failed = cells.values().filter(|cell| cell.problem.is_some()).count();
         self.world.telemetry.cells(views.len(), failed);

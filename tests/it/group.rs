@@ -28,7 +28,8 @@ impl Group {
         setup.write_pipeline(&brokers(), &SHORT_TIMES);
         let path = setup.path().join("pipeline.yaml");
         let text = std::fs::read_to_string(&path).unwrap().replace("lanes: 2", "lanes: 1");
-        std::fs::write(&path, format!("{text}group_mode: {{ instance: nobody, session_timeout: {SESSION} }}\n")).unwrap();
+        std::fs::write(&path, format!("{text}group_mode: {{ instance: nobody, session_timeout: {SESSION} }}\n"))
+            .unwrap();
         let mut world = crate::end_to_end::short_worlds();
         world.records.iter_mut().for_each(place);
         Group { setup, world }
@@ -85,7 +86,8 @@ impl Group {
 
 /// Puts a record where a producer with the user as its key would.
 fn place(record: &mut Record) {
-    let payload: Value = record.payload.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let payload: Value =
+        record.payload.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
     let user = if record.topic == FEED { &payload["user"]["id"] } else { &payload["uid"] };
     record.partition = match user.as_str() {
         Some(user) => Partitioner::Murmur2.partition(user.as_bytes(), PARTITIONS as u32) as i32,
@@ -147,7 +149,9 @@ fn processes_that_come_go_and_die_give_the_samples_and_features_of_one() {
     let last = group.start("d");
     let end = group.world.impressions.iter().map(|shown| shown.ts).max().unwrap() + 40_000;
     wait_for("every window to slide empty", || {
-        (0..PARTITIONS as u32).all(|cell| group.manifest(cell)["handover"]["watermark"].as_i64() > Some(end)).then_some(())
+        (0..PARTITIONS as u32)
+            .all(|cell| group.manifest(cell)["handover"]["watermark"].as_i64() > Some(end))
+            .then_some(())
     });
     stop(last);
     group.setup.check_redis(&oracle, end);
