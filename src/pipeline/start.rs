@@ -170,10 +170,7 @@ impl Start<'_> {
         let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
         committer.check_unpublished(head)?;
         committer.publish(head)?;
-        committer.hand_over_again(head)?;
-        if let Some(exchange) = &self.world.exchange {
-            exchange.own(self.options.scope.cell, head);
-        }
+        self.join_others(&committer, head)?;
         let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
 
         let online =
@@ -260,6 +257,15 @@ impl Start<'_> {
             Some(error) => Err(error),
             None => Ok(self.summary(self.world.board.view().commit_number.max(head.number), online_left)),
         }
+    }
+
+    /// Tells the other cells, where there are any, what the last owner may not have told, and that this one is here.
+    fn join_others(&self, committer: &Committer, head: &Manifest) -> Result<(), RunError> {
+        committer.hand_over_again(head)?;
+        if let Some(exchange) = &self.world.exchange {
+            exchange.own(self.options.scope.cell, head);
+        }
+        Ok(())
     }
 
     /// What other cells know; nothing where there are none.
