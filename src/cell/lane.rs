@@ -10,12 +10,12 @@
 //! applied, so that they do not depend on how far the other lanes are.
 //! Does not: block, await, read a clock, touch a disk.
 
-use crate::cell::{CellSpec, StreamUse};
+use crate::cell::{CellSpec, Stitched, StreamUse};
 use crate::event::{
     BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, RoutedBatch,
     SampleCounts, StateBlock, Watermark, key_group, lane_of,
 };
-use crate::feature::GroupStore;
+use crate::feature::{GroupStore, null_where};
 use crate::join::{ClosedRows, JoinState, LaneRows};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -30,7 +30,9 @@ pub fn feature_history(spec: &CellSpec) -> FeatureHistory {
         spec.groups
             .iter()
             .enumerate()
-            .map(|(number, group)| RwLock::new(GroupStore::new(number as u16, group.clone())))
+            .map(|(number, group)| {
+                RwLock::new(GroupStore::new(number as u16, group.spec.clone()).complete_since(group.since))
+            })
             .collect()
     };
     Arc::new((0..spec.lanes).map(|_| stores()).collect())
@@ -116,7 +118,7 @@ impl Lane {
             feature_accounts: spec
                 .groups
                 .iter()
-                .map(|group| vec![FeatureAccount::default(); group.uses.len()])
+                .map(|group| vec![FeatureAccount::default(); group.spec.uses.len()])
                 .collect(),
             history,
             spec,
@@ -196,7 +198,7 @@ impl Lane {
         }
         let history = self.history.clone();
         self.joins[sample].evaluate_ready(frontier, cell.serving_lag_ms, |index, entities, instants| {
-            evaluate(&history, cell.groups[index], entities, instants)
+            evaluate_stitched(&history, cell.groups[index], entities, instants)
         });
     }
 
@@ -246,6 +248,22 @@ fn lane_rows(routed: &RoutedBatch, route: usize, lane: usize) -> LaneRows<'_> {
 
 /// Why reading features cannot fail.
 const NULLABLE: &str = "the plan makes every derived feature nullable, so a row that fails is null";
+
+/// Reads a sample's features of one group, which are null before the sample got the group.
+fn evaluate_stitched(
+    history: &FeatureHistory,
+    stitched: Stitched,
+    entities: &[u128],
+    instants: &[EventTime],
+) -> RecordBatch {
+    let Stitched { group, since } = stitched;
+    if instants.iter().all(|instant| *instant >= since) {
+        return evaluate(history, group, entities, instants);
+    }
+    let asked: Vec<EventTime> = instants.iter().map(|instant| (*instant).max(since)).collect();
+    let too_early = instants.iter().map(|instant| Some(*instant < since)).collect();
+    null_where(&evaluate(history, group, entities, &asked), &too_early)
+}
 
 /// Reads one group's features of many (entity, instant) pairs from the lanes that own the entities.
 fn evaluate(history: &FeatureHistory, group: usize, entities: &[u128], instants: &[EventTime]) -> RecordBatch {

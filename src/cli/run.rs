@@ -29,6 +29,10 @@ pub struct RunArgs {
     /// Forget all state and start anew; files already published stay
     #[arg(long)]
     fresh: bool,
+    /// Forget the state of one node, such as joins.ctr, features.user or streams.clicks; the log says what is lost.
+    /// May be given several times
+    #[arg(long, value_name = "NODE", conflicts_with = "fresh")]
+    reset: Vec<String>,
     /// With `serve:` in the pipeline file, go on serving after the inputs have ended, until a signal
     #[arg(long)]
     keep_serving: bool,
@@ -47,7 +51,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
         Ok(plan) => Arc::new(plan),
         Err(code) => return code,
     };
-    let options = RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh };
+    let resets = args.reset.iter().cloned().collect();
+    let options = RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh, resets };
     if args.keep_serving && plan.serve.is_none() {
         eprint_text(
             "error: --keep-serving needs `serve:` in the pipeline file, such as `serve: { listen: 127.0.0.1:8080 }`",

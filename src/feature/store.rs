@@ -15,6 +15,7 @@ use crate::feature::entity::{Entities, Entity};
 use crate::feature::schedule::{NEVER, Schedule};
 use crate::feature::text::Texts;
 use crate::feature::value::{Input, Scalar};
+use crate::feature::warm::Warm;
 use crate::feature::window::{Ladder, TIME_LIMIT, Windows};
 use crate::feature::{FeatureUse, GroupSpec};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -47,6 +48,7 @@ pub struct GroupStore {
     pub(super) watermark: Watermark,
     pub(super) oldest_needed: EventTime,
     pub(super) ladder: Ladder,
+    pub(super) warm: Warm,
     sweep: Sweep,
     pub(super) size: Size,
     refused_values: u64,
@@ -110,6 +112,7 @@ impl GroupStore {
             group,
             ids: spec.uses.iter().map(|_| Ids::default()).collect(),
             ladder: windows.ladder(EventTime::MIN, EventTime::MIN),
+            warm: Warm::new(&spec, EventTime::MIN),
             spec,
             windows,
             layout,
@@ -130,6 +133,12 @@ impl GroupStore {
     /// For runs that write no online store: nothing is ever due and no state waits to be published.
     pub fn without_online(mut self) -> Self {
         self.schedule = None;
+        self
+    }
+
+    /// For groups that came while the pipeline ran: what is older may be missing, and windows that reach back there are null.
+    pub fn complete_since(mut self, since: EventTime) -> Self {
+        self.warm = Warm::new(&self.spec, since);
         self
     }
 

@@ -35,6 +35,8 @@ pub struct RunView {
     pub watermark: Option<EventTime>,
     pub newest: Option<EventTime>,
     pub online_instant: Option<EventTime>,
+    /// Per feature group of the plan, since when it misses nothing.
+    pub groups_since: Arc<[EventTime]>,
     /// Rows handed to the Parquet writers since the start, committed or not.
     pub rows_written: u64,
     pub commit_number: u64,
@@ -64,6 +66,11 @@ impl Board {
     /// The instant as of which features were last published, for every request that looks at it.
     pub fn online_instant(&self) -> Option<EventTime> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).online_instant
+    }
+
+    /// Since when each feature group misses nothing, for every request that looks at it.
+    pub fn groups_since(&self) -> Arc<[EventTime]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).groups_since.clone()
     }
 
     pub fn update(&self, change: impl FnOnce(&mut RunView)) {

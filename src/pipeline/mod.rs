@@ -23,7 +23,7 @@ mod start;
 mod stop;
 
 pub use board::{Board, Phase, RunView};
-pub use build::{cell_spec, routed_streams};
+pub use build::{cell_spec, definition, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
 pub use conductor::ConductorCut;
 pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
