@@ -170,7 +170,7 @@ impl GroupStore {
                     account.duplicate += 1;
                 } else {
                     account.applied += 1;
-                    if ts >= self.ladder.drop_before {
+                    if ts >= self.ladder.drop_before.max(self.warm.since) {
                         fresh.push((row as u32, 0));
                     }
                 }

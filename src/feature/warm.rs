@@ -5,7 +5,8 @@
 //!          └ seen whole from here on     the first t whose window begins at or after `since`
 //!
 //! A derived column waits for every column that it reads, whatever its expression makes of nulls.
-//! Holds: what is full depends on `since` and the instant alone, never on which events came.
+//! Holds: what is full depends on `since` and the instant alone, never on which events came. Events before `since` are left
+//! out, so that no entity is published for their sake alone and forgotten before its windows are full (F11).
 
 use crate::event::{EventTime, floor_to};
 use crate::feature::GroupSpec;
@@ -39,6 +40,8 @@ impl GroupSpec {
 /// Since when the outputs of a group are full.
 #[derive(Debug)]
 pub(super) struct Warm {
+    /// Events before it are in no window that is full.
+    pub since: EventTime,
     full_from: Vec<EventTime>,
     last: EventTime,
 }
@@ -46,7 +49,7 @@ pub(super) struct Warm {
 impl Warm {
     pub fn new(spec: &GroupSpec, since: EventTime) -> Warm {
         let full_from = spec.full_from(since);
-        Warm { last: full_from.iter().max().copied().unwrap_or(EventTime::MIN), full_from }
+        Warm { since, last: full_from.iter().max().copied().unwrap_or(EventTime::MIN), full_from }
     }
 
     /// Whether some output is not full at the instant.
