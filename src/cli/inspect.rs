@@ -231,24 +231,15 @@ fn joins(sample: &SampleView) -> Table {
 }
 
 fn features(view: &Overview) -> Table {
-    let mut table = Table::new(&[
-        "group",
-        "begun",
-        ">entities",
-        ">tiles",
-        "from",
-        ">applied",
-        ">masked",
-        ">duplicate",
-        ">late",
-        "adds up",
-    ]);
+    let mut table =
+        Table::new(&["group", ">entities", ">tiles", "from", ">applied", ">masked", ">duplicate", ">late", "adds up"]);
     for group in &view.features {
         for used in &group.uses {
             let account = &used.account;
             let numbers = [account.applied, account.masked, account.duplicate, account.late].map(exact_count);
-            let begun = group.since.map_or_else(|| "with the chain".into(), human_time);
-            let cells = [group.group.clone(), begun, exact_count(group.entities), exact_count(group.tiles)];
+            let begun = group.since.map_or_else(String::new, |since| format!(" (begun at {})", human_time(since)));
+            let name = format!("{}{begun}", group.group);
+            let cells = [name, exact_count(group.entities), exact_count(group.tiles)];
             let stream = used.stream.clone().unwrap_or_default();
             table.row(cells.into_iter().chain([stream]).chain(numbers).chain([ok(used.balances)]));
         }
