@@ -11,12 +11,12 @@
 //! Does not: block, await, read a clock, touch a disk.
 
 use crate::cell::mirror::Mirror;
-use crate::cell::{CellSpec, StreamUse};
+use crate::cell::{CellSpec, GroupCell, Stitched, StreamUse};
 use crate::event::{
     BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, RoutedBatch,
     SampleCounts, StateBlock, Watermark, home_of, key_group, lane_of,
 };
-use crate::feature::{GroupSpec, GroupStore};
+use crate::feature::{GroupStore, null_where};
 use crate::join::{ClosedRows, JoinState, LaneRows};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -34,10 +34,10 @@ pub struct FeatureHistory {
 
 /// Makes an empty history for all lanes of a cell.
 pub fn feature_history(spec: &CellSpec, mirror: Arc<Mirror>) -> FeatureHistory {
-    let store = |(number, group): (usize, &Arc<GroupSpec>)| {
+    let store = |(number, group): (usize, &GroupCell)| {
         RwLock::new(match mirror.holds(number) {
-            true => GroupStore::outgoing(number as u16, group.clone()),
-            false => GroupStore::new(number as u16, group.clone()),
+            true => GroupStore::outgoing(number as u16, group.spec.clone()),
+            false => GroupStore::new(number as u16, group.spec.clone()).complete_since(group.since),
         })
     };
     let stores = || spec.groups.iter().enumerate().map(store).collect();
@@ -126,7 +126,7 @@ impl Lane {
             feature_accounts: spec
                 .groups
                 .iter()
-                .map(|group| vec![FeatureAccount::default(); group.uses.len()])
+                .map(|group| vec![FeatureAccount::default(); group.spec.uses.len()])
                 .collect(),
             history,
             spec,
@@ -208,7 +208,7 @@ impl Lane {
         }
         let history = self.history.clone();
         self.joins[sample].evaluate_ready(frontier, cell.serving_lag_ms, |index, entities, instants| {
-            evaluate(&history, cell.groups[index], entities, instants)
+            evaluate_stitched(&history, cell.groups[index], entities, instants)
         });
     }
 
@@ -258,6 +258,22 @@ fn lane_rows(routed: &RoutedBatch, route: usize, lane: usize) -> LaneRows<'_> {
 
 /// Why reading features cannot fail.
 pub(super) const NULLABLE: &str = "the plan makes every derived feature nullable, so a row that fails is null";
+
+/// Reads a sample's features of one group, which are null before the sample got the group.
+fn evaluate_stitched(
+    history: &FeatureHistory,
+    stitched: Stitched,
+    entities: &[u128],
+    instants: &[EventTime],
+) -> RecordBatch {
+    let Stitched { group, since } = stitched;
+    if instants.iter().all(|instant| *instant >= since) {
+        return evaluate(history, group, entities, instants);
+    }
+    let asked: Vec<EventTime> = instants.iter().map(|instant| (*instant).max(since)).collect();
+    let too_early = instants.iter().map(|instant| Some(*instant < since)).collect();
+    null_where(&evaluate(history, group, entities, &asked), &too_early)
+}
 
 /// Reads one group's features of many (entity, instant) pairs from the lanes that own the entities.
 fn evaluate(history: &FeatureHistory, group: usize, entities: &[u128], instants: &[EventTime]) -> RecordBatch {

@@ -101,8 +101,12 @@ fn render(view: &Overview) -> String {
     section("rows read".into(), &streams(view));
     for sample in &view.samples {
         let (closed, filed) = (time(sample.closed_before), time(sample.filed_before));
+        let since = sample.since.map_or_else(String::new, |since| format!(" (begun at {})", human_time(since)));
         section(
-            format!("sample {}: impressions before {closed} have closed, before {filed} are in files", sample.sample),
+            format!(
+                "sample {}{since}: impressions before {closed} have closed, before {filed} are in files",
+                sample.sample
+            ),
             &anchor(sample),
         );
         section(format!("labels of {}", sample.sample), &joins(sample));
@@ -124,6 +128,8 @@ fn render(view: &Overview) -> String {
         exact_count(totals.dead_letter_rows),
         human_bytes(totals.state_bytes_written),
     ));
+    let accepted = view.accepted_changes.iter();
+    parts.extend(accepted.map(|change| format!("the next start with this file changes the state: {change}")));
     match view.problems.is_empty() {
         true => parts.push("every account adds up".into()),
         false => parts.extend(view.problems.iter().map(|problem| format!("PROBLEM: {problem}"))),
@@ -231,7 +237,9 @@ fn features(view: &Overview) -> Table {
         for used in &group.uses {
             let account = &used.account;
             let numbers = [account.applied, account.masked, account.duplicate, account.late].map(exact_count);
-            let cells = [group.group.clone(), exact_count(group.entities), exact_count(group.tiles)];
+            let begun = group.since.map_or_else(String::new, |since| format!(" (begun at {})", human_time(since)));
+            let name = format!("{}{begun}", group.group);
+            let cells = [name, exact_count(group.entities), exact_count(group.tiles)];
             let stream = used.stream.clone().unwrap_or_default();
             table.row(cells.into_iter().chain([stream]).chain(numbers).chain([ok(used.balances)]));
         }

@@ -42,6 +42,7 @@ pub struct Live {
 impl Live {
     pub fn start(self, listen: SocketAddr) -> Result<ServerHandle, String> {
         let (board, clock, telemetry) = (self.board.clone(), self.clock, self.telemetry.clone());
+        let shown = self.board.clone();
         let state = ServeState {
             plan: self.plan,
             store: self.store,
@@ -49,6 +50,7 @@ impl Live {
             metrics_text: Arc::new(move || metrics_text(&telemetry, &board.view())),
             ready: Arc::new(move || readiness(&self.board.view())),
             online_instant: self.instant,
+            groups_since: Arc::new(move || shown.groups_since()),
             monotonic_us: Arc::new(move || clock.monotonic_us()),
             requests: Arc::new(ServeMetrics::telling(self.telemetry)),
         };

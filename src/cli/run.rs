@@ -29,6 +29,10 @@ pub struct RunArgs {
     /// Forget all state and start anew; files already published stay
     #[arg(long)]
     fresh: bool,
+    /// Forget the state of one node, such as joins.ctr, features.user or streams.clicks; the log says what is lost.
+    /// May be given several times
+    #[arg(long, value_name = "NODE", conflicts_with = "fresh")]
+    reset: Vec<String>,
     /// With `serve:` in the pipeline file, go on serving after the inputs have ended, until a signal
     #[arg(long)]
     keep_serving: bool,
@@ -47,8 +51,13 @@ pub fn run(args: &RunArgs) -> ExitCode {
         Ok(plan) => Arc::new(plan),
         Err(code) => return code,
     };
-    let options =
-        RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh, ..RunOptions::default() };
+    let options = RunOptions {
+        until_end: args.until_end,
+        close: args.close,
+        fresh: args.fresh,
+        resets: args.reset.iter().cloned().collect(),
+        ..RunOptions::default()
+    };
     if plan.group_mode.is_some() && (args.until_end || args.json) {
         eprint_text("error: in group mode a process runs until it is told to stop: leave out --until-end and --json");
         return ExitCode::from(EXIT_USAGE);
@@ -105,7 +114,7 @@ fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), Str
     let signals = stop_on_signals(stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
     let status = Status::start(board.clone());
     if plan.group_mode.is_some() {
-        let result = run_group(plan, options.fresh, world);
+        let result = run_group(plan, options, world);
         status.stop();
         drop(server);
         signals.close();

@@ -2,6 +2,7 @@
 //!
 //!   due when:  an event becomes visible      ──┐
 //!              a tile leaves a window        ──┼──> take_due(now) ──> absolute values at now
+//!              its group becomes warm        ──┤
 //!              the entity came from a restore ─┘
 //!
 //! Holds: F11: once `take_due` has given `None` at `now`, what was taken last of each entity is its value at `now`; an
@@ -88,7 +89,7 @@ impl GroupStore {
 
     /// The first instant after `now` at which the entity's values can differ from those at `now`, as far as is known.
     fn next_look(&self, entity: &Entity, now: EventTime) -> EventTime {
-        let mut next = NEVER;
+        let mut next = self.warm.next_full(now).unwrap_or(NEVER);
         for (aggregate, place) in self.layout.places.iter().enumerate() {
             let windows = &self.layout.windows[aggregate];
             next = next.min(match *place {

@@ -15,6 +15,7 @@ use crate::feature::entity::{Entities, Entity};
 use crate::feature::schedule::{NEVER, Schedule};
 use crate::feature::text::Texts;
 use crate::feature::value::{Input, Scalar};
+use crate::feature::warm::Warm;
 use crate::feature::window::{Ladder, TIME_LIMIT, Windows};
 use crate::feature::{FeatureUse, GroupSpec};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -49,6 +50,7 @@ pub struct GroupStore {
     /// Others publish too: nothing that changed later is known to be published.
     pub(super) published_elsewhere: EventTime,
     pub(super) ladder: Ladder,
+    pub(super) warm: Warm,
     sweep: Sweep,
     pub(super) size: Size,
     refused_values: u64,
@@ -112,6 +114,7 @@ impl GroupStore {
             group,
             ids: spec.uses.iter().map(|_| Ids::default()).collect(),
             ladder: windows.ladder(EventTime::MIN, EventTime::MIN),
+            warm: Warm::new(&spec, EventTime::MIN),
             spec,
             windows,
             layout,
@@ -134,6 +137,19 @@ impl GroupStore {
     pub fn without_online(mut self) -> Self {
         self.schedule = None;
         self
+    }
+
+    /// For groups that came while the pipeline ran: what is older may be missing, and windows that reach back there are null.
+    pub fn complete_since(mut self, since: EventTime) -> Self {
+        self.warm = Warm::new(&self.spec, since);
+        self
+    }
+
+    /// The same of a store that others fill, which learns it from them.
+    pub fn learn_since(&mut self, since: EventTime) {
+        if self.warm.since != since {
+            self.warm = Warm::new(&self.spec, since);
+        }
     }
 
     /// Takes rows that are not late and whose entity is owned here; `id_set` is the stream's `DecodeSpec::id`.
@@ -164,7 +180,7 @@ impl GroupStore {
                     account.duplicate += 1;
                 } else {
                     account.applied += 1;
-                    if ts >= self.ladder.drop_before {
+                    if ts >= self.ladder.drop_before.max(self.warm.since) {
                         fresh.push((row as u32, 0));
                     }
                 }

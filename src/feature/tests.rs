@@ -245,14 +245,22 @@ fn row_text(values: &RecordBatch, row: usize) -> Vec<String> {
     values.columns().iter().map(|column| format!("{:?}", cell(column, row))).collect()
 }
 
-/// A whole row by the definition.
-fn expected(spec: &GroupSpec, events: &BTreeMap<u128, Event>, entity: u8, t: EventTime) -> Vec<String> {
+/// A whole row by the definition, of a group that misses nothing `since` then.
+fn expected(
+    spec: &GroupSpec,
+    since: EventTime,
+    events: &BTreeMap<u128, Event>,
+    entity: u8,
+    t: EventTime,
+) -> Vec<String> {
     let mut row = Vec::new();
+    let mut full = Vec::new();
     for (number, aggregate) in numbers_of(spec).into_iter().zip(&spec.aggregates) {
         let of_entity = events.values().filter(|event| event.entity == entity);
         let seen: Vec<Seen> = of_entity.filter_map(|event| event.seen_by(number)).collect();
         for window in &aggregate.windows {
             let value = window_value(aggregate.kind, window, spec.head_ms, &seen, t);
+            full.push(floor_to(t - window.window_ms, window.tail_ms) >= since);
             // The oracle cannot tell the type of an empty sum.
             let is_float = matches!(AGGREGATES[number].0, In::Float);
             row.push(match value {
@@ -264,13 +272,16 @@ fn expected(spec: &GroupSpec, events: &BTreeMap<u128, Event>, entity: u8, t: Eve
     if !spec.derived.is_empty() {
         let Value::Int(first) = row[0] else { panic!("the first output is an integer") };
         row.push(if first == 13 { Value::Null } else { Value::Int(first.wrapping_mul(2)) });
+        full.push(full[0]);
     }
-    row.iter().map(|value| format!("{value:?}")).collect()
+    let shown = row.iter().zip(full).map(|(value, full)| if full { value } else { &Value::Null });
+    shown.map(|value| format!("{value:?}")).collect()
 }
 
 /// Some lanes, what they were given, what they wrote to state, and what they published.
 struct World {
     spec: Arc<GroupSpec>,
+    since: EventTime,
     lanes: Vec<GroupStore>,
     applied: BTreeMap<u128, Event>,
     seen_entities: BTreeSet<u8>,
@@ -283,9 +294,14 @@ struct World {
 
 impl World {
     fn new(spec: Arc<GroupSpec>, lanes: usize) -> World {
+        World::since(EventTime::MIN, spec, lanes)
+    }
+
+    fn since(since: EventTime, spec: Arc<GroupSpec>, lanes: usize) -> World {
         World {
-            lanes: (0..lanes).map(|_| GroupStore::new(7, spec.clone())).collect(),
+            lanes: (0..lanes).map(|_| GroupStore::new(7, spec.clone()).complete_since(since)).collect(),
             spec,
+            since,
             applied: BTreeMap::new(),
             seen_entities: BTreeSet::new(),
             blocks: vec![],
@@ -343,7 +359,7 @@ impl World {
             let values = self.lanes[lane].evaluate(&prints, &times).unwrap();
             assert_eq!(values.schema(), self.spec.outputs);
             for (row, &&(entity, t)) in ours.iter().enumerate() {
-                let expected = expected(&self.spec, &self.applied, entity, t);
+                let expected = expected(&self.spec, self.since, &self.applied, entity, t);
                 assert_eq!(row_text(&values, row), expected, "e{entity} at {t}");
             }
         }
@@ -373,8 +389,8 @@ impl World {
             assert_eq!(lane.due(), 0);
         }
         for &entity in &self.seen_entities {
-            let right = expected(&self.spec, &self.applied, entity, self.now);
-            let empty = || expected(&self.spec, &BTreeMap::new(), entity, self.now);
+            let right = expected(&self.spec, self.since, &self.applied, entity, self.now);
+            let empty = || expected(&self.spec, self.since, &BTreeMap::new(), entity, self.now);
             let published = self.shadow.get(&name_of(entity)).cloned().unwrap_or_else(empty);
             assert_eq!(published, right, "F11: e{entity} at {}", self.now);
         }
@@ -397,7 +413,7 @@ impl World {
 
     /// Forgets everything but the blocks.
     fn restart(&mut self, lanes: usize) {
-        self.lanes = (0..lanes).map(|_| GroupStore::new(7, self.spec.clone())).collect();
+        self.lanes = (0..lanes).map(|_| GroupStore::new(7, self.spec.clone()).complete_since(self.since)).collect();
         for (lane, store) in self.lanes.iter_mut().enumerate() {
             for block in &self.blocks {
                 store.restore(&block.rows, &|print| lane_of(key_group(home_of(print)), lanes) == lane).unwrap();
@@ -481,6 +497,7 @@ proptest! {
     fn f10_f11_values_are_what_the_definition_says_whatever_happened_on_the_way(
         spec in any_spec(),
         events in events(),
+        since in prop_oneof![2 => Just(EventTime::MIN), 1 => -60i64..600],
         jitter in 0i64..200,
         lanes in 1usize..4,
         dice in prop::collection::vec(any::<u16>(), 40..120),
@@ -494,7 +511,7 @@ proptest! {
             }
         }
         arrivals.sort_by_key(|(at, _)| *at);
-        let mut world = World::new(spec.clone(), lanes);
+        let mut world = World::since(since, spec.clone(), lanes);
         let mut place = 0;
         while place < arrivals.len() {
             let take = (1 + dice.roll(9) as usize).min(arrivals.len() - place);
@@ -629,6 +646,26 @@ fn an_event_beyond_now_is_not_published_before_its_head_slot_has_passed() {
     assert!(world.lanes[0].take_due(159, 10).unwrap().is_none(), "nothing changed since");
     let taken = world.lanes[0].take_due(160, 10).unwrap().unwrap();
     assert_eq!(row_text(&taken.values, 0)[0], "Int(0)");
+}
+
+#[test]
+fn a_window_is_full_from_the_first_instant_at_which_it_begins_when_everything_was_seen() {
+    let spec = spec(10, &[(100, 20), (40, 10)], &[0]);
+    assert_eq!(spec.full_from(EventTime::MIN), [EventTime::MIN; 3]);
+    // 61 is in the slots of 60; the next ones begin at 80 and 70. What is derived waits for what it reads.
+    assert_eq!(spec.full_from(61), [180, 110, 180]);
+    assert_eq!(spec.full_from(60), [160, 100, 160]);
+    let mut world = World::since(61, spec, 1);
+    world.apply(&[plain(75, 1, 0)]);
+    let shown = |at: EventTime| row_text(&world.lanes[0].evaluate(&[print_of(0)], &[at]).unwrap(), 0);
+    assert_eq!(shown(109), ["Null", "Null", "Null"]);
+    assert_eq!(shown(110), ["Null", "Int(1)", "Null"]);
+    assert_eq!(shown(180), ["Int(0)", "Int(0)", "Int(0)"]);
+    // It is published once more when it is full, although nothing happened.
+    let nulls = world.lanes[0].take_due(100, 9).unwrap().unwrap();
+    assert_eq!(row_text(&nulls.values, 0), ["Null", "Null", "Null"]);
+    assert!(world.lanes[0].take_due(109, 9).unwrap().is_none());
+    assert_eq!(row_text(&world.lanes[0].take_due(110, 9).unwrap().unwrap().values, 0)[1], "Int(1)");
 }
 
 #[test]

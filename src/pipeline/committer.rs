@@ -6,8 +6,8 @@
 //! told to the collector.
 
 use crate::commit::{
-    BlockEntry, Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, block_ref,
-    object_path, read_encoded, verify_object, write_object,
+    BlockEntry, Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ManifestKind, ObjectError, TrackEntry,
+    block_ref, object_path, read_encoded, verify_object, write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
@@ -40,9 +40,13 @@ pub struct Committer {
     pub chain: Chain,
     pub state: Arc<dyn Store>,
     pub objects: Objects,
-    pub layout: Layout,
+    pub lanes: usize,
     /// Per sample its name and the store of its files.
     pub samples: Vec<(String, Option<Arc<dyn Store>>)>,
+    /// Where the samples' files go, by sink.
+    pub places: BTreeMap<String, String>,
+    /// The stores of files that the process before committed, where its pipeline file named other places.
+    pub left: BTreeMap<String, Arc<dyn Store>>,
     pub dead_letters: DeadLetterSink,
     pub dead_letter_store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
@@ -126,7 +130,7 @@ impl Committer {
         if !parts.complete() {
             return Ok(None);
         }
-        let parts = std::mem::replace(parts, Parts::new(self.layout.lanes));
+        let parts = std::mem::replace(parts, Parts::new(self.lanes));
         Ok(Some(Committed { cut: self.commit(parts)? }))
     }
 
@@ -179,7 +183,7 @@ impl Committer {
         let next = Manifest {
             cut: number,
             committed_at_ms: self.clock.now_ms(),
-            layout: self.layout.clone(),
+            layout: Layout { lanes: self.lanes, ..head.layout.clone() },
             inputs: conductor.inputs,
             tracks: conductor.tracks,
             watermark: conductor.watermark,
@@ -190,6 +194,7 @@ impl Committer {
             needed_from: needed_from.into_iter().collect(),
             handover: conductor.handover,
             files,
+            places: self.places.clone(),
             totals,
             ..head.clone()
         };
@@ -207,8 +212,11 @@ impl Committer {
         sealed.map(|block| (self.group_name(block.entry()), block.bytes().to_vec())).collect()
     }
 
+    /// A group that is gone keeps its place in the sequence of parts.
     fn group_name(&self, entry: &BlockEntry) -> String {
-        self.layout.groups[entry.class.node as usize].clone()
+        let layout = &self.chain.head().layout;
+        let place = layout.group(entry.class.node);
+        place.map_or_else(|| format!("#{}", entry.class.node), |place| layout.groups[place].name.clone())
     }
 
     /// Tells the other cells what the manifest made true.
@@ -256,7 +264,11 @@ impl Committer {
             bytes = object.bytes;
             self.objects.push((object, entries));
         }
-        let needed = |entry: &BlockEntry| needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first);
+        let layout = &self.chain.head().layout;
+        let needed = |entry: &BlockEntry| {
+            layout.place(entry.class).is_some()
+                && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
+        };
         let last_named = self.chain.head().number;
         let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
@@ -285,41 +297,54 @@ impl Committer {
         Ok(files)
     }
 
-    /// F1 over the whole cell: what streams accepted is what their uses account for.
+    /// F1 over the whole cell: what streams accepted since a use began is what that accounts for.
     fn check_books(&self, counts: &LaneCounts, conductor: &ConductorCut, dead_letter_rows: u64) {
+        let head = self.chain.head();
         for (sample, counts) in counts.samples.iter().enumerate() {
+            let base = |stream: usize| head.layout.samples[sample].base.get(stream).copied().unwrap_or(0);
             invariant!(F1, counts.anchor.balances(), "sample {sample}: {:?}", counts.anchor);
             invariant!(F1, counts.labels.iter().all(|label| label.balances()), "sample {sample}: {:?}", counts.labels);
-            let accepted = conductor.anchor_accepted[sample];
+            let accepted = conductor.anchor_accepted[sample] - base(0);
             invariant!(
                 F1,
                 counts.anchor.accepted() == accepted,
                 "sample {sample}: {:?} of {accepted} rows",
                 counts.anchor
             );
-            for (label, accepted) in counts.labels.iter().zip(&conductor.label_accepted[sample]) {
-                invariant!(F1, label.accepted() == *accepted, "sample {sample}: {label:?} of {accepted} rows");
+            for (number, (label, accepted)) in counts.labels.iter().zip(&conductor.label_accepted[sample]).enumerate() {
+                let accepted = accepted - base(number + 1);
+                invariant!(F1, label.accepted() == accepted, "sample {sample}: {label:?} of {accepted} rows");
             }
         }
         let dead: u64 = conductor.streams.iter().map(|(_, account)| account.dead_lettered).sum();
+        let dead = dead + head.dead_letters_gone;
         invariant!(F14, dead == dead_letter_rows, "{dead} rows were rejected, {dead_letter_rows} are in dead letters");
     }
 
-    fn store_of(&self, sink: &str) -> Option<&Arc<dyn Store>> {
-        if sink == DEAD_LETTERS {
-            return Some(&self.dead_letter_store);
+    fn store_of(&self, manifest: &Manifest, sink: &str) -> Result<&Arc<dyn Store>, RunError> {
+        // A claim repeats the files of the process before.
+        if let Some(store) = self.left.get(sink).filter(|_| manifest.kind == ManifestKind::Claim) {
+            return Ok(store);
         }
-        let name = sink.strip_prefix("samples.")?;
-        self.samples.iter().find(|(other, _)| other == name)?.1.as_ref()
+        if sink == DEAD_LETTERS {
+            return Ok(&self.dead_letter_store);
+        }
+        let of_sample = |(name, _): &&(String, _)| sink.strip_prefix("samples.") == Some(name);
+        let store = self.samples.iter().find(of_sample).and_then(|(_, store)| store.as_ref());
+        store.ok_or_else(|| {
+            RunError::Unsupported(format!(
+                "files of {sink} are committed, and nothing says where they are to be published: start once more with the \
+                 pipeline file that wrote them"
+            ))
+        })
     }
 
     /// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
     /// before anyone is to see it.
     pub fn check_unpublished(&self, manifest: &Manifest) -> Result<(), RunError> {
         for entry in &manifest.files {
-            if let Some(store) = self.store_of(&entry.sink)
-                && store.size(&entry.file.staged)?.is_some()
-            {
+            let store = self.store_of(manifest, &entry.sink)?;
+            if store.size(&entry.file.staged)?.is_some() {
                 verify_content(store.as_ref(), &entry.file)?;
             }
         }
@@ -334,9 +359,7 @@ impl Committer {
             by_sink.entry(&entry.sink).or_default().push(entry.file.clone());
         }
         for (sink, files) in by_sink {
-            if let Some(store) = self.store_of(sink) {
-                published += publish(store.as_ref(), &files)?;
-            }
+            published += publish(self.store_of(manifest, sink)?.as_ref(), &files)?;
         }
         Ok(published)
     }

@@ -339,7 +339,9 @@ impl Conductor {
         let moved = accounts.filter(|at| took(*at)).map(|(stream, _)| self.names.streams[stream].clone());
         let published = mirror.published(self.cell.scope.cell);
         let mark = CellMark { watermark: sealed, needed, idle: beat.idle, published };
-        Handover { mark, moved: moved.collect() }
+        let groups = self.cell.groups.iter().enumerate().filter(|(group, _)| mirror.holds(*group));
+        let since = groups.map(|(_, group)| (group.spec.name.clone(), group.since)).collect();
+        Handover { mark, moved: moved.collect(), since }
     }
 
     /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.

@@ -11,7 +11,7 @@ use crate::cell::{Mirror, MirrorError, Sequence};
 use crate::commit::{Handover, Manifest, decode_rows};
 use crate::config::Plan;
 use crate::env::Clock;
-use crate::event::{FeatureBatch, Positions, RawBatch, RawRecord};
+use crate::event::{EventTime, FeatureBatch, Positions, RawBatch, RawRecord};
 use crate::online::{OnlineSender, Version};
 use crate::pipeline::{RunError, StopSignal};
 use crate::source::kafka::{KafkaOptions, ReconnectingKafka, TopicWriter};
@@ -210,10 +210,12 @@ impl KafkaExchange {
                 let bytes = record.payload.as_ref().map_or(&[][..], |range| raw.slice(range));
                 let rows = decode_rows(bytes).map_err(|error| RunError::Exchange(format!("{place}: {error}")))?;
                 self.mirror.part(letter.cell, at, group, &rows).map_err(failed)?;
-            } else if let Some(Handover { mark, moved }) = &letter.handover {
+            } else if let Some(Handover { mark, moved, since }) = &letter.handover {
                 let number = |name: &String| self.streams.iter().position(|known| known == name);
                 let moved: Vec<u16> = moved.iter().filter_map(number).map(|number| number as u16).collect();
-                self.mirror.mark(letter.cell, at, *mark, &moved, now_ms).map_err(failed)?;
+                // A cell that does not know a group yet has seen nothing of it.
+                let since = self.groups.iter().map(|name| since.get(name).copied().unwrap_or(EventTime::MAX)).collect();
+                self.mirror.mark(letter.cell, at, *mark, &moved, since, now_ms).map_err(failed)?;
             }
         }
         Ok(())

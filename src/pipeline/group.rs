@@ -20,6 +20,7 @@ use crate::pipeline::start::{RunOptions, World, open, run};
 use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal};
 use crate::source::kafka::{GroupMember, MemberEvent, MemberOptions, ensure_topic};
 use crate::source::{GroupModeSpec, InputKind, SourceError};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -37,10 +38,10 @@ const KEEP_MS: i64 = 24 * 3_600_000;
 const ONLINE_FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// Runs this process's share of the plan until a stop is requested, or until it cannot be a member any more.
-pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunError> {
+pub fn run_group(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<(), RunError> {
     let spec = plan.group_mode.clone().ok_or_else(|| RunError::Unsupported("group_mode is not declared".into()))?;
     let state = open(&plan.state.path, &world)?;
-    if fresh {
+    if options.fresh {
         forget(state.as_ref())?;
     }
     let started_ms = world.clock.monotonic_ms();
@@ -48,7 +49,8 @@ pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunEr
         (view.started_ms, view.now_ms, view.phase) = (started_ms, started_ms, Phase::Connecting);
     });
     let failure = Failure::new(world.stop.clone());
-    let group = Group { plan, spec, state, world: &world, failure: &failure };
+    let resets = RefCell::new((options.resets, BTreeSet::new()));
+    let group = Group { plan, spec, state, world: &world, failure: &failure, resets };
     let result = group.run();
     world.board.update(|view| view.phase = Phase::Ended);
     // What stopped everything is the reason; what it stopped is its echo.
@@ -70,6 +72,8 @@ struct Group<'a> {
     state: Arc<dyn Store>,
     world: &'a World,
     failure: &'a Failure,
+    /// Nodes whose state is forgotten, and the cells that have forgotten it: each does so once.
+    resets: RefCell<(BTreeSet<String>, BTreeSet<u32>)>,
 }
 
 /// A cell that runs here, or is to run here.
@@ -274,7 +278,9 @@ impl Group<'_> {
             stop: cell.stop.clone(),
             exchange: Some(exchange.clone()),
         };
-        let options = RunOptions { scope, ..RunOptions::default() };
+        let (resets, done) = &mut *self.resets.borrow_mut();
+        let resets = if done.insert(number) { resets.clone() } else { BTreeSet::new() };
+        let options = RunOptions { scope, resets, ..RunOptions::default() };
         let body = move || run(Arc::new(plan), options, world).map(drop);
         match std::thread::Builder::new().name(format!("cell-{number}")).spawn(body) {
             Ok(thread) => cell.thread = Some(thread),

@@ -26,7 +26,7 @@ mod start;
 mod stop;
 
 pub use board::{Board, Phase, RunView};
-pub use build::{cell_spec, exchanged_groups, routed_streams};
+pub use build::{cell_spec, definition, exchanged_groups, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
 pub use conductor::ConductorCut;
 pub use exchange::{Exchange, KafkaExchange, SealedCommit};

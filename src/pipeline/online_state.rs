@@ -11,19 +11,21 @@ use crate::env::open_place;
 use crate::event::EventTime;
 use crate::feature::GroupStore;
 use crate::online::{OnlineStore, Version, Write};
-use crate::pipeline::{RunError, restore};
+use crate::pipeline::{RunError, definition, restore};
 use std::sync::Arc;
 
 /// Entities that are evaluated and written at once.
 const ENTITIES_AT_ONCE: usize = 8_192;
 
 /// What was loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedOnline {
     pub manifest: u64,
     pub entities: u64,
     /// As of when the features are.
     pub instant: EventTime,
+    /// Per feature group of the plan, since when it misses nothing.
+    pub groups_since: Arc<[EventTime]>,
 }
 
 /// Loads the features of every entity; `None` when no run has left any state.
@@ -32,12 +34,13 @@ pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<Loaded
         return Ok(None);
     }
     let state = open_place(&plan.state.path)?;
-    let Some(head) = read_for(state.as_ref(), &plan.pipeline, &plan.semantics)? else { return Ok(None) };
+    let Some(head) = read_for(state.as_ref(), &plan.pipeline, &definition(plan))? else { return Ok(None) };
     let Some(instant) = head.online_instant else { return Ok(None) };
-    let specs = plan.groups.iter().cloned().map(Arc::new).enumerate();
-    let mut groups: Vec<GroupStore> = specs.map(|(number, spec)| GroupStore::new(number as u16, spec)).collect();
+    let specs = plan.groups.iter().cloned().map(Arc::new).zip(&head.layout.groups).enumerate();
+    let mut groups: Vec<GroupStore> =
+        specs.map(|(number, (spec, node))| GroupStore::new(number as u16, spec).complete_since(node.since)).collect();
     let objects = restore::list(state.as_ref(), &head)?;
-    restore::read_features(state.as_ref(), &objects, |group, rows| {
+    restore::read_features(state.as_ref(), &objects, &head.layout, |group, rows| {
         groups[group].restore(&rows, &|_| true).map_err(crate::cell::LaneRestoreError::from).map_err(Into::into)
     })?;
     let (mut entities, mut step) = (0, 0);
@@ -54,5 +57,6 @@ pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<Loaded
             entities += rows.len() as u64;
         }
     }
-    Ok(Some(LoadedOnline { manifest: head.number, entities, instant }))
+    let groups_since = head.layout.groups.iter().map(|group| group.since).collect();
+    Ok(Some(LoadedOnline { manifest: head.number, entities, instant, groups_since }))
 }

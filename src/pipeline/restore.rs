@@ -1,7 +1,7 @@
 //! Restore: reads the blocks that the last manifest names and gives each lane its own.
 
 use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
-use crate::commit::{BlockEntry, Manifest, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
+use crate::commit::{BlockEntry, Layout, Manifest, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind, Payload, SegmentId};
 use crate::join::{ClosedRows, Segment};
@@ -52,6 +52,7 @@ pub fn restore_lane(
     head: &Manifest,
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
     let needed_from: BTreeMap<BlockClass, i64> = head.needed_from.iter().copied().collect();
+    let layout = &head.layout;
     let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
     let mut others: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
     for (object, entries) in objects {
@@ -62,6 +63,7 @@ pub fn restore_lane(
                 && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
                 // That is the other cells'.
                 && entry.class.kind != BlockKind::Sealed
+                && layout.place(entry.class).is_some()
         };
         for entry in entries.iter().filter(mine) {
             let found = Found { object: path.clone(), entry };
@@ -114,6 +116,7 @@ pub fn restore_lane(
 pub fn read_features(
     store: &dyn Store,
     objects: &Objects,
+    layout: &Layout,
     mut take: impl FnMut(usize, RecordBatch) -> Result<(), RestoreError>,
 ) -> Result<(), RestoreError> {
     let mut blocks: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
@@ -125,7 +128,8 @@ pub fn read_features(
         }
     }
     for found in blocks.into_values() {
-        take(found.entry.class.node as usize, read_found(store, &found)?)?;
+        let Some(group) = layout.group(found.entry.class.node) else { continue };
+        take(group, read_found(store, &found)?)?;
     }
     Ok(())
 }
@@ -156,25 +160,30 @@ impl Reader<'_> {
         read_found(self.store, found)
     }
 
-    fn filed_through(&self, sample: u16) -> Option<u32> {
-        self.head.counts.samples.get(sample as usize).and_then(|sample| sample.filed_through)
+    /// The place of the node in the plan; the blocks of others were left out.
+    fn place(&self, class: BlockClass) -> usize {
+        self.head.layout.place(class).expect("only blocks of nodes that are there are read")
+    }
+
+    fn filed_through(&self, class: BlockClass) -> Option<u32> {
+        self.head.counts.samples.get(self.place(class)).and_then(|sample| sample.filed_through)
     }
 
     /// Whether the rows of a block's bucket are in files that a manifest names.
     fn is_filed(&self, entry: &BlockEntry) -> bool {
-        self.filed_through(entry.class.node).is_some_and(|through| entry.bucket <= through as i64)
+        self.filed_through(entry.class).is_some_and(|through| entry.bucket <= through as i64)
     }
 
     /// Of rows that are in files the ids are all that is needed.
     fn closed_ids(&self, keys: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
-        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
+        let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
         let stored = keys.entry.lanes == self.lanes;
         Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
     }
 
     fn segment(&self, id: SegmentId, blocks: SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
         let Some(keys) = blocks.keys else { return Ok(None) };
-        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
+        let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
         let whole = keys.entry.lanes == self.lanes;
         let rows = blocks.rows.ok_or_else(|| RestoreError::Block {
             path: self.store.describe(&keys.object),
@@ -182,6 +191,8 @@ impl Reader<'_> {
         })?;
         let segment = Segment {
             bucket,
+            cut: id.cut,
+            knows: Vec::new(),
             id: whole.then_some(id),
             payload: match whole {
                 true => Payload::Stored(self.reference(&rows)?),
@@ -197,11 +208,11 @@ impl Reader<'_> {
         let rows = self.read(&found)?;
         let (class, bucket) = (found.entry.class, found.entry.bucket);
         let stored = found.entry.lanes == self.lanes;
-        let node = class.node as usize;
+        let node = self.place(class);
         Ok(match class.kind {
             BlockKind::ClosedIds => RestoredBlock::ClosedIds { sample: node, bucket: bucket as u32, rows, stored },
             BlockKind::LabelStates => {
-                let filed = self.filed_through(class.node);
+                let filed = self.filed_through(class);
                 RestoredBlock::LabelStates { sample: node, label: class.part as usize, rows, filed }
             }
             BlockKind::Labels => {

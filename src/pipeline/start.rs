@@ -1,14 +1,14 @@
 //! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
 
 use crate::cell::{CellScope, Lane, Mirror, feature_history};
-use crate::commit::{Chain, ChainError, Identity, Layout, Manifest, read_last};
+use crate::commit::{Chain, ChainError, Definition, Identity, Manifest, read_last};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
-use crate::event::{KEY_GROUPS, PartitionId, Positions, Track};
+use crate::event::{PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
-use crate::pipeline::build::{cell_spec, routed_streams};
+use crate::pipeline::build::{cell_spec, definition, places, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::exchange::Exchange;
@@ -25,7 +25,7 @@ use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ const CUT_QUEUE_MAX: usize = 64;
 const ONLINE_FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// How a pipeline is to run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Stop at the end that each Kafka partition has now.
     pub until_end: bool,
@@ -45,6 +45,8 @@ pub struct RunOptions {
     pub fresh: bool,
     /// Which part of the pipeline runs.
     pub scope: CellScope,
+    /// Nodes whose state is forgotten, such as `joins.ctr`.
+    pub resets: BTreeSet<String>,
 }
 
 /// Everything of the outside that a run touches, apart from its inputs.
@@ -123,7 +125,8 @@ struct Start<'a> {
 impl Start<'_> {
     fn run(self) -> Result<RunSummary, RunError> {
         let writer = format!("{:08x}", self.world.entropy.random_u64() as u32);
-        let chain = Chain::claim(self.state.clone(), &self.identity(writer.clone()))?;
+        let definition = definition(&self.plan);
+        let chain = Chain::claim(self.state.clone(), &self.identity(&definition, writer.clone()))?;
         let head = chain.head().clone();
         self.run_claimed(chain, &head, writer).map_err(|error| self.explain(&head, error))
     }
@@ -143,7 +146,8 @@ impl Start<'_> {
     fn run_claimed(&self, chain: Chain, head: &Manifest, writer: String) -> Result<RunSummary, RunError> {
         let mut positions = self.positions(head)?;
         let until_end = self.options.until_end;
-        self.world.board.update(|view| view.phase = Phase::Connecting);
+        let groups_since = head.layout.groups.iter().map(|group| group.since).collect();
+        self.world.board.update(|view| (view.phase, view.groups_since) = (Phase::Connecting, groups_since));
         let scope = self.options.scope;
         let open = || sources::open(&self.plan, &positions, scope, until_end, &self.world.board, &self.world.stop);
         let Some(opened) = failpoint::step(Failpoint::Seek, open)? else {
@@ -155,7 +159,7 @@ impl Start<'_> {
         let starts = opened.sources.iter().flat_map(|source| source.starts());
         let new: Vec<_> = starts.filter(|(partition, _)| positions.next(*partition).is_none()).collect();
         new.iter().for_each(|(partition, start)| positions.set(*partition, *start));
-        let cell = Arc::new(cell_spec(&self.plan, self.options.scope));
+        let cell = Arc::new(cell_spec(&self.plan, self.options.scope, &head.layout));
         let router = self.router(&cell, &partitions, positions, head);
         self.world.board.update(|view| view.phase = Phase::Restoring);
 
@@ -274,10 +278,11 @@ impl Start<'_> {
         exchange.map_or_else(|| Arc::new(Mirror::new(1, &[], &[])), |exchange| exchange.mirror().clone())
     }
 
-    fn identity(&self, writer: String) -> Identity<'_> {
+    fn identity<'a>(&'a self, definition: &'a Definition, writer: String) -> Identity<'a> {
         Identity {
             pipeline: &self.plan.pipeline,
-            semantics: &self.plan.semantics,
+            definition,
+            resets: &self.options.resets,
             writer,
             chain: self.world.entropy.random_u64() as u32,
             now_ms: self.world.clock.now_ms(),
@@ -408,14 +413,10 @@ impl Start<'_> {
         Ok(Committer {
             dead_letters: DeadLetterSink::new(&streams, &inputs, naming, dead_letter_store.clone()),
             dead_letter_store,
-            layout: Layout {
-                lanes: plan.state.lanes,
-                key_groups: KEY_GROUPS,
-                samples: plan.samples.iter().map(sample_name).collect(),
-                groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
-                streams,
-            },
+            lanes: plan.state.lanes,
             samples: plan.samples.iter().map(sample_name).zip(stores.iter().cloned()).collect(),
+            left: left_behind(plan, head)?,
+            places: places(plan).into_iter().map(|(sink, place)| (sink, place.to_string())).collect(),
             work: CommitWork::new(head, plan.state.lanes),
             chain,
             state: self.state.clone(),
@@ -502,6 +503,33 @@ impl Start<'_> {
             .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
             .collect()
     }
+}
+
+/// The stores of files that the last manifest names and that the plan would look for elsewhere, or not at all.
+fn left_behind(plan: &Plan, head: &Manifest) -> Result<BTreeMap<String, Arc<dyn Store>>, RunError> {
+    let (now, mut left) = (places(plan), BTreeMap::new());
+    for (sink, before) in &head.places {
+        let named = head.files.iter().any(|entry| entry.sink == *sink);
+        if !named || now.get(sink).is_some_and(|place| place.to_string() == *before) {
+            continue;
+        }
+        let place =
+            Place::parse(before).map_err(|found| RunError::Unsupported(format!("{sink} was written to {found}")))?;
+        left.insert(sink.clone(), open_place(&with_options(place, &now, &plan.state.path))?);
+    }
+    Ok(left)
+}
+
+/// A bucket is reached as the pipeline file says for another place in it.
+fn with_options(place: Place, places: &BTreeMap<String, Place>, state: &Place) -> Place {
+    let Place::Bucket(spec) = place else { return place };
+    let alike = places.values().chain([state]).find_map(|other| match other {
+        Place::Bucket(other) if (other.cloud, &other.bucket) == (spec.cloud, &spec.bucket) => {
+            Some(other.options.clone())
+        }
+        _ => None,
+    });
+    Place::Bucket(crate::env::BucketSpec { options: alike.unwrap_or_default(), ..spec })
 }
 
 /// A topic that grew spreads the records of one key over two partitions, and what waits for each other no longer meets.

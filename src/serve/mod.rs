@@ -62,6 +62,8 @@ pub struct ServeState {
     /// The instant as of which features are current; rows that the store should have dropped by then are outdated.
     /// Without it, no row is.
     pub online_instant: Option<Arc<dyn Fn() -> EventTime + Send + Sync>>,
+    /// Since when each feature group of the plan misses nothing; none is warming where it is not told.
+    pub groups_since: Arc<dyn Fn() -> Arc<[EventTime]> + Send + Sync>,
     /// A clock that never goes back, in microseconds, for latencies.
     pub monotonic_us: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub requests: Arc<ServeMetrics>,
@@ -74,6 +76,15 @@ impl ServeState {
             Some(instant) => instant().saturating_sub(ttl_ms(group)),
             None => EventTime::MIN,
         }
+    }
+}
+
+impl ServeState {
+    /// When the feature will be full, while it is not.
+    fn full_from(&self, group: usize, output: usize) -> Option<EventTime> {
+        let since = *(self.groups_since)().get(group).filter(|since| **since > EventTime::MIN)?;
+        let full = *self.plan.groups[group].full_from(since).get(output)?;
+        self.online_instant.as_ref().is_none_or(|instant| instant() < full).then_some(full)
     }
 }
 

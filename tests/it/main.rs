@@ -6,6 +6,7 @@
 
 mod support;
 
+mod change;
 mod cli;
 mod dead_letters;
 mod end_to_end;
