@@ -9,6 +9,7 @@
 
 mod catalog;
 mod chain;
+mod compaction;
 mod manifest;
 mod object;
 mod protocol;
@@ -19,10 +20,11 @@ pub use catalog::named_before;
 pub use chain::{
     Chain, ChainError, Identity, forget_manifests, manifest_number, numbers, read_for, read_last, read_manifest,
 };
+pub use compaction::{CompactionLimits, Usage, choose};
 pub use manifest::*;
 pub use object::{
     EncodedBlock, ObjectError, STATE_FOLDER, block_ref, encode_block, object_epoch, object_path, read_block,
-    read_footer, verify_object, write_object,
+    read_encoded, read_footer, verify_object, write_object,
 };
 pub use protocol::{
     ClaimRefusal, CommitOutcome, GarbageRule, Leftover, MANIFESTS_KEPT, changed_nodes, is_garbage, last_named,

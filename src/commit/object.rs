@@ -40,6 +40,12 @@ pub struct EncodedBlock {
     bytes: Vec<u8>,
 }
 
+impl EncodedBlock {
+    pub fn bytes(&self) -> u64 {
+        self.entry.bytes
+    }
+}
+
 /// Encodes a block of a lane; `lanes` is how many there are.
 pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, ObjectError> {
     let mut bytes = Vec::new();
@@ -151,6 +157,30 @@ pub fn read_block(store: &dyn Store, block: &BlockRef) -> Result<RecordBatch, Ob
         reader.next().unwrap_or_else(|| Ok(RecordBatch::new_empty(schema)))
     };
     decode().map_err(|error: ArrowError| damaged(error.to_string()))
+}
+
+/// Reads blocks of an object as they lie there, checked, for another object to hold them.
+pub fn read_encoded(
+    store: &dyn Store,
+    object: &ObjectEntry,
+    entries: &[BlockEntry],
+) -> Result<Vec<EncodedBlock>, ObjectError> {
+    let mut blocks = Vec::with_capacity(entries.len());
+    for run in entries.chunk_by(|one, next| one.offset.checked_add(one.bytes) == Some(next.offset)) {
+        let bytes = run.iter().map(|entry| entry.bytes).sum();
+        let read = store.read_range(&object.path, run[0].offset, bytes)?;
+        let mut rest = read.as_slice();
+        for entry in run {
+            let (block, after) = rest.split_at(entry.bytes as usize);
+            if hex(&Sha256::digest(block)) != entry.sha256 {
+                let found = format!("the block at byte {} does not match its sha256", entry.offset);
+                return Err(ObjectError::Damaged { path: store.describe(&object.path), found });
+            }
+            blocks.push(EncodedBlock { entry: entry.clone(), bytes: block.into() });
+            rest = after;
+        }
+    }
+    Ok(blocks)
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

@@ -6,7 +6,7 @@
 //! told to the collector.
 
 use crate::commit::{
-    Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, object_path, verify_object,
+    BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, object_path, verify_object,
     write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
@@ -15,6 +15,7 @@ use crate::event::{BlockClass, LaneCounts, StagedFile};
 use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
+use crate::pipeline::compaction::{Compaction, Cut};
 use crate::pipeline::conductor::ConductorCut;
 use crate::pipeline::garbage::GarbageOutlet;
 use crate::pipeline::lanes::CutPart;
@@ -61,11 +62,19 @@ pub struct CommitWork {
     parts: Parts,
     /// Published since this process started, per sample.
     files: BTreeMap<String, ParquetProgress>,
+    compaction: Compaction,
 }
 
 impl CommitWork {
     pub fn new(head: &Manifest, lanes: usize) -> Self {
-        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new() }
+        let compaction = Compaction::default();
+        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new(), compaction }
+    }
+
+    /// With other limits than the usual ones: small runs have small objects.
+    pub fn compacting(mut self, limits: CompactionLimits) -> Self {
+        self.compaction.limits = limits;
+        self
     }
 }
 
@@ -151,7 +160,7 @@ impl Committer {
                 anchor.sampled_out += left_out;
             }
         }
-        let state_bytes = self.write_state(number, blocks, &needed_from)?;
+        let (state_bytes, copied_bytes) = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
         let head = self.chain.head();
@@ -171,6 +180,7 @@ impl Committer {
         }
         totals.file_rows += rows;
         totals.state_bytes_written += state_bytes;
+        totals.state_bytes_copied += copied_bytes;
         self.check_books(&counts, &conductor, totals.dead_letter_rows);
         let next = Manifest {
             cut: number,
@@ -195,26 +205,17 @@ impl Committer {
         Ok(number)
     }
 
-    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed.
+    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed. Returns the bytes
+    /// written, and how many of them are copies.
     fn write_state(
         &mut self,
         number: u64,
-        blocks: Vec<EncodedBlock>,
+        mut blocks: Vec<EncodedBlock>,
         needed_from: &BTreeMap<BlockClass, i64>,
-    ) -> Result<u64, ObjectError> {
-        let mut bytes = 0;
-        if !blocks.is_empty() {
-            let path = object_path(number, self.chain.head().epoch, &self.writer);
-            let state = self.state.as_ref();
-            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
-            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
-            bytes = object.bytes;
-            self.objects.push((object, entries));
-        }
-        let needed = |entry: &crate::commit::BlockEntry| {
-            needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
-        };
-        let last_named = self.chain.head().number;
+    ) -> Result<(u64, u64), ObjectError> {
+        let needed = |entry: &BlockEntry| needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first);
+        let (last_named, epoch) = (self.chain.head().number, self.chain.head().epoch);
+        let cut = Cut { last_named, epoch, now_ms: self.clock.monotonic_ms(), needed: &needed };
         let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
             let keep = entries.iter().any(needed);
@@ -223,7 +224,24 @@ impl Committer {
             }
             keep
         });
-        Ok(bytes)
+        let (mut bytes, mut copied) = (0, 0);
+        if !blocks.is_empty() {
+            let state = self.state.as_ref();
+            let compaction = &mut self.work.compaction;
+            let copies = failpoint::step(Failpoint::StateCopy, || compaction.copy(state, &mut self.objects, &cut));
+            copied = copies.iter().map(EncodedBlock::bytes).sum();
+            blocks.extend(copies);
+            let path = object_path(number, epoch, &self.writer);
+            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
+            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
+            bytes = object.bytes;
+            match entries.iter().any(needed) {
+                true => self.objects.push((object, entries)),
+                false => self.garbage.dropped(last_named, &object.path),
+            }
+        }
+        self.work.compaction.release(&mut self.garbage, &cut);
+        Ok((bytes, copied))
     }
 
     /// All output files of the cut, verified.

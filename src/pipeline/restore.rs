@@ -28,6 +28,14 @@ pub fn list(store: &dyn Store, head: &Manifest) -> Result<Objects, RestoreError>
     listed.collect()
 }
 
+/// The order in which blocks were made, whatever objects they have been copied to since. Nodes number their segments each
+/// for itself.
+type Order = (SegmentId, usize, BlockClass);
+
+fn order(entry: &BlockEntry) -> Order {
+    (entry.segment, entry.lanes, entry.class)
+}
+
 /// One block and where to read it.
 struct Found<'a> {
     object: Arc<str>,
@@ -53,7 +61,7 @@ pub fn restore_lane(
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
     let needed_from: BTreeMap<BlockClass, i64> = head.needed_from.iter().copied().collect();
     let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
-    let mut others: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+    let mut others: BTreeMap<Order, Found<'_>> = BTreeMap::new();
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
         // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
@@ -69,7 +77,7 @@ pub fn restore_lane(
                 BlockKind::ImpressionRows => segment.or_default().rows = Some(found),
                 BlockKind::ImpressionFeatures => segment.or_default().features = Some(found),
                 _ => {
-                    others.insert((entry.segment, entry.lanes, entry.offset), found);
+                    others.insert(order(entry), found);
                 }
             }
         }
@@ -113,12 +121,12 @@ pub fn read_features(
     objects: &Objects,
     mut take: impl FnMut(usize, RecordBatch) -> Result<(), RestoreError>,
 ) -> Result<(), RestoreError> {
-    let mut blocks: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+    let mut blocks: BTreeMap<Order, Found<'_>> = BTreeMap::new();
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
         let wanted = |entry: &&BlockEntry| matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries);
         for entry in entries.iter().filter(wanted) {
-            blocks.insert((entry.segment, entry.lanes, entry.offset), Found { object: path.clone(), entry });
+            blocks.insert(order(entry), Found { object: path.clone(), entry });
         }
     }
     for found in blocks.into_values() {

@@ -10,7 +10,7 @@ use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
 use conjoin::cell::{Advance, Applied, CellSpec, Lane, LaneInput, LaneOutput, feature_history};
-use conjoin::commit::{Chain, ChainError, Identity, Layout, Manifest, encode_block};
+use conjoin::commit::{Chain, ChainError, CompactionLimits, Identity, Layout, Manifest, encode_block};
 use conjoin::config::Plan;
 use conjoin::decode::Decoder;
 use conjoin::env::{ManualClock, Store};
@@ -291,6 +291,10 @@ fn sink(plan: &Plan, lane: usize, head: &Manifest, mount: &Mount, clock: Arc<Man
     }
 }
 
+/// State objects of a few kilobytes are put together as soon as there are two.
+const EAGER: CompactionLimits =
+    CompactionLimits { few: 1, fan_in: 2, large_bytes: 64 << 10, copied_max: 32 << 10, linger_ms: 0 };
+
 fn committer(
     plan: &Plan,
     chain: Chain,
@@ -310,7 +314,7 @@ fn committer(
         dead_letter_store: dead,
         layout: Layout { lanes: plan.state.lanes, key_groups: KEY_GROUPS, streams, ..Layout::default() },
         samples: vec![(sample.clone(), Some(Arc::new(mount.folder("out/"))))],
-        work: CommitWork::new(head, plan.state.lanes),
+        work: CommitWork::new(head, plan.state.lanes).compacting(EAGER),
         state: Arc::new(mount.clone()),
         chain,
         objects,
@@ -535,10 +539,14 @@ impl Life<'_> {
             return Ok(());
         }
         while let Some(part) = self.parts.pop_front() {
-            let before = self.committer.chain.head().number;
+            let before = self.committer.chain.head();
+            let (before, copied) = (before.number, before.totals.state_bytes_copied);
             let taken = self.committer.take(part);
             let head = self.committer.chain.head();
             if head.number > before {
+                if head.totals.state_bytes_copied > copied {
+                    self.world.disk.note("state_copied");
+                }
                 // Also when what came after the commit failed.
                 self.world.committed(head);
                 check_groups(&self.plan, head);

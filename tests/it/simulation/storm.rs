@@ -261,6 +261,7 @@ fn fault_03_05_06_09_36_storms_lose_and_double_nothing() {
             "zombie_fenced",
             "slow_commit",
             "clock_jump",
+            "state_copied",
         ] {
             assert!(report.faults.contains_key(fault), "{fault} never happened: {:?}", report.faults);
         }
