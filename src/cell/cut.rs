@@ -64,9 +64,9 @@ impl Lane {
         for (group, store) in self.history[self.number].iter().enumerate() {
             let mut store = write(store);
             let class = |kind| BlockClass { kind: block_kind(kind), node: group as u16, part: 0 };
-            for block in store.snapshot() {
+            for block in store.cut() {
                 let class = class(block.kind);
-                blocks.push(StateBlock { class, bucket: block.bucket, segment, rows: block.rows });
+                blocks.push(StateBlock { class, bucket: block.bucket, segment, whole: block.whole, rows: block.rows });
                 segment.ordinal += 1;
             }
             needed_from.extend(StateKind::ALL.map(|kind| (class(kind), store.oldest_bucket_needed(kind))));

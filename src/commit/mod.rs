@@ -11,6 +11,7 @@ mod catalog;
 mod chain;
 mod compaction;
 mod manifest;
+mod needed;
 mod object;
 mod protocol;
 mod spec;
@@ -22,6 +23,7 @@ pub use chain::{
 };
 pub use compaction::{CompactionLimits, Usage, choose};
 pub use manifest::*;
+pub use needed::Needed;
 pub use object::{
     EncodedBlock, ObjectError, STATE_FOLDER, block_ref, encode_block, object_epoch, object_path, read_block,
     read_encoded, read_footer, verify_object, write_object,

@@ -41,8 +41,8 @@ pub struct EncodedBlock {
 }
 
 impl EncodedBlock {
-    pub fn bytes(&self) -> u64 {
-        self.entry.bytes
+    pub fn entry(&self) -> &BlockEntry {
+        &self.entry
     }
 }
 
@@ -55,6 +55,7 @@ pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, Ob
         bucket: block.bucket,
         segment: block.segment,
         lanes,
+        whole: block.whole,
         rows: block.rows.num_rows() as u64,
         offset: 0,
         bytes: bytes.len() as u64,

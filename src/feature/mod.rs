@@ -23,6 +23,7 @@ mod store;
 mod evaluate;
 mod publish;
 mod snapshot;
+mod rewrite;
 mod restore;
 
 pub mod oracle;

@@ -395,7 +395,7 @@ impl Writer {
 
     fn add(&mut self, kind: BlockKind, bucket: u32, segment: SegmentId, rows: RecordBatch) {
         let class = BlockClass { kind, node: self.node, part: 0 };
-        self.blocks.push(StateBlock { class, bucket: bucket as i64, segment, rows });
+        self.blocks.push(StateBlock { class, bucket: bucket as i64, segment, whole: false, rows });
     }
 
     fn bucket(&mut self, number: u32, bucket: &mut Bucket) {
@@ -447,7 +447,7 @@ impl Writer {
                 ("by", Arc::new(Int64Array::from_iter_values(decisions.iter().map(|decision| decision.by as i64)))),
             ]);
             let segment = self.next_segment();
-            self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+            self.blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
         }
     }
 
@@ -475,7 +475,7 @@ impl Writer {
         }
         let rows = record_batch(fields);
         bucket.stored_rows = to;
-        self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+        self.blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
     }
 }
 

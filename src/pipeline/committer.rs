@@ -6,7 +6,7 @@
 //! told to the collector.
 
 use crate::commit::{
-    BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, object_path, verify_object,
+    BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, Needed, ObjectError, TrackEntry, object_path, verify_object,
     write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
@@ -160,6 +160,7 @@ impl Committer {
                 anchor.sampled_out += left_out;
             }
         }
+        let needed_from: Vec<_> = needed_from.into_iter().collect();
         let (state_bytes, copied_bytes) = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
@@ -193,7 +194,7 @@ impl Committer {
             streams: conductor.streams.iter().cloned().collect(),
             counts,
             objects: self.objects.iter().map(|(object, _)| object.clone()).collect(),
-            needed_from: needed_from.into_iter().collect(),
+            needed_from,
             files,
             totals,
             ..head.clone()
@@ -211,14 +212,16 @@ impl Committer {
         &mut self,
         number: u64,
         mut blocks: Vec<EncodedBlock>,
-        needed_from: &BTreeMap<BlockClass, i64>,
+        needed_from: &[(BlockClass, i64)],
     ) -> Result<(u64, u64), ObjectError> {
-        let needed = |entry: &BlockEntry| needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first);
+        let fresh = blocks.iter().map(EncodedBlock::entry);
+        let needed = Needed::new(needed_from, self.objects.iter().flat_map(|(_, entries)| entries).chain(fresh));
+        let is_needed = |entries: &[BlockEntry]| entries.iter().any(|entry| needed.needs(entry));
         let (last_named, epoch) = (self.chain.head().number, self.chain.head().epoch);
         let cut = Cut { last_named, epoch, now_ms: self.clock.monotonic_ms(), needed: &needed };
         let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
-            let keep = entries.iter().any(needed);
+            let keep = is_needed(entries);
             if !keep {
                 garbage.dropped(last_named, &object.path);
             }
@@ -229,13 +232,13 @@ impl Committer {
             let state = self.state.as_ref();
             let compaction = &mut self.work.compaction;
             let copies = failpoint::step(Failpoint::StateCopy, || compaction.copy(state, &mut self.objects, &cut));
-            copied = copies.iter().map(EncodedBlock::bytes).sum();
+            copied = copies.iter().map(|block| block.entry().bytes).sum();
             blocks.extend(copies);
             let path = object_path(number, epoch, &self.writer);
             let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
             failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
             bytes = object.bytes;
-            match entries.iter().any(needed) {
+            match is_needed(&entries) {
                 true => self.objects.push((object, entries)),
                 false => self.garbage.dropped(last_named, &object.path),
             }

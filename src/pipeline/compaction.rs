@@ -7,7 +7,7 @@
 //! on disk: they are read when their bucket closes, and a bucket is not needed any more once its rows are in a file.
 //! Does not: fail the commit. An object that cannot be read is left as it is, and said so.
 
-use crate::commit::{BlockEntry, CompactionLimits, EncodedBlock, ObjectError, Usage, choose, object_epoch, read_encoded};
+use crate::commit::{BlockEntry, CompactionLimits, EncodedBlock, Needed, ObjectError, Usage, choose, object_epoch, read_encoded};
 use crate::env::Store;
 use crate::event::BlockKind;
 use crate::pipeline::garbage::GarbageOutlet;
@@ -37,7 +37,7 @@ pub struct Cut<'a> {
     pub last_named: u64,
     pub epoch: u64,
     pub now_ms: u64,
-    pub needed: &'a dyn Fn(&BlockEntry) -> bool,
+    pub needed: &'a Needed,
 }
 
 impl Compaction {
@@ -47,14 +47,14 @@ impl Compaction {
             bytes: object.bytes,
             needed: match self.left_alone.contains(&object.path) {
                 true => object.bytes.max(self.limits.large_bytes),
-                false => entries.iter().filter(|entry| (cut.needed)(entry)).map(|entry| entry.bytes).sum(),
+                false => entries.iter().filter(|entry| cut.needed.needs(entry)).map(|entry| entry.bytes).sum(),
             },
         });
         let chosen = choose(&usage.collect::<Vec<_>>(), &self.limits);
         let mut copied = Vec::new();
         for number in chosen.into_iter().rev() {
             let (object, entries) = &objects[number];
-            let entries: Vec<BlockEntry> = entries.iter().filter(|entry| (cut.needed)(entry)).cloned().collect();
+            let entries: Vec<BlockEntry> = entries.iter().filter(|entry| cut.needed.needs(entry)).cloned().collect();
             match read_encoded(store, object, &entries) {
                 Ok(blocks) => {
                     copied.extend(blocks);
@@ -84,7 +84,7 @@ impl Compaction {
         let linger_ms = self.limits.linger_ms;
         self.retired.retain(|object| {
             let fresh = cut.now_ms < object.since_ms.saturating_add(linger_ms);
-            let keep = fresh || object.referenced.iter().any(cut.needed);
+            let keep = fresh || object.referenced.iter().any(|entry| cut.needed.needs(entry));
             if !keep {
                 garbage.dropped(object.last_named, &object.path);
             }

@@ -1,7 +1,7 @@
 //! Restore: reads the blocks that the last manifest names and gives each lane its own.
 
 use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
-use crate::commit::{BlockEntry, Manifest, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
+use crate::commit::{BlockEntry, Manifest, Needed, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind, Payload, SegmentId};
 use crate::join::{ClosedRows, Segment};
@@ -59,15 +59,14 @@ pub fn restore_lane(
     objects: &Objects,
     head: &Manifest,
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
-    let needed_from: BTreeMap<BlockClass, i64> = head.needed_from.iter().copied().collect();
+    let needed = Needed::new(&head.needed_from, objects.iter().flat_map(|(_, entries)| entries));
     let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
     let mut others: BTreeMap<Order, Found<'_>> = BTreeMap::new();
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
         // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
         let mine = |entry: &&BlockEntry| {
-            (entry.lanes != lanes || entry.segment.lane as usize == number)
-                && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
+            (entry.lanes != lanes || entry.segment.lane as usize == number) && needed.needs(entry)
         };
         for entry in entries.iter().filter(mine) {
             let found = Found { object: path.clone(), entry };
@@ -122,9 +121,12 @@ pub fn read_features(
     mut take: impl FnMut(usize, RecordBatch) -> Result<(), RestoreError>,
 ) -> Result<(), RestoreError> {
     let mut blocks: BTreeMap<Order, Found<'_>> = BTreeMap::new();
+    let needed = Needed::new(&[], objects.iter().flat_map(|(_, entries)| entries));
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
-        let wanted = |entry: &&BlockEntry| matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries);
+        let wanted = |entry: &&BlockEntry| {
+            matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries) && !needed.is_superseded(entry)
+        };
         for entry in entries.iter().filter(wanted) {
             blocks.insert(order(entry), Found { object: path.clone(), entry });
         }
