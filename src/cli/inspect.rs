@@ -116,13 +116,14 @@ fn render(view: &Overview) -> String {
     section(format!("files that the kept manifests name, newest last{shown}"), &files(view));
     let totals = &view.totals;
     parts.push(format!(
-        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written",
+        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written, {} of it copies",
         exact_count(totals.files),
         exact_count(totals.file_rows),
         human_bytes(totals.file_bytes),
         exact_count(totals.dead_letter_files),
         exact_count(totals.dead_letter_rows),
         human_bytes(totals.state_bytes_written),
+        human_bytes(totals.state_bytes_copied),
     ));
     match view.problems.is_empty() {
         true => parts.push("every account adds up".into()),
