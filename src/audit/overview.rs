@@ -5,7 +5,7 @@
 //! Does not: read a broker, or any row.
 
 use crate::audit::{AuditError, own_chain};
-use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, decide};
+use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, decide};
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{
@@ -416,10 +416,11 @@ fn group_view(plan: &Plan, head: &Manifest, at: usize) -> GroupView {
 }
 
 fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<ObjectsView, AuditError> {
-    let needed_from: BTreeMap<BlockClass, i64> = head.needed_from.iter().copied().collect();
+    let objects = list_objects(store, head)?;
+    let needed = Needed::new(&head.needed_from, &head.layout, objects.iter().flat_map(|(_, entries)| entries));
     let mut classes: BTreeMap<BlockClass, ClassView> = BTreeMap::new();
     let (mut count, mut bytes) = (0, 0);
-    for (object, entries) in list_objects(store, head)? {
+    for (object, entries) in objects {
         count += 1;
         bytes += object.bytes;
         for entry in entries {
@@ -434,8 +435,7 @@ fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<Objec
             view.blocks += 1;
             view.rows += entry.rows;
             view.bytes += entry.bytes;
-            let lives = head.layout.place(entry.class).is_some();
-            if lives && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first) {
+            if needed.needs(&entry) {
                 view.needed_bytes += entry.bytes;
             }
         }

@@ -69,15 +69,15 @@ impl Lane {
             if self.history.mirror.holds(group) {
                 let class = BlockClass { kind: BlockKind::Sealed, node, part: 0 };
                 for rows in store.take_sealed(sealed).into_iter().flat_map(|block| pieces(block.rows)) {
-                    blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+                    blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
                     segment.ordinal += 1;
                 }
                 // It is handed over before the next cut is made.
                 needed_from.push((class, number as i64));
             }
-            for block in store.snapshot() {
+            for block in store.cut() {
                 let class = class(block.kind);
-                blocks.push(StateBlock { class, bucket: block.bucket, segment, rows: block.rows });
+                blocks.push(StateBlock { class, bucket: block.bucket, segment, whole: block.whole, rows: block.rows });
                 segment.ordinal += 1;
             }
             needed_from.extend(StateKind::ALL.map(|kind| (class(kind), store.oldest_bucket_needed(kind))));

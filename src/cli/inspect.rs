@@ -120,13 +120,14 @@ fn render(view: &Overview) -> String {
     section(format!("files that the kept manifests name, newest last{shown}"), &files(view));
     let totals = &view.totals;
     parts.push(format!(
-        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written",
+        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written, {} of it copies",
         exact_count(totals.files),
         exact_count(totals.file_rows),
         human_bytes(totals.file_bytes),
         exact_count(totals.dead_letter_files),
         exact_count(totals.dead_letter_rows),
         human_bytes(totals.state_bytes_written),
+        human_bytes(totals.state_bytes_copied),
     ));
     let accepted = view.accepted_changes.iter();
     parts.extend(accepted.map(|change| format!("the next start with this file changes the state: {change}")));

@@ -185,6 +185,9 @@ pub struct BlockEntry {
     pub segment: SegmentId,
     /// How many lanes there were: the block holds key groups of lane `segment.lane` of so many.
     pub lanes: usize,
+    /// Stands for all blocks of the same class, bucket and lane before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     pub rows: u64,
     pub offset: u64,
     pub bytes: u64,

@@ -10,7 +10,9 @@
 mod catalog;
 mod chain;
 mod change;
+mod compaction;
 mod manifest;
+mod needed;
 mod object;
 mod protocol;
 mod spec;
@@ -23,7 +25,9 @@ pub use chain::{
 pub use change::{
     Accepted, Definition, GroupShape, SampleShape, changed_nodes, decide, first_impression, first_layout,
 };
+pub use compaction::{CompactionLimits, Usage, choose};
 pub use manifest::*;
+pub use needed::Needed;
 pub use object::{
     EncodedBlock, ObjectError, STATE_FOLDER, block_ref, decode_rows, encode_block, object_epoch, object_path,
     read_block, read_encoded, read_footer, verify_object, write_object,

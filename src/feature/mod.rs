@@ -24,6 +24,7 @@ mod warm;
 mod evaluate;
 mod publish;
 mod snapshot;
+mod rewrite;
 mod restore;
 mod exchange;
 

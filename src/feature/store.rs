@@ -12,6 +12,7 @@ use crate::feature::aggregate::last::Entry;
 use crate::feature::aggregate::{Layout, Place, Taken};
 use crate::feature::dedup::Ids;
 use crate::feature::entity::{Entities, Entity};
+use crate::feature::rewrite::Written;
 use crate::feature::schedule::{NEVER, Schedule};
 use crate::feature::text::Texts;
 use crate::feature::value::{Input, Scalar};
@@ -52,6 +53,7 @@ pub struct GroupStore {
     pub(super) ladder: Ladder,
     pub(super) warm: Warm,
     sweep: Sweep,
+    pub(super) written: Written,
     pub(super) size: Size,
     refused_values: u64,
     pub(super) derived_failures: AtomicU64,
@@ -127,6 +129,7 @@ impl GroupStore {
             oldest_needed: EventTime::MIN,
             published_elsewhere: EventTime::MAX,
             sweep: Sweep { next: 0, needed: NOTHING_PROMISED, through: NOTHING_PROMISED, debt: 0 },
+            written: Written::default(),
             size: Size::default(),
             refused_values: 0,
             derived_failures: AtomicU64::new(0),

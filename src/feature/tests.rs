@@ -285,7 +285,9 @@ struct World {
     lanes: Vec<GroupStore>,
     applied: BTreeMap<u128, Event>,
     seen_entities: BTreeSet<u8>,
-    blocks: Vec<StateBlock>,
+    /// With the lane that wrote each, and how many restarts there were before.
+    blocks: Vec<((usize, usize), StateBlock)>,
+    restarts: usize,
     watermark: EventTime,
     oldest_needed: EventTime,
     now: EventTime,
@@ -305,6 +307,7 @@ impl World {
             applied: BTreeMap::new(),
             seen_entities: BTreeSet::new(),
             blocks: vec![],
+            restarts: 0,
             watermark: -1_000,
             oldest_needed: -1_000,
             now: -1_000,
@@ -397,17 +400,29 @@ impl World {
     }
 
     fn snapshot(&mut self, rewrite: bool) {
-        for lane in &mut self.lanes {
-            self.blocks.extend(lane.snapshot());
+        for (number, lane) in self.lanes.iter_mut().enumerate() {
+            let writer = (self.restarts, number);
+            for block in lane.cut() {
+                if block.whole {
+                    let of = (writer, block.kind, block.bucket);
+                    self.blocks.retain(|(writer, block)| (*writer, block.kind, block.bucket) != of);
+                }
+                self.blocks.push((writer, block));
+            }
         }
         for kind in StateKind::ALL {
             let oldest = self.lanes.iter().map(|lane| lane.oldest_bucket_needed(kind)).min().unwrap();
-            self.blocks.retain(|block| block.kind != kind || block.bucket >= oldest);
+            self.blocks.retain(|(_, block)| block.kind != kind || block.bucket >= oldest);
         }
-        if rewrite && let Some(block) = self.blocks.first() {
+        if rewrite && let Some((_, block)) = self.blocks.first() {
             let (kind, bucket) = (block.kind, block.bucket);
-            self.blocks.retain(|block| (block.kind, block.bucket) != (kind, bucket));
-            self.blocks.extend(self.lanes.iter_mut().filter_map(|lane| lane.snapshot_bucket(kind, bucket)));
+            self.blocks.retain(|(_, block)| (block.kind, block.bucket) != (kind, bucket));
+            let whole = self
+                .lanes
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(number, lane)| Some(((self.restarts, number), lane.snapshot_bucket(kind, bucket)?)));
+            self.blocks.extend(whole);
         }
     }
 
@@ -415,10 +430,11 @@ impl World {
     fn restart(&mut self, lanes: usize) {
         self.lanes = (0..lanes).map(|_| GroupStore::new(7, self.spec.clone()).complete_since(self.since)).collect();
         for (lane, store) in self.lanes.iter_mut().enumerate() {
-            for block in &self.blocks {
+            for (_, block) in &self.blocks {
                 store.restore(&block.rows, &|print| lane_of(key_group(home_of(print)), lanes) == lane).unwrap();
             }
         }
+        self.restarts += 1;
         self.advance(self.watermark, self.oldest_needed);
     }
 }

@@ -411,7 +411,7 @@ impl Writer<'_> {
 
     fn add(&mut self, kind: BlockKind, bucket: u32, segment: SegmentId, rows: RecordBatch) {
         let class = BlockClass { kind, node: self.node, part: 0 };
-        self.blocks.push(StateBlock { class, bucket: bucket as i64, segment, rows });
+        self.blocks.push(StateBlock { class, bucket: bucket as i64, segment, whole: false, rows });
     }
 
     fn bucket(&mut self, number: u32, bucket: &mut Bucket) {
@@ -461,7 +461,7 @@ impl Writer<'_> {
                 ("by", Arc::new(Int64Array::from_iter_values(decisions.iter().map(|decision| decision.by as i64)))),
             ]);
             let segment = self.next_segment();
-            self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+            self.blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
         }
     }
 
@@ -489,6 +489,6 @@ impl Writer<'_> {
         }
         let rows = record_batch(fields);
         bucket.stored_rows = to;
-        self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+        self.blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
     }
 }

@@ -6,8 +6,8 @@
 //! told to the collector.
 
 use crate::commit::{
-    BlockEntry, Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ManifestKind, ObjectError, TrackEntry,
-    block_ref, object_path, read_encoded, verify_object, write_object,
+    BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ManifestKind, Needed,
+    ObjectError, TrackEntry, object_path, read_encoded, verify_object, write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
@@ -15,6 +15,7 @@ use crate::event::{BlockClass, BlockKind, LaneCounts, StagedFile};
 use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
+use crate::pipeline::compaction::{Compaction, Cut};
 use crate::pipeline::conductor::ConductorCut;
 use crate::pipeline::exchange::{Exchange, SealedCommit};
 use crate::pipeline::garbage::GarbageOutlet;
@@ -68,11 +69,19 @@ pub struct CommitWork {
     parts: Parts,
     /// Published since this process started, per sample.
     files: BTreeMap<String, ParquetProgress>,
+    compaction: Compaction,
 }
 
 impl CommitWork {
     pub fn new(head: &Manifest, lanes: usize) -> Self {
-        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new() }
+        let compaction = Compaction::default();
+        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new(), compaction }
+    }
+
+    /// With other limits than the usual ones: small runs have small objects.
+    pub fn compacting(mut self, limits: CompactionLimits) -> Self {
+        self.compaction.limits = limits;
+        self
     }
 }
 
@@ -159,7 +168,8 @@ impl Committer {
             }
         }
         let sealed = self.sealed(&blocks);
-        let state_bytes = self.write_state(number, blocks, &needed_from)?;
+        let needed_from: Vec<_> = needed_from.into_iter().collect();
+        let (state_bytes, copied_bytes) = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
         let head = self.chain.head();
@@ -179,6 +189,7 @@ impl Committer {
         }
         totals.file_rows += rows;
         totals.state_bytes_written += state_bytes;
+        totals.state_bytes_copied += copied_bytes;
         self.check_books(&counts, &conductor, totals.dead_letter_rows);
         let next = Manifest {
             cut: number,
@@ -191,7 +202,7 @@ impl Committer {
             streams: conductor.streams.iter().cloned().collect(),
             counts,
             objects: self.objects.iter().map(|(object, _)| object.clone()).collect(),
-            needed_from: needed_from.into_iter().collect(),
+            needed_from,
             handover: conductor.handover,
             files,
             places: self.places.clone(),
@@ -231,16 +242,12 @@ impl Committer {
     pub fn hand_over_again(&self, head: &Manifest) -> Result<(), RunError> {
         let mut sealed = Vec::new();
         for (object, entries) in &self.objects {
-            let path: Arc<str> = object.path.as_str().into();
             let of_head =
                 |entry: &&BlockEntry| entry.class.kind == BlockKind::Sealed && entry.bucket == head.cut as i64;
-            for entry in entries.iter().filter(of_head) {
-                let block = block_ref(&path, entry).ok_or_else(|| ObjectError::Damaged {
-                    path: self.state.describe(&path),
-                    found: format!("sha256 {}", entry.sha256),
-                })?;
-                let bytes = read_encoded(self.state.as_ref(), &block)?;
-                sealed.push(((entry.segment.lane, entry.segment.ordinal), self.group_name(entry), bytes));
+            let entries: Vec<BlockEntry> = entries.iter().filter(of_head).cloned().collect();
+            for block in read_encoded(self.state.as_ref(), object, &entries)? {
+                let place = (block.entry().segment.lane, block.entry().segment.ordinal);
+                sealed.push((place, self.group_name(block.entry()), block.bytes().to_vec()));
             }
         }
         // In the order in which the lanes gave them, as the first time.
@@ -248,37 +255,49 @@ impl Committer {
         self.hand_over(head, sealed.into_iter().map(|(_, group, bytes)| (group, bytes)).collect())
     }
 
-    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed.
+    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed. Returns the bytes
+    /// written, and how many of them are copies.
     fn write_state(
         &mut self,
         number: u64,
-        blocks: Vec<EncodedBlock>,
-        needed_from: &BTreeMap<BlockClass, i64>,
-    ) -> Result<u64, ObjectError> {
-        let mut bytes = 0;
-        if !blocks.is_empty() {
-            let path = object_path(number, self.chain.head().epoch, &self.writer);
-            let state = self.state.as_ref();
-            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
-            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
-            bytes = object.bytes;
-            self.objects.push((object, entries));
-        }
-        let layout = &self.chain.head().layout;
-        let needed = |entry: &BlockEntry| {
-            layout.place(entry.class).is_some()
-                && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
-        };
-        let last_named = self.chain.head().number;
+        mut blocks: Vec<EncodedBlock>,
+        needed_from: &[(BlockClass, i64)],
+    ) -> Result<(u64, u64), ObjectError> {
+        let fresh = blocks.iter().map(EncodedBlock::entry);
+        let needed = Needed::new(
+            needed_from,
+            &self.chain.head().layout,
+            self.objects.iter().flat_map(|(_, entries)| entries).chain(fresh),
+        );
+        let is_needed = |entries: &[BlockEntry]| entries.iter().any(|entry| needed.needs(entry));
+        let (last_named, epoch) = (self.chain.head().number, self.chain.head().epoch);
+        let cut = Cut { last_named, epoch, now_ms: self.clock.monotonic_ms(), needed: &needed };
         let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
-            let keep = entries.iter().any(needed);
+            let keep = is_needed(entries);
             if !keep {
                 garbage.dropped(last_named, &object.path);
             }
             keep
         });
-        Ok(bytes)
+        let (mut bytes, mut copied) = (0, 0);
+        if !blocks.is_empty() {
+            let state = self.state.as_ref();
+            let compaction = &mut self.work.compaction;
+            let copies = failpoint::step(Failpoint::StateCopy, || compaction.copy(state, &mut self.objects, &cut));
+            copied = copies.iter().map(|block| block.entry().bytes).sum();
+            blocks.extend(copies);
+            let path = object_path(number, epoch, &self.writer);
+            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
+            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
+            bytes = object.bytes;
+            match is_needed(&entries) {
+                true => self.objects.push((object, entries)),
+                false => self.garbage.dropped(last_named, &object.path),
+            }
+        }
+        self.work.compaction.release(&mut self.garbage, &cut);
+        Ok((bytes, copied))
     }
 
     /// All output files of the cut, verified.

@@ -10,6 +10,7 @@
 mod board;
 mod build;
 mod committer;
+mod compaction;
 mod conductor;
 mod exchange;
 mod garbage;

@@ -1,7 +1,9 @@
 //! Restore: reads the blocks that the last manifest names and gives each lane its own.
 
 use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
-use crate::commit::{BlockEntry, Layout, Manifest, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
+use crate::commit::{
+    BlockEntry, Layout, Manifest, Needed, ObjectEntry, ObjectError, block_ref, read_block, read_footer,
+};
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind, Payload, SegmentId};
 use crate::join::{ClosedRows, Segment};
@@ -28,6 +30,14 @@ pub fn list(store: &dyn Store, head: &Manifest) -> Result<Objects, RestoreError>
     listed.collect()
 }
 
+/// The order in which blocks were made, whatever objects they have been copied to since. Nodes number their segments each
+/// for itself.
+type Order = (SegmentId, usize, BlockClass);
+
+fn order(entry: &BlockEntry) -> Order {
+    (entry.segment, entry.lanes, entry.class)
+}
+
 /// One block and where to read it.
 struct Found<'a> {
     object: Arc<str>,
@@ -51,19 +61,18 @@ pub fn restore_lane(
     objects: &Objects,
     head: &Manifest,
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
-    let needed_from: BTreeMap<BlockClass, i64> = head.needed_from.iter().copied().collect();
     let layout = &head.layout;
+    let needed = Needed::new(&head.needed_from, layout, objects.iter().flat_map(|(_, entries)| entries));
     let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
-    let mut others: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+    let mut others: BTreeMap<Order, Found<'_>> = BTreeMap::new();
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
         // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
         let mine = |entry: &&BlockEntry| {
             (entry.lanes != lanes || entry.segment.lane as usize == number)
-                && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
-                // That is the other cells'.
+                // What is sealed is the other cells'.
                 && entry.class.kind != BlockKind::Sealed
-                && layout.place(entry.class).is_some()
+                && needed.needs(entry)
         };
         for entry in entries.iter().filter(mine) {
             let found = Found { object: path.clone(), entry };
@@ -73,7 +82,7 @@ pub fn restore_lane(
                 BlockKind::ImpressionRows => segment.or_default().rows = Some(found),
                 BlockKind::ImpressionFeatures => segment.or_default().features = Some(found),
                 _ => {
-                    others.insert((entry.segment, entry.lanes, entry.offset), found);
+                    others.insert(order(entry), found);
                 }
             }
         }
@@ -119,12 +128,15 @@ pub fn read_features(
     layout: &Layout,
     mut take: impl FnMut(usize, RecordBatch) -> Result<(), RestoreError>,
 ) -> Result<(), RestoreError> {
-    let mut blocks: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+    let mut blocks: BTreeMap<Order, Found<'_>> = BTreeMap::new();
+    let needed = Needed::new(&[], layout, objects.iter().flat_map(|(_, entries)| entries));
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
-        let wanted = |entry: &&BlockEntry| matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries);
+        let wanted = |entry: &&BlockEntry| {
+            matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries) && !needed.is_superseded(entry)
+        };
         for entry in entries.iter().filter(wanted) {
-            blocks.insert((entry.segment, entry.lanes, entry.offset), Found { object: path.clone(), entry });
+            blocks.insert(order(entry), Found { object: path.clone(), entry });
         }
     }
     for found in blocks.into_values() {

@@ -8,6 +8,8 @@ mod change;
 mod disk;
 #[path = "simulation/harness.rs"]
 mod harness;
+#[path = "simulation/memory.rs"]
+mod memory;
 #[path = "simulation/named.rs"]
 mod named;
 #[path = "simulation/storm.rs"]

@@ -10,7 +10,7 @@ use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
 use conjoin::cell::{Advance, Applied, CellScope, CellSpec, Lane, LaneInput, LaneOutput, Mirror, feature_history};
-use conjoin::commit::{Chain, ChainError, Identity, Manifest, encode_block};
+use conjoin::commit::{Chain, ChainError, CompactionLimits, Identity, Manifest, encode_block};
 use conjoin::config::{Plan, SamplePlan};
 use conjoin::decode::Decoder;
 use conjoin::env::{ManualClock, Store};
@@ -299,6 +299,10 @@ fn sink(plan: &Plan, lane: usize, head: &Manifest, mount: &Mount, clock: Arc<Man
     }
 }
 
+/// State objects of a few kilobytes are put together as soon as there are two.
+const EAGER: CompactionLimits =
+    CompactionLimits { few: 1, fan_in: 2, large_bytes: 64 << 10, copied_max: 32 << 10, linger_ms: 0 };
+
 fn committer(
     plan: &Plan,
     chain: Chain,
@@ -322,7 +326,7 @@ fn committer(
         samples: plan.samples.iter().map(sample).collect(),
         places: BTreeMap::new(),
         left: left_behind(plan, head, mount),
-        work: CommitWork::new(head, plan.state.lanes),
+        work: CommitWork::new(head, plan.state.lanes).compacting(EAGER),
         state: Arc::new(mount.clone()),
         chain,
         objects,
@@ -578,10 +582,14 @@ impl Life<'_> {
             return Ok(());
         }
         while let Some(part) = self.parts.pop_front() {
-            let before = self.committer.chain.head().number;
+            let before = self.committer.chain.head();
+            let (before, copied) = (before.number, before.totals.state_bytes_copied);
             let taken = self.committer.take(part);
             let head = self.committer.chain.head();
             if head.number > before {
+                if head.totals.state_bytes_copied > copied {
+                    self.world.disk.note("state_copied");
+                }
                 // Also when what came after the commit failed.
                 self.world.committed(head);
                 check_groups(&self.plan, head);
