@@ -41,7 +41,12 @@ impl GroupStore {
             return Ok(None);
         }
         let instant = self.windows.instant(now);
-        let kept = |number: &u32| keep(self.entities.get(*number).print);
+        // One that has no state yet would be told as null, and after a restart nobody would know of it.
+        let is_warming = self.warm.is_warming(now);
+        let kept = |number: &u32| {
+            let entity = self.entities.get(*number);
+            keep(entity.print) && !(is_warming && entity.is_empty())
+        };
         let told: Vec<u32> = taken.iter().map(|&(number, _)| number).filter(kept).collect();
         let questions: Vec<_> = told.iter().map(|&number| (number, instant)).collect();
         let values = match self.answer(&questions) {

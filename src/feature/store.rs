@@ -275,6 +275,8 @@ impl GroupStore {
             Some(schedule) => (schedule.now, schedule.published_through.min(self.published_elsewhere)),
             None => (EventTime::MAX, EventTime::MAX),
         };
+        // Who was told a null is told again when the windows are full, also by a process that knows of it by its tiles alone.
+        let published = if self.warm.is_warming(published) { published.min(self.warm.since) } else { published };
         let needed = self.windows.instant(self.oldest_needed.min(now));
         let through = self.windows.instant(self.oldest_needed.min(published));
         let progress = (needed - self.sweep.needed).max(through - self.sweep.through);
