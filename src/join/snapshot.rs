@@ -41,6 +41,7 @@ pub struct RestoreError {
 }
 
 /// A segment of impressions on its way back.
+#[derive(Clone)]
 pub struct Segment {
     pub bucket: u32,
     /// `None` when the rows must be written again, because only some of them belong to this lane.
@@ -307,6 +308,14 @@ impl JoinState {
         for labels in &mut self.labels {
             let waiting = labels.waiting() as u64;
             labels.account = LabelAccount { applied: waiting, waiting, ..LabelAccount::default() };
+        }
+    }
+
+    /// Nothing that was restored without a segment is on disk: what became of its labels is written with it. Whoever
+    /// decided about them is in a file.
+    pub fn write_anew(&mut self) {
+        for labels in &mut self.labels {
+            labels.decide_anew();
         }
     }
 

@@ -316,32 +316,13 @@ impl Committer {
         self.samples.iter().find(|(other, _)| other == name)?.1.as_ref()
     }
 
-    /// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
-    /// before anyone is to see it.
     pub fn check_unpublished(&self, manifest: &Manifest) -> Result<(), RunError> {
-        for entry in &manifest.files {
-            if let Some(store) = self.store_of(&entry.sink)
-                && store.size(&entry.file.staged)?.is_some()
-            {
-                verify_content(store.as_ref(), &entry.file)?;
-            }
-        }
-        Ok(())
+        check_unpublished(manifest, &|sink| self.store_of(sink))
     }
 
     /// Gives the manifest's files their public names; done again at start, so it may be repeated.
     pub fn publish(&self, manifest: &Manifest) -> Result<usize, RunError> {
-        let mut published = 0;
-        let mut by_sink: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for entry in &manifest.files {
-            by_sink.entry(&entry.sink).or_default().push(entry.file.clone());
-        }
-        for (sink, files) in by_sink {
-            if let Some(store) = self.store_of(sink) {
-                published += publish(store.as_ref(), &files)?;
-            }
-        }
-        Ok(published)
+        publish_files(manifest, &|sink| self.store_of(sink))
     }
 
     fn tell(&self, manifest: &Manifest, state_bytes: u64, took_ms: u64, published: usize, failed_values: u64) {
@@ -422,6 +403,40 @@ pub struct GroupNames {
     pub name: String,
     /// Of each use, in order.
     pub streams: Vec<String>,
+}
+
+/// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
+/// before anyone is to see it.
+pub(super) fn check_unpublished<'a>(
+    manifest: &Manifest,
+    store_of: &dyn Fn(&str) -> Option<&'a Arc<dyn Store>>,
+) -> Result<(), RunError> {
+    for entry in &manifest.files {
+        if let Some(store) = store_of(&entry.sink)
+            && store.size(&entry.file.staged)?.is_some()
+        {
+            verify_content(store.as_ref(), &entry.file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the manifest's files their public names.
+pub(super) fn publish_files<'a>(
+    manifest: &Manifest,
+    store_of: &dyn Fn(&str) -> Option<&'a Arc<dyn Store>>,
+) -> Result<usize, RunError> {
+    let mut published = 0;
+    let mut by_sink: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for entry in &manifest.files {
+        by_sink.entry(&entry.sink).or_default().push(entry.file.clone());
+    }
+    for (sink, files) in by_sink {
+        if let Some(store) = store_of(sink) {
+            published += publish(store.as_ref(), &files)?;
+        }
+    }
+    Ok(published)
 }
 
 /// Positions as a manifest holds them.

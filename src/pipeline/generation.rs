@@ -63,6 +63,11 @@ impl Generation {
         store.create(&self.path(), &serde_json::to_vec(self).expect("a generation is plain data"))
     }
 
+    /// Takes back what was written a moment ago, before anyone can have gone by it.
+    pub fn withdraw(&self, store: &dyn Store) -> Result<(), StoreError> {
+        store.delete(&self.path())
+    }
+
     fn path(&self) -> String {
         format!("{FOLDER}{:06}.json", self.number)
     }

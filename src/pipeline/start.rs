@@ -390,7 +390,7 @@ impl Start<'_> {
         let head = chain.head();
         let naming = self.naming(DEAD_LETTERS, 0, head);
         // The state's bucket was probed.
-        let dead_letter_store = open_place(&plan.state.path.join("dead-letters"))?;
+        let dead_letter_store = open_place(&plan.state.root.join("dead-letters"))?;
         let streams: Vec<String> = plan.streams.iter().map(|stream| stream.name.clone()).collect();
         let inputs: Vec<String> = plan.inputs.iter().map(|input| input.name.clone()).collect();
         let sample_name = |sample: &crate::config::SamplePlan| sample.sample.name.clone();
