@@ -9,6 +9,7 @@ mod demo;
 pub mod generate;
 mod inspect;
 mod live;
+mod rescale;
 mod run;
 mod serve;
 mod table;
@@ -42,6 +43,7 @@ enum Command {
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
     Verify(verify::VerifyArgs),
+    Rescale(rescale::RescaleArgs),
 }
 
 /// Which pipeline, and what is laid over it.
@@ -108,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::Verify(args) => verify::verify(&args),
+        Command::Rescale(args) => rescale::rescale(&args),
     }
 }
 

@@ -265,7 +265,7 @@ impl Exchange for KafkaExchange {
 }
 
 /// What a cell told the others.
-pub(super) enum Told {
+pub enum Told {
     Part { cell: u32, at: Sequence, group: String, rows: RecordBatch },
     Mark { cell: u32, at: Sequence, mark: CellMark },
 }

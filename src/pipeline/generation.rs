@@ -11,7 +11,7 @@
 
 use crate::commit::numbers;
 use crate::config::Plan;
-use crate::env::{Created, Entropy, Place, Store, StoreError};
+use crate::env::{Created, Entropy, Place, Store, StoreError, open_place};
 use crate::pipeline::RunError;
 
 const FOLDER: &str = "generations/";
@@ -159,6 +159,13 @@ pub fn single_path(plan: &Plan, store: &dyn Store) -> Result<Place, RunError> {
             ))),
         },
     }
+}
+
+/// Whether a chain that was just claimed is the state still. A rescale that has not switched by now finds the claim.
+pub fn check_current(plan: &Plan, cell: u32) -> Result<(), RunError> {
+    let newest = Generation::read(open_place(&plan.state.root)?.as_ref())?;
+    let current = newest.map_or(plan.state.root.clone(), |newest| newest.cell(&plan.state.root, cell));
+    if current == plan.state.path { Ok(()) } else { Err(RunError::Moved) }
 }
 
 #[cfg(test)]

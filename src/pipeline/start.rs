@@ -13,7 +13,7 @@ use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS,
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
-use crate::pipeline::generation::single_path;
+use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
@@ -128,6 +128,7 @@ impl Start<'_> {
     fn run(self) -> Result<RunSummary, RunError> {
         let writer = format!("{:08x}", self.world.entropy.random_u64() as u32);
         let chain = Chain::claim(self.state.clone(), &self.identity(writer.clone()))?;
+        check_current(&self.plan, self.options.scope.cell)?;
         let head = chain.head().clone();
         self.run_claimed(chain, &head, writer).map_err(|error| self.explain(&head, error))
     }

@@ -8,6 +8,8 @@ mod disk;
 mod harness;
 #[path = "simulation/named.rs"]
 mod named;
+#[path = "simulation/rescale.rs"]
+mod rescale;
 #[path = "simulation/storm.rs"]
 mod storm;
 #[path = "simulation/world.rs"]

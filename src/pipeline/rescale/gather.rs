@@ -11,13 +11,12 @@ use crate::commit::{block_ref, read_block};
 use crate::config::Plan;
 use crate::event::{BlockKind, Watermark};
 use crate::feature::{GroupStore, StateKind};
-use crate::pipeline::exchange::{Told, read_topic};
+use crate::pipeline::exchange::Told;
 use crate::pipeline::generation::Generation;
+use crate::pipeline::rescale::Brokers;
 use crate::pipeline::rescale::rest::AtRest;
 use crate::pipeline::restore::{RestoreError, Sorted};
 use crate::pipeline::{RunError, exchanged_groups};
-use crate::source::kafka::extents;
-use crate::source::{InputKind, KafkaConnection};
 use arrow::array::RecordBatch;
 use std::sync::Arc;
 
@@ -31,6 +30,7 @@ fn failed(error: crate::feature::StateError) -> RunError {
 /// `source` is the generation of the old cells, where they are a group's. Nothing before `needed` will be asked for.
 pub fn gather(
     plan: &Plan,
+    brokers: &dyn Brokers,
     source: Option<&Generation>,
     old: &[AtRest],
     sorted: &[Sorted<'_>],
@@ -65,7 +65,7 @@ pub fn gather(
         }
     }
     if let Some(generation) = source.filter(|generation| generation.cells.is_some() && exchanged.contains(&true)) {
-        sealed(plan, generation, old, &mut |group, rows| match stores.get_mut(group) {
+        sealed(plan, brokers, generation, old, &mut |group, rows| match stores.get_mut(group) {
             Some(Some(store)) => store.merge(rows).map_err(failed),
             _ => Ok(()),
         })?;
@@ -81,6 +81,7 @@ pub fn gather(
 /// Everything that the cells handed over, each part once.
 fn sealed(
     plan: &Plan,
+    brokers: &dyn Brokers,
     generation: &Generation,
     old: &[AtRest],
     take: &mut dyn FnMut(usize, &RecordBatch) -> Result<(), RunError>,
@@ -90,7 +91,7 @@ fn sealed(
     let number = |name: &str| plan.groups.iter().position(|group| group.name == name).unwrap_or(usize::MAX);
     let broken = |error: crate::cell::MirrorError| RunError::Exchange(format!("{topic}: {error}"));
     if old.iter().any(|cell| cell.head.cut > 1) {
-        read_topic(plan, connection(plan)?, &topic, &mut |told| match told {
+        brokers.told(plan, &topic, &mut |told| match told {
             Told::Part { cell, at, group, rows } => match heard.part(cell, at, usize::MAX, &rows).map_err(broken)? {
                 true => take(number(&group), &rows),
                 false => Ok(()),
@@ -133,24 +134,4 @@ fn of_head(cell: &AtRest) -> Result<Vec<((u16, u32), usize, RecordBatch)>, RunEr
         }
     }
     Ok(parts)
-}
-
-/// The connection of the topics, which are those of the internal topic.
-pub fn connection(plan: &Plan) -> Result<&KafkaConnection, RunError> {
-    let topics = plan.inputs.iter().find_map(|input| match &input.kind {
-        InputKind::Kafka(topic) => Some(&topic.connection),
-        _ => None,
-    });
-    topics.ok_or_else(|| RunError::Unsupported("the pipeline reads no topic any more, but its state is a group's".into()))
-}
-
-/// How far every topic of the plan goes.
-pub fn extents_of(plan: &Plan) -> Result<super::shape::Extents, crate::source::SourceError> {
-    let mut all = super::shape::Extents::new();
-    for input in &plan.inputs {
-        if let InputKind::Kafka(topic) = &input.kind {
-            all.insert(input.name.clone(), extents(&topic.connection, &topic.topic)?);
-        }
-    }
-    Ok(all)
 }

@@ -27,15 +27,17 @@
 //! - **Files** that were ever committed are listed in the catalog of cell 0. Dead letters stay where they are.
 
 mod books;
+mod brokers;
 mod floor;
 mod gather;
 mod make;
 mod rest;
 mod shape;
 
+pub use brokers::{Brokers, KafkaBrokers};
 pub use shape::{Extents, Shape};
 
-use crate::commit::{Chain, Manifest, inherit_files, read_last};
+use crate::commit::{Chain, Manifest, inherit_files, read_for};
 use crate::config::Plan;
 use crate::env::{Clock, Created, Entropy, Place, Store, open_place};
 use crate::event::BlockClass;
@@ -43,7 +45,7 @@ use crate::pipeline::RunError;
 use crate::pipeline::generation::Generation;
 use crate::pipeline::restore::Sorted;
 use books::{Books, Uses, split};
-use floor::{Floor, floor};
+use floor::floor;
 use make::Making;
 use rest::{AtRest, Outputs};
 use std::collections::BTreeMap;
@@ -96,28 +98,29 @@ impl Source {
         self.generation.as_ref().and_then(|generation| generation.cells)
     }
 
-    /// The newest manifest of each chain that has any, untouched.
-    fn heads(&self) -> Result<Vec<Manifest>, RunError> {
+    /// The newest manifest of each chain that has any, untouched; refused as a claim would be.
+    fn heads(&self, plan: &Plan) -> Result<Vec<Manifest>, RunError> {
         let mut heads = Vec::new();
         for (_, place) in &self.chains {
             if place.folder().is_some_and(|folder| !folder.is_dir()) {
                 continue;
             }
-            heads.extend(read_last(open_place(place)?.as_ref())?.map(|(head, _)| head));
+            heads.extend(read_for(open_place(place)?.as_ref(), &plan.pipeline, &plan.semantics)?);
         }
         Ok(heads)
     }
 }
 
-/// Brings the state of a stopped pipeline into the shape that its file asks for. Asks the brokers how many partitions there
-/// are, if they answer.
+/// Brings the state of a stopped pipeline into the shape that its file asks for.
 pub fn rescale(
     plan: &Plan,
     options: RescaleOptions,
+    brokers: &dyn Brokers,
     clock: &Arc<dyn Clock>,
     entropy: &dyn Entropy,
 ) -> Result<Rescaled, RunError> {
-    let extents = match gather::extents_of(plan) {
+    let started_ms = clock.monotonic_ms();
+    let extents = match brokers.extents(plan) {
         Ok(extents) => extents,
         Err(error) if error.retry() && options.partitions.is_some() => {
             tracing::warn!("{error}; going by --partitions");
@@ -125,26 +128,14 @@ pub fn rescale(
         }
         Err(error) => return Err(error.into()),
     };
-    rescale_to(plan, &extents, options, clock, entropy)
-}
-
-/// The same, where it is known how far the topics go.
-pub fn rescale_to(
-    plan: &Plan,
-    extents: &Extents,
-    options: RescaleOptions,
-    clock: &Arc<dyn Clock>,
-    entropy: &dyn Entropy,
-) -> Result<Rescaled, RunError> {
-    let started_ms = clock.monotonic_ms();
     if plan.state.root.folder().is_some_and(|folder| !folder.is_dir()) {
         return Err(nothing(plan));
     }
     let root = open_place(&plan.state.root)?;
     let source = Source::find(plan, root.as_ref())?;
-    let heads = source.heads()?;
+    let heads = source.heads(plan)?;
     let newest = heads.iter().max_by_key(|head| head.cut).ok_or_else(|| nothing(plan))?;
-    let cells = shape::cells_wanted(plan, extents, options.partitions)?;
+    let cells = shape::cells_wanted(plan, &extents, options.partitions)?;
     let from = Shape { cells: source.cells(), lanes: newest.layout.lanes };
     let to = Shape { cells, lanes: plan.state.lanes };
     let held = |of: &dyn Fn(&Manifest) -> u64| heads.iter().map(of).sum::<u64>();
@@ -162,7 +153,7 @@ pub fn rescale_to(
         took_ms: 0,
     };
     let before: Vec<&Manifest> = heads.iter().collect();
-    let readings = shape::readings(plan, &before, extents, cells)?;
+    let readings = shape::readings(plan, &before, &extents, cells)?;
     let grown = readings.iter().flat_map(|reading| &reading.inputs).map(|input| input.next.len()).sum::<usize>()
         != heads.iter().flat_map(|head| &head.inputs).map(|input| input.next.len()).sum::<usize>();
     if from.cells == to.cells && !grown {
@@ -172,7 +163,7 @@ pub fn rescale_to(
     if options.dry_run {
         return Ok(rescaled);
     }
-    Move { plan, extents, clock, entropy, root, source }.run(&mut rescaled)?;
+    Move { plan, extents: &extents, brokers, clock, entropy, root, source }.run(&mut rescaled)?;
     rescaled.took_ms = clock.monotonic_ms() - started_ms;
     Ok(rescaled)
 }
@@ -187,6 +178,7 @@ fn nothing(plan: &Plan) -> RunError {
 struct Move<'a> {
     plan: &'a Plan,
     extents: &'a Extents,
+    brokers: &'a dyn Brokers,
     clock: &'a Arc<dyn Clock>,
     entropy: &'a dyn Entropy,
     root: Arc<dyn Store>,
@@ -240,7 +232,7 @@ impl Move<'_> {
         let floor = floor(&heads, self.plan.samples.len());
         let sort = |cell| sorted(self.plan, cell);
         let sorted: Vec<Sorted<'_>> = old.iter().map(sort).collect();
-        let gathered = gather::gather(self.plan, self.source.generation.as_ref(), old, &sorted, floor.needed)?;
+        let gathered = gather::gather(self.plan, self.brokers, self.source.generation.as_ref(), old, &sorted, floor.needed)?;
         let (plan, shape, bytes) = (self.plan, rescaled.to, rescaled.bytes_read);
         let making = Making { plan, shape, floor: &floor, sorted: &sorted, gathered: &gathered, bytes };
         let made = making.cells(&|cell| self.claim(generation, cell, &heads))?;
