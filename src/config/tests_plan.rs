@@ -190,7 +190,7 @@ fn hashes_change_with_meaning_alone() {
         assert_eq!(after.len(), before.len());
         before.iter().filter(|(node, hash)| after[*node] != **hash).map(|(node, _)| node.clone()).collect()
     };
-    assert_eq!(before.len(), 3 + 2 + 2 + 3);
+    assert_eq!(before.len(), 3 + 2 + 2 + 4);
     assert!(changed("lateness: 5s", "lateness: 6s").is_empty());
     assert!(changed("roll: { size: 128MB", "roll: { size: 64MB").is_empty());
     assert!(changed("# identity, for duplicates", "#").is_empty());

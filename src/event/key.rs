@@ -254,5 +254,5 @@ mod tests {
         assert_eq!(format!("{single:032x}"), PINNED_U1);
     }
 
-    const PINNED_U1: &str = "861a470600cdf47727442c7b2f71a72f";
+    const PINNED_U1: &str = "2c6cf2f000cdf47727442c7b2f71a72f";
 }

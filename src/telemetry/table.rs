@@ -117,7 +117,7 @@ pub const METRICS: &[MetricInfo] = &[
         "Partitions that are caught up and quiet and do not hold the watermark."),
     row(CellWatermark, "conjoin_cell_watermark_timestamp_seconds", Gauge, &[],
         "The watermark that closes impressions, as a Unix time."),
-    row(Cells, "conjoin_cells", Gauge, &["state"],
+    row(Cells, "conjoin_process_cells", Gauge, &["state"],
         "In group mode, cells of this process: running, or failed and tried again."),
     row(SampleRows, "conjoin_sample_rows_total", Counter, &["sample", "outcome"],
         "Impressions, by outcome: duplicate, conflict, late, applied, and of those applied emitted or sampled_out."),
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn names_carry_the_prefix_and_a_unit() {
-        const UNITS: [&str; 11] = [
+        const UNITS: [&str; 12] = [
             "_seconds",
             "_bytes",
             "_rows",
@@ -232,6 +232,7 @@ mod tests {
             "_partitions",
             "_entities",
             "_tiles",
+            "_cells",
             "_files",
             "_items",
             "_ready",
