@@ -77,6 +77,14 @@ impl Generation {
         state.join(&format!("cells/{}/{cell:05}", self.name))
     }
 
+    /// The chains of a generation with the numbers of their cells; without one there is the chain of one process.
+    pub fn chains(newest: Option<&Generation>, root: &Place) -> Vec<(u32, Place)> {
+        match newest {
+            None => vec![(0, root.clone())],
+            Some(found) => (0..found.cells.unwrap_or(1)).map(|cell| (cell, found.cell(root, cell))).collect(),
+        }
+    }
+
     /// The topic by which its cells tell each other.
     pub fn topic(&self) -> String {
         format!("conjoin-{}-tiles-{}", self.pipeline, self.name)

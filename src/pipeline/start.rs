@@ -515,8 +515,7 @@ fn check_partitions(head: &Manifest, plan: &Plan, partitions: &[PartitionId]) ->
         if before != now {
             return Err(RunError::Unsupported(format!(
                 "topic {} has {now} partitions, it had {before} when the state was written: records of one key may now lie \
-                 in two of them. Nothing was read. Let what was written before the change be read and closed from a topic \
-                 with {before} partitions, or start anew with --fresh",
+                 in two of them. Nothing was read. `conjoin rescale` takes the new partitions in",
                 entry.name
             )));
         }

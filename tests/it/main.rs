@@ -21,6 +21,7 @@ mod online_redis;
 mod object_store;
 mod oracle;
 mod rank_parity;
+mod rescale;
 mod serve_http;
 mod simulation;
 mod stores;

@@ -85,12 +85,7 @@ struct Source {
 impl Source {
     fn find(plan: &Plan, root: &dyn Store) -> Result<Source, RunError> {
         let generation = Generation::read(root)?;
-        let chains = match &generation {
-            None => vec![(0, plan.state.root.clone())],
-            Some(found) => {
-                (0..found.cells.unwrap_or(1)).map(|cell| (cell, found.cell(&plan.state.root, cell))).collect()
-            }
-        };
+        let chains = Generation::chains(generation.as_ref(), &plan.state.root);
         Ok(Source { generation, chains })
     }
 
