@@ -1,10 +1,10 @@
 //! Overview: what the newest manifest says, with the names of the plan and the sums a person would check by hand.
 //!
-//! In: a plan and the store of its state. Out: an [`Overview`], whose JSON is a stable part of the interface.
-//! Holds: everything comes from one manifest and the chain behind it, so its numbers belong to one instant (F1).
+//! In: a plan. Out: an [`Overview`], of a group one for each cell and their sum, whose JSON is a stable part of the interface.
+//! Holds: what is said of a cell comes from one manifest and the chain behind it, so its numbers belong to one instant (F1).
 //! Does not: read a broker, or any row.
 
-use crate::audit::{AuditError, own_chain};
+use crate::audit::{AuditError, OwnChain, OwnState, own_state};
 use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, decide};
 use crate::config::Plan;
 use crate::env::Store;
@@ -180,25 +180,99 @@ pub struct NamedFile {
     pub bytes: u64,
 }
 
+/// Several cells, each by itself and all together.
+#[derive(Clone, Debug, Serialize)]
+pub struct GroupOverview {
+    pub pipeline: String,
+    pub state: String,
+    pub cells: Vec<CellOverview>,
+    /// Cells that no process has begun yet.
+    pub not_begun: Vec<u32>,
+    /// The sums; positions and tracks are those of all cells, the chain is that of the newest manifest.
+    pub sum: Overview,
+    pub problems: Vec<String>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CellOverview {
+    pub cell: u32,
+    #[serde(flatten)]
+    pub overview: Overview,
+}
+
+/// What there is to see of a pipeline's state.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// One process reads all partitions.
+    One(Box<Overview>),
+    Group(Box<GroupOverview>),
+}
+
 /// Looks at the state of a plan. `now_ms` is wall time, for ages alone.
-pub fn overview(plan: &Plan, state: Option<&dyn Store>, now_ms: i64) -> Result<Overview, AuditError> {
+pub fn overview(plan: &Plan, now_ms: i64) -> Result<Seen, AuditError> {
     let mut looks = 0;
     loop {
         looks += 1;
-        let survey = own_chain(plan, state)?;
-        let (Some(head), Some(store)) = (survey.head(), state) else { unreachable!("own_chain() refuses both") };
-        let objects = match objects_view(plan, store, &head.manifest) {
+        let state = own_state(plan)?;
+        let views: Result<Vec<Overview>, AuditError> =
+            state.chains.iter().map(|chain| chain_overview(plan, chain, now_ms)).collect();
+        let mut views = match views {
             // Damaged or dropped? A newer head tells.
             Err(_) if looks < LOOKS_MAX => continue,
             other => other?,
         };
-        let mut overview = of_head(plan, &head.manifest, objects);
-        overview.state = plan.state.path.to_string();
-        overview.chain = chain_view(&survey.links, &head.manifest, survey.damaged.clone(), now_ms);
-        let damaged = survey.damaged.iter().map(|damage| format!("manifest {}: {}", damage.path, damage.found));
-        overview.problems.extend(damaged);
-        overview.files.named = survey.links.iter().flat_map(named_files).collect();
-        return Ok(overview);
+        let Some(cells) = state.cells else { return Ok(Seen::One(Box::new(views.remove(0)))) };
+        return Ok(Seen::Group(Box::new(group_overview(plan, &state, cells, views, now_ms))));
+    }
+}
+
+fn chain_overview(plan: &Plan, chain: &OwnChain, now_ms: i64) -> Result<Overview, AuditError> {
+    let objects = objects_view(plan, chain.store.as_ref(), chain.head())?;
+    let mut overview = of_head(plan, chain.head(), objects);
+    overview.state = chain.place.to_string();
+    let damaged = &chain.survey.damaged;
+    overview.chain = chain_view(&chain.survey.links, chain.head(), damaged.clone(), now_ms);
+    overview.problems.extend(damaged.iter().map(|damage| format!("manifest {}: {}", damage.path, damage.found)));
+    overview.files.named = chain.survey.links.iter().flat_map(named_files).collect();
+    Ok(overview)
+}
+
+fn group_overview(plan: &Plan, state: &OwnState, cells: u32, views: Vec<Overview>, now_ms: i64) -> GroupOverview {
+    let whole = state.whole();
+    let mut objects = ObjectsView { objects: 0, bytes: 0, classes: Vec::new() };
+    for view in views.iter().map(|view| &view.objects) {
+        objects.objects += view.objects;
+        objects.bytes += view.bytes;
+        for class in &view.classes {
+            match objects.classes.iter_mut().find(|known| (known.class, &known.of) == (class.class, &class.of)) {
+                Some(known) => {
+                    known.blocks += class.blocks;
+                    known.rows += class.rows;
+                    known.bytes += class.bytes;
+                    known.needed_bytes += class.needed_bytes;
+                }
+                None => objects.classes.push(class.clone()),
+            }
+        }
+    }
+    let mut sum = of_head(plan, &whole, objects);
+    sum.state = plan.state.root.to_string();
+    sum.chain = chain_view(&[], &whole, Vec::new(), now_ms);
+    let mut named: Vec<NamedFile> = views.iter().flat_map(|view| view.files.named.iter().cloned()).collect();
+    named.sort_by(|a, b| (&a.sink, &a.path).cmp(&(&b.sink, &b.path)));
+    sum.files.named = named;
+    let numbers: Vec<u32> = state.chains.iter().map(|chain| chain.cell).collect();
+    let of_cells = numbers
+        .iter()
+        .zip(&views)
+        .flat_map(|(cell, view)| view.problems.iter().map(move |problem| format!("cell {cell}: {problem}")));
+    GroupOverview {
+        pipeline: plan.pipeline.clone(),
+        state: sum.state.clone(),
+        problems: of_cells.chain(sum.problems.iter().cloned()).collect(),
+        not_begun: (0..cells).filter(|cell| !numbers.contains(cell)).collect(),
+        cells: numbers.into_iter().zip(views).map(|(cell, overview)| CellOverview { cell, overview }).collect(),
+        sum,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::audit::{
     AuditError, LetterFilter, Record, ReplayOptions, ReplayedInput, each_letter, lay_repaired, letter_groups,
-    letter_records, open_state, own_chain, replay,
+    letter_records, own_state, replay,
 };
 use crate::cli::table::{Table, terminal_safe};
 use crate::cli::{EXIT_FAILED, PipelineArgs, eprint_text, print_text};
@@ -139,10 +139,8 @@ struct State {
 
 impl State {
     fn open(plan: Plan) -> Result<State, AuditError> {
-        let store = open_state(&plan)?;
-        let survey = own_chain(&plan, store.as_deref())?;
-        let (Some(head), Some(store)) = (survey.head(), store) else { unreachable!("own_chain() refuses both") };
-        Ok(State { head: head.manifest.clone(), plan, store })
+        let state = own_state(&plan)?;
+        Ok(State { head: state.whole(), plan, store: state.root })
     }
 
     /// A place as people know it.

@@ -1,6 +1,6 @@
 //! `conjoin inspect`: what the newest manifest says, as tables for people or as JSON.
 
-use crate::audit::{AuditError, Overview, SampleView, open_state, overview};
+use crate::audit::{AuditError, CellOverview, GroupOverview, Overview, SampleView, Seen, overview};
 use crate::cli::table::Table;
 use crate::cli::{EXIT_FAILED, PipelineArgs, eprint_text, print_text};
 use crate::env::{Clock, SystemClock};
@@ -30,15 +30,17 @@ pub fn inspect(args: &InspectArgs) -> ExitCode {
         Err(code) => return code,
     };
     let now_ms = SystemClock::new().now_ms();
-    let found = open_state(&plan).and_then(|state| overview(&plan, state.as_deref(), now_ms));
-    match found {
-        Ok(overview) => {
-            if args.json {
-                print_text(&serde_json::to_string(&overview).expect("an overview is plain data"));
-            } else {
-                print_text(&render(&overview));
-            }
-            ExitCode::from(if overview.problems.is_empty() { 0 } else { EXIT_FAILED })
+    match overview(&plan, now_ms) {
+        Ok(seen) => {
+            let json = |value: Result<String, serde_json::Error>| value.expect("an overview is plain data");
+            let (text, problems) = match &seen {
+                Seen::One(one) if args.json => (json(serde_json::to_string(one)), &one.problems),
+                Seen::Group(group) if args.json => (json(serde_json::to_string(group)), &group.problems),
+                Seen::One(one) => (render(one), &one.problems),
+                Seen::Group(group) => (render_group(group), &group.problems),
+            };
+            print_text(&text);
+            ExitCode::from(if problems.is_empty() { 0 } else { EXIT_FAILED })
         }
         Err(error @ AuditError::NoState { .. }) => {
             if args.json {
@@ -78,20 +80,74 @@ fn render(view: &Overview) -> String {
         human_time(chain.committed_at_ms),
         human_duration_ms(chain.age_ms),
     )];
-    let mut section = |title: String, table: &Table| {
-        if !table.is_empty() {
-            parts.push(format!("{title}\n{}", table.render().trim_end()));
-        }
-    };
-    section(
-        format!(
-            "starts (manifests {} to {} are kept, {})",
-            chain.first_kept,
-            chain.head,
-            human_bytes(chain.manifest_bytes)
-        ),
-        &claims(view),
-    );
+    let (first, last, bytes) = (chain.first_kept, chain.head, human_bytes(chain.manifest_bytes));
+    section(&mut parts, format!("starts (manifests {first} to {last} are kept, {bytes})"), &claims(view));
+    sections(&mut parts, view);
+    problems(&mut parts, &view.problems);
+    parts.join("\n\n")
+}
+
+fn render_group(view: &GroupOverview) -> String {
+    let mut parts = vec![format!("pipeline {} in {}", view.pipeline, view.state)];
+    let begun = view.cells.len();
+    section(&mut parts, format!("cells ({begun} of {} have begun)", begun + view.not_begun.len()), &cells(view));
+    sections(&mut parts, &view.sum);
+    problems(&mut parts, &view.problems);
+    parts.join("\n\n")
+}
+
+fn cells(view: &GroupOverview) -> Table {
+    let mut table = Table::new(&[
+        ">cell",
+        "chain",
+        ">manifest",
+        ">cut",
+        ">epoch",
+        "writer",
+        ">age",
+        "watermark",
+        ">pending",
+        ">waiting",
+        ">state",
+        "adds up",
+    ]);
+    for CellOverview { cell, overview } in &view.cells {
+        let chain = &overview.chain;
+        let pending = overview.samples.iter().map(|sample| sample.account.pending).sum();
+        let waiting = overview.samples.iter().flat_map(|sample| &sample.joins).map(|join| join.account.waiting).sum();
+        table.row([
+            cell.to_string(),
+            chain.id.clone(),
+            chain.head.to_string(),
+            chain.cut.to_string(),
+            chain.epoch.to_string(),
+            chain.writer.clone(),
+            human_duration_ms(chain.age_ms),
+            time(overview.watermark),
+            exact_count(pending),
+            exact_count(waiting),
+            human_bytes(overview.objects.bytes),
+            ok(overview.balanced),
+        ]);
+    }
+    table
+}
+
+fn section(parts: &mut Vec<String>, title: String, table: &Table) {
+    if !table.is_empty() {
+        parts.push(format!("{title}\n{}", table.render().trim_end()));
+    }
+}
+
+fn problems(parts: &mut Vec<String>, problems: &[String]) {
+    match problems.is_empty() {
+        true => parts.push("every account adds up".into()),
+        false => parts.extend(problems.iter().map(|problem| format!("PROBLEM: {problem}"))),
+    }
+}
+
+fn sections(parts: &mut Vec<String>, view: &Overview) {
+    let mut section = |title: String, table: &Table| section(parts, title, table);
     section("positions".into(), &positions(view));
     let (watermark, online) = (time(view.watermark), time(view.online_instant));
     section(
@@ -129,13 +185,6 @@ fn render(view: &Overview) -> String {
         human_bytes(totals.state_bytes_written),
         human_bytes(totals.state_bytes_copied),
     ));
-    let accepted = view.accepted_changes.iter();
-    parts.extend(accepted.map(|change| format!("the next start with this file changes the state: {change}")));
-    match view.problems.is_empty() {
-        true => parts.push("every account adds up".into()),
-        false => parts.extend(view.problems.iter().map(|problem| format!("PROBLEM: {problem}"))),
-    }
-    parts.join("\n\n")
 }
 
 fn claims(view: &Overview) -> Table {

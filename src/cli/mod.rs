@@ -10,6 +10,7 @@ pub mod generate;
 mod inspect;
 mod live;
 mod repartition;
+mod rescale;
 mod run;
 mod serve;
 mod table;
@@ -44,6 +45,7 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersCommand),
     Verify(verify::VerifyArgs),
     Repartition(repartition::RepartitionArgs),
+    Rescale(rescale::RescaleArgs),
 }
 
 /// Which pipeline, and what is laid over it.
@@ -111,6 +113,7 @@ pub fn main() -> ExitCode {
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::Verify(args) => verify::verify(&args),
         Command::Repartition(args) => repartition::repartition(&args),
+        Command::Rescale(args) => rescale::rescale(&args),
     }
 }
 

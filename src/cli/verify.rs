@@ -1,6 +1,6 @@
 //! `conjoin verify`: holds what was published against the input, and says what is not as it should be.
 
-use crate::audit::{Differences, SampleCompared, VerifyOptions, VerifyReport, open_state, verify as run_verify};
+use crate::audit::{Differences, SampleCompared, VerifyOptions, VerifyReport, verify as run_verify};
 use crate::cli::table::{Table, terminal_safe};
 use crate::cli::{EXIT_FAILED, PipelineArgs, eprint_text, print_text};
 use crate::event::EventTime;
@@ -55,7 +55,7 @@ pub fn verify(args: &VerifyArgs) -> ExitCode {
         Err(code) => return code,
     };
     let options = VerifyOptions { from: args.from, to: args.to, examples_max: args.examples };
-    match open_state(&plan).and_then(|state| run_verify(&plan, state.as_deref(), options)) {
+    match run_verify(&plan, options) {
         Ok(report) => {
             print_text(&match args.json {
                 true => serde_json::to_string(&report).expect("a report is plain data"),

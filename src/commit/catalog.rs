@@ -5,6 +5,7 @@
 //! Holds: a file is named by a kept manifest or by the catalog, after a crash in between by both (F5).
 
 use crate::commit::manifest::{FileEntry, Manifest, ManifestKind};
+use crate::commit::survey::survey;
 use crate::env::{Store, StoreError};
 
 const FOLDER: &str = "catalog/";
@@ -20,6 +21,22 @@ pub(super) fn keep_files(store: &dyn Store, leaving: &[Manifest]) -> Result<(), 
     let bytes = serde_json::to_vec(&files).expect("file entries are plain data");
     // What lies there already came from the same manifests, before a crash.
     store.create(&format!("{FOLDER}{:020}-{:020}.json", first.number, last.number), &bytes)?;
+    Ok(())
+}
+
+/// Keeps the files of other chains whose work this one goes on with, so that they stay named when those are deleted.
+pub fn inherit_files(from: &[&dyn Store], into: &dyn Store) -> Result<(), super::ChainError> {
+    for (number, store) in from.iter().enumerate() {
+        let mut files = named_before(*store)?;
+        let commits = survey(*store)?.links.into_iter().map(|link| link.manifest);
+        files.extend(
+            commits.filter(|manifest| manifest.kind == ManifestKind::Commit).flat_map(|manifest| manifest.files),
+        );
+        if !files.is_empty() {
+            let bytes = serde_json::to_vec(&files).expect("file entries are plain data");
+            into.create(&format!("{FOLDER}inherited-{number:05}.json"), &bytes)?;
+        }
+    }
     Ok(())
 }
 

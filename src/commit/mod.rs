@@ -18,7 +18,7 @@ mod protocol;
 mod spec;
 mod survey;
 
-pub use catalog::named_before;
+pub use catalog::{inherit_files, named_before};
 pub use chain::{
     Chain, ChainError, Identity, forget_manifests, manifest_number, numbers, read_for, read_last, read_manifest,
 };

@@ -5,6 +5,9 @@ use crate::event::DurationMs;
 
 #[derive(Clone, Debug)]
 pub struct StateSpec {
+    /// Where everything lies that outlives a way of running: generations, dead letters.
+    pub root: Place,
+    /// Where the chain lies: the root, or a place below it.
     pub path: Place,
     pub commit_every_ms: DurationMs,
     /// How long objects of dead processes stay.

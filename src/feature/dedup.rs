@@ -34,6 +34,12 @@ impl Ids {
         true
     }
 
+    /// No snapshot has any of them.
+    pub fn write_anew(&mut self) {
+        self.fresh = self.seen.iter().map(|(&id, &ts)| (id, ts)).collect();
+        self.fresh.sort_unstable();
+    }
+
     pub fn restore(&mut self, id: Fingerprint, ts: EventTime) {
         self.seen.insert(id, ts);
     }

@@ -90,7 +90,8 @@ impl Tiles {
         self.drain(sealed * layout.stride);
     }
 
-    /// Adds a tile of head resolution to what is there of its slot.
+    /// Adds a tile to what is there of its slot. One that is longer than the head was made of all there was of the entity
+    /// in its time: nothing else of it may be there.
     pub(super) fn merge(
         &mut self,
         from: &[u64],
@@ -98,12 +99,19 @@ impl Tiles {
         windows: &Windows,
         texts: &mut Texts,
     ) -> Result<(), Overlap> {
-        let slot = tile::slot_of(from[0]);
+        let (slot, level) = (tile::slot_of(from[0]), tile::level_of(from[0]));
         match self.cover(slot, layout.stride, windows) {
+            Ok(_) if level > 0 => Err(Overlap),
             Ok(place) => {
                 let into = self.words_at(place, layout.stride);
                 layout.absorb_tile(into, from, texts);
                 Ok(())
+            }
+            Err(place)
+                if place < self.len(layout.stride)
+                    && self.slot(layout.stride, place) < slot + windows.length(level) =>
+            {
+                Err(Overlap)
             }
             Err(_) => self.replace(from, layout, windows, texts),
         }

@@ -116,12 +116,9 @@ impl GroupStore {
             }
             tile[0] = tile::tag(slot, level, false);
             self.read_states(block, row, &mut tile)?;
-            if how == Arrival::Merged && (level != 0 || slot < self.ladder.drop_before) {
+            if how == Arrival::Merged && slot < self.ladder.drop_before {
                 self.layout.release_tile(&tile, &mut self.texts);
-                match level {
-                    0 => continue,
-                    _ => return Err(self.damaged(KIND, row, "a length that no sealed tile has")),
-                }
+                continue;
             }
             let number = self.arrive(print, texts.value(row), how.due(self.windows.appears(slot)));
             let entity = self.entities.get_mut(number);

@@ -10,7 +10,9 @@
 
 use crate::event::{EventTime, Fingerprint, floor_to};
 use crate::feature::GroupSpec;
+use crate::feature::aggregate::last::Entry;
 use crate::feature::aggregate::{Layout, Place, Tiled};
+use crate::feature::dedup::Ids;
 use crate::feature::store::GroupStore;
 use crate::feature::tile;
 use crate::feature::value::Scalar;
@@ -74,6 +76,19 @@ impl GroupStore {
             }
         }
         self.blocks(rows)
+    }
+
+    /// The next snapshot holds everything there is.
+    pub fn write_anew(&mut self) {
+        let stride = self.layout.stride;
+        self.changed = self.entities.iter_live().map(|(number, _)| number).collect();
+        for number in &self.changed {
+            let entity = self.entities.get_mut(*number);
+            entity.changed = true;
+            entity.tiles.touch_all(stride);
+            entity.logs.iter_mut().flat_map(|log| &mut log.entries).for_each(Entry::soil);
+        }
+        self.ids.iter_mut().for_each(Ids::write_anew);
     }
 
     /// All there is of one bucket: may take the place of all its blocks so far, but not of changes that the next

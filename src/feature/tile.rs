@@ -182,6 +182,11 @@ impl Tiles {
         Ok(())
     }
 
+    /// Marks every tile as changed.
+    pub fn touch_all(&mut self, stride: usize) {
+        self.words.iter_mut().step_by(stride).for_each(|tag| *tag |= DIRTY);
+    }
+
     /// Marks a tile as seen by a snapshot; false when it was already.
     pub fn take_dirty(&mut self, stride: usize, place: usize) -> bool {
         let tag = &mut self.words[place * stride];

@@ -195,6 +195,19 @@ impl Labels {
         }
     }
 
+    /// Remembers for the next cut what became of every label. Those that were replaced are found out again.
+    pub fn decide_anew(&mut self) {
+        for (number, bucket) in &self.buckets {
+            for (row, state) in bucket.state.iter().enumerate() {
+                if matches!(state, LabelState::PassedOver | LabelState::Attached) {
+                    let (id, content, home) = (bucket.id[row], bucket.content[row], bucket.home[row]);
+                    let row = RowRef::new(*number, row as u32);
+                    self.decisions.push(Decision { row, id, content, home, state: *state, by: 0 });
+                }
+            }
+        }
+    }
+
     /// Decides by id whether a label is new. The loser of a conflict leaves; if that is the old one it is marked here.
     pub fn admit(&mut self, label: &NewLabel) -> Admission {
         let buckets = &self.buckets;

@@ -44,6 +44,7 @@ pub struct RestoreError {
 }
 
 /// A segment of impressions on its way back.
+#[derive(Clone)]
 pub struct Segment {
     pub bucket: u32,
     /// The cut that wrote it.
@@ -321,6 +322,14 @@ impl JoinState {
         for labels in &mut self.labels {
             let waiting = labels.waiting() as u64;
             labels.account = LabelAccount { applied: waiting, waiting, ..LabelAccount::default() };
+        }
+    }
+
+    /// Nothing that was restored without a segment is on disk: what became of its labels is written with it. Whoever
+    /// decided about them is in a file.
+    pub fn write_anew(&mut self) {
+        for labels in &mut self.labels {
+            labels.decide_anew();
         }
     }
 

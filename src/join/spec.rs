@@ -1,6 +1,6 @@
 //! Which labels belong to an impression.
 
-use crate::event::{DurationMs, Expression, StreamId};
+use crate::event::{DurationMs, Expression, StreamId, Watermark};
 
 /// One anchor stream joined with any number of label streams.
 #[derive(Clone, Debug)]
@@ -17,6 +17,17 @@ impl JoinSpec {
     /// An impression is open while the watermark has not passed its time plus this.
     pub fn longest_ms(&self) -> DurationMs {
         self.labels.iter().map(|label| label.within_ms).max().unwrap_or(0)
+    }
+
+    /// The bucket number below which every bucket of a label stream is beyond the reach of open and future impressions.
+    pub fn labels_needed_from(&self, label: usize, watermark: Watermark) -> u32 {
+        let reach = self.labels[label].before_ms + self.longest_ms() + self.bucket_ms;
+        match watermark {
+            Watermark::MIN => 0,
+            Watermark::MAX => u32::MAX,
+            // bucket_end + reach < watermark
+            Watermark(at) => at.saturating_sub(reach + 1).div_euclid(self.bucket_ms).clamp(0, u32::MAX as i64) as u32,
+        }
     }
 }
 

@@ -425,22 +425,9 @@ impl JoinState {
         );
     }
 
-    /// The bucket number below which every label bucket is beyond the reach of open and future impressions.
-    fn labels_needed_from(&self, label: usize, watermark: Watermark) -> u32 {
-        let reach = self.labels[label].spec.before_ms + self.spec.longest_ms() + self.spec.bucket_ms;
-        match watermark {
-            Watermark::MIN => 0,
-            Watermark::MAX => u32::MAX,
-            // bucket_end + reach < watermark
-            Watermark(at) => {
-                at.saturating_sub(reach + 1).div_euclid(self.spec.bucket_ms).clamp(0, u32::MAX as i64) as u32
-            }
-        }
-    }
-
     fn forget(&mut self, watermark: Watermark) {
         for label in 0..self.labels.len() {
-            let until = self.labels_needed_from(label, watermark);
+            let until = self.spec.labels_needed_from(label, watermark);
             let counting = self.counting;
             self.labels[label].expire(until, counting);
         }

@@ -358,29 +358,13 @@ impl Committer {
         })
     }
 
-    /// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
-    /// before anyone is to see it.
     pub fn check_unpublished(&self, manifest: &Manifest) -> Result<(), RunError> {
-        for entry in &manifest.files {
-            let store = self.store_of(manifest, &entry.sink)?;
-            if store.size(&entry.file.staged)?.is_some() {
-                verify_content(store.as_ref(), &entry.file)?;
-            }
-        }
-        Ok(())
+        check_unpublished(manifest, &|sink| self.store_of(manifest, sink))
     }
 
     /// Gives the manifest's files their public names; done again at start, so it may be repeated.
     pub fn publish(&self, manifest: &Manifest) -> Result<usize, RunError> {
-        let mut published = 0;
-        let mut by_sink: BTreeMap<&str, Vec<_>> = BTreeMap::new();
-        for entry in &manifest.files {
-            by_sink.entry(&entry.sink).or_default().push(entry.file.clone());
-        }
-        for (sink, files) in by_sink {
-            published += publish(self.store_of(manifest, sink)?.as_ref(), &files)?;
-        }
-        Ok(published)
+        publish_files(manifest, &|sink| self.store_of(manifest, sink))
     }
 
     fn tell(&self, manifest: &Manifest, state_bytes: u64, took_ms: u64, published: usize, failed_values: u64) {
@@ -461,6 +445,37 @@ pub struct GroupNames {
     pub name: String,
     /// Of each use, in order.
     pub streams: Vec<String>,
+}
+
+/// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
+/// before anyone is to see it.
+pub(super) fn check_unpublished<'a>(
+    manifest: &Manifest,
+    store_of: &dyn Fn(&str) -> Result<&'a Arc<dyn Store>, RunError>,
+) -> Result<(), RunError> {
+    for entry in &manifest.files {
+        let store = store_of(&entry.sink)?;
+        if store.size(&entry.file.staged)?.is_some() {
+            verify_content(store.as_ref(), &entry.file)?;
+        }
+    }
+    Ok(())
+}
+
+/// Gives the manifest's files their public names.
+pub(super) fn publish_files<'a>(
+    manifest: &Manifest,
+    store_of: &dyn Fn(&str) -> Result<&'a Arc<dyn Store>, RunError>,
+) -> Result<usize, RunError> {
+    let mut published = 0;
+    let mut by_sink: BTreeMap<&str, Vec<_>> = BTreeMap::new();
+    for entry in &manifest.files {
+        by_sink.entry(&entry.sink).or_default().push(entry.file.clone());
+    }
+    for (sink, files) in by_sink {
+        published += publish(store_of(sink)?.as_ref(), &files)?;
+    }
+    Ok(published)
 }
 
 /// Positions as a manifest holds them.

@@ -11,13 +11,14 @@ use crate::cell::{Mirror, MirrorError, Sequence};
 use crate::commit::{Handover, Manifest, decode_rows};
 use crate::config::Plan;
 use crate::env::Clock;
-use crate::event::{EventTime, FeatureBatch, Positions, RawBatch, RawRecord};
+use crate::event::{CellMark, EventTime, FeatureBatch, Positions, RawBatch, RawRecord};
 use crate::online::{OnlineSender, Version};
 use crate::pipeline::{RunError, StopSignal};
-use crate::source::kafka::{KafkaOptions, ReconnectingKafka, TopicWriter};
+use crate::source::kafka::{KafkaOptions, KafkaSource, ReconnectingKafka, TopicWriter};
 use crate::source::{
     InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent,
 };
+use arrow::array::RecordBatch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -168,14 +169,7 @@ impl KafkaExchange {
     }
 
     fn open(&self) -> Result<Option<ReconnectingKafka>, RunError> {
-        let spec = KafkaTopicSpec {
-            topic: self.topic.clone(),
-            start: KafkaStart::Earliest,
-            connection: self.connection.clone(),
-            allow_gaps: false,
-        };
-        let kind = InputKind::Kafka(spec);
-        let input = InputSpec { name: self.topic.clone(), kind, streams: Vec::new(), headers: true };
+        let input = internal_topic(&self.connection, &self.topic);
         let options = KafkaOptions { client_id: self.client_id.clone(), monitoring: false, ..KafkaOptions::default() };
         let mut backoff = BACKOFF_MIN;
         loop {
@@ -278,6 +272,60 @@ impl Exchange for KafkaExchange {
     fn disown(&self, cell: u32) {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell);
     }
+}
+
+/// What a cell told the others.
+pub enum Told {
+    Part { cell: u32, at: Sequence, group: String, rows: RecordBatch },
+    Mark { cell: u32, at: Sequence, mark: CellMark },
+}
+
+/// Reads all that an internal topic holds now.
+pub(super) fn read_topic(
+    plan: &Plan,
+    connection: &KafkaConnection,
+    topic: &str,
+    take: &mut dyn FnMut(Told) -> Result<(), RunError>,
+) -> Result<(), RunError> {
+    let input = internal_topic(connection, topic);
+    let client_id = format!("conjoin-{}", plan.pipeline);
+    let options = KafkaOptions { client_id, monitoring: false, until_end: true, ..KafkaOptions::default() };
+    let mut source = KafkaSource::connect(connection, &[(0, &input)], &Positions::default(), options)?;
+    let mut left: BTreeSet<_> = source.partitions().into_iter().collect();
+    while !left.is_empty() {
+        match source.poll(POLL_TIMEOUT)? {
+            SourceEvent::Ended(partition) => drop(left.remove(&partition)),
+            SourceEvent::Connection { ready: false, message } => tracing::warn!("{message}"),
+            SourceEvent::Batch(raw) => {
+                for record in &raw.records {
+                    let Some(letter) = letter(&raw, record) else { continue };
+                    let at = Sequence { chain: letter.chain, cut: letter.cut, part: letter.part };
+                    let cell = letter.cell;
+                    if let Some(group) = letter.group {
+                        let bytes = record.payload.as_ref().map_or(&[][..], |range| raw.slice(range));
+                        let rows =
+                            decode_rows(bytes).map_err(|error| RunError::Exchange(format!("{topic}: {error}")))?;
+                        take(Told::Part { cell, at, group, rows })?;
+                    } else if let Some(Handover { mark, .. }) = letter.handover {
+                        take(Told::Mark { cell, at, mark })?;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// An internal topic as an input.
+fn internal_topic(connection: &KafkaConnection, topic: &str) -> InputSpec {
+    let spec = KafkaTopicSpec {
+        topic: topic.into(),
+        start: KafkaStart::Earliest,
+        connection: connection.clone(),
+        allow_gaps: false,
+    };
+    InputSpec { name: topic.into(), kind: InputKind::Kafka(spec), streams: Vec::new(), headers: true }
 }
 
 fn letter(raw: &RawBatch, record: &RawRecord) -> Option<Letter> {

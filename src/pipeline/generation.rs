@@ -11,7 +11,7 @@
 
 use crate::commit::numbers;
 use crate::config::Plan;
-use crate::env::{Created, Entropy, Place, Store, StoreError};
+use crate::env::{Created, Entropy, Place, Store, StoreError, open_place};
 use crate::pipeline::RunError;
 
 const FOLDER: &str = "generations/";
@@ -63,6 +63,11 @@ impl Generation {
         store.create(&self.path(), &serde_json::to_vec(self).expect("a generation is plain data"))
     }
 
+    /// Takes back what was written a moment ago, before anyone can have gone by it.
+    pub fn withdraw(&self, store: &dyn Store) -> Result<(), StoreError> {
+        store.delete(&self.path())
+    }
+
     fn path(&self) -> String {
         format!("{FOLDER}{:06}.json", self.number)
     }
@@ -70,6 +75,14 @@ impl Generation {
     /// Where a cell's chain lies, below the state's path.
     pub fn cell(&self, state: &Place, cell: u32) -> Place {
         state.join(&format!("cells/{}/{cell:05}", self.name))
+    }
+
+    /// The chains of a generation with the numbers of their cells; without one there is the chain of one process.
+    pub fn chains(newest: Option<&Generation>, root: &Place) -> Vec<(u32, Place)> {
+        match newest {
+            None => vec![(0, root.clone())],
+            Some(found) => (0..found.cells.unwrap_or(1)).map(|cell| (cell, found.cell(root, cell))).collect(),
+        }
     }
 
     /// The topic by which its cells tell each other.
@@ -155,6 +168,13 @@ pub fn single_path(plan: &Plan, store: &dyn Store) -> Result<Place, RunError> {
             ))),
         },
     }
+}
+
+/// Whether a chain that was just claimed is the state still. A rescale that has not switched by now finds the claim.
+pub fn check_current(plan: &Plan, cell: u32) -> Result<(), RunError> {
+    let newest = Generation::read(open_place(&plan.state.root)?.as_ref())?;
+    let current = newest.map_or(plan.state.root.clone(), |newest| newest.cell(&plan.state.root, cell));
+    if current == plan.state.path { Ok(()) } else { Err(RunError::Moved) }
 }
 
 #[cfg(test)]

@@ -300,6 +300,10 @@ impl Group<'_> {
                 tracing::info!("cell {number}: {error}");
                 None
             }
+            Err(RunError::Moved) => {
+                self.failure.set(RunError::Moved);
+                None
+            }
             Err(error) => {
                 tracing::error!("cell {number} stopped: {error}");
                 Some(format!("cell {number}: {error}"))

@@ -20,6 +20,7 @@ mod intake;
 mod lanes;
 mod online_state;
 mod progress;
+mod rescale;
 mod restore;
 mod sinks;
 mod sources;
@@ -30,12 +31,13 @@ pub use board::{Board, Phase, RunView};
 pub use build::{cell_spec, definition, exchanged_groups, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
 pub use conductor::ConductorCut;
-pub use exchange::{Exchange, KafkaExchange, SealedCommit};
+pub use exchange::{Exchange, KafkaExchange, SealedCommit, Told};
 pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
 pub use generation::{Generation, single_path};
 pub use group::run_group;
 pub use lanes::CutPart;
 pub use online_state::{LoadedOnline, load_online};
+pub use rescale::{Brokers, Extents, KafkaBrokers, RescaleOptions, Rescaled, Shape, rescale};
 pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
 pub use sinks::{SinkCut, SinkGauge, SinkInput, SinkThread, SinkWork};
 pub use start::{RunOptions, RunSummary, World, run};
@@ -71,6 +73,8 @@ pub enum RunError {
     Exchange(String),
     #[error("online store: {0}")]
     Online(String),
+    #[error("`conjoin rescale` has dealt the state out anew meanwhile: start this process again")]
+    Moved,
     #[error("{0}")]
     Unsupported(String),
     #[error("cannot start thread {name}: {source}")]

@@ -61,63 +61,141 @@ pub fn restore_lane(
     objects: &Objects,
     head: &Manifest,
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
-    let layout = &head.layout;
-    let needed = Needed::new(&head.needed_from, layout, objects.iter().flat_map(|(_, entries)| entries));
-    let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
-    let mut others: BTreeMap<Order, Found<'_>> = BTreeMap::new();
-    for (object, entries) in objects {
-        let path: Arc<str> = object.path.as_str().into();
-        // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
-        let mine = |entry: &&BlockEntry| {
-            (entry.lanes != lanes || entry.segment.lane as usize == number)
-                // What is sealed is the other cells'.
-                && entry.class.kind != BlockKind::Sealed
-                && needed.needs(entry)
-        };
-        for entry in entries.iter().filter(mine) {
-            let found = Found { object: path.clone(), entry };
-            let segment = segments.entry((entry.class.node, entry.segment, entry.lanes));
-            match entry.class.kind {
-                BlockKind::ImpressionKeys => segment.or_default().keys = Some(found),
-                BlockKind::ImpressionRows => segment.or_default().rows = Some(found),
-                BlockKind::ImpressionFeatures => segment.or_default().features = Some(found),
-                _ => {
-                    others.insert(order(entry), found);
-                }
-            }
-        }
-    }
-    let reader = Reader { store, lanes, head };
-    let (closed, others): (Vec<_>, Vec<_>) =
-        others.into_values().partition(|found| found.entry.class.kind == BlockKind::ClosedIds);
-    let (filed, open): (Vec<_>, Vec<_>) = segments
-        .into_iter()
-        .filter_map(|((_, id, _), blocks)| {
-            Some((id, blocks.keys.as_ref().map(|keys| reader.is_filed(keys.entry))?, blocks))
-        })
-        .partition(|(_, filed, _)| *filed);
-    // Rows that closed without a file close again, and tell their ids themselves.
-    for found in closed.into_iter().filter(|found| reader.is_filed(found.entry)) {
-        lane.restore(reader.other(found)?)?;
-    }
-    for keys in filed.into_iter().filter_map(|(_, _, blocks)| blocks.keys) {
-        lane.restore(reader.closed_ids(&keys)?)?;
-    }
-    // Of rows that another number of lanes wrote and this one wrote again, the newer ones know more.
-    for (id, _, blocks) in open.into_iter().rev() {
-        if let Some(block) = reader.segment(id, blocks)? {
-            lane.restore(block)?;
-        }
-    }
-    let (states, others): (Vec<_>, Vec<_>) =
-        others.into_iter().partition(|found| found.entry.class.kind == BlockKind::LabelStates);
-    for found in others.into_iter().chain(states) {
-        lane.restore(reader.other(found)?)?;
-    }
+    let sorted = Sorted::new(store, objects, head, head.needed_from.iter().copied(), Some((number, lanes)));
+    let lane = std::slice::from_mut(lane);
+    sorted.ids(lane, |_| None)?;
+    sorted.rows(lane)?;
+    sorted.labels(lane)?;
+    sorted.features(lane, |_| true)?;
     let through: Vec<_> =
         head.counts.samples.iter().map(|sample| (sample.closed_through, sample.filed_through)).collect();
     let sealed = head.handover.as_ref().map_or(i64::MIN, |handover| handover.mark.watermark);
-    Ok(lane.finish_restore(head.counts.frontier, sealed, &through))
+    Ok(lane[0].finish_restore(head.counts.frontier, sealed, &through))
+}
+
+/// The blocks that a manifest needs, in the order in which lanes take them: each step of all cells that a lane is made
+/// of, before the next step.
+pub struct Sorted<'a> {
+    reader: Reader<'a>,
+    /// Ids whose rows are in files, as a cut wrote them, and with their rows.
+    ids: Vec<Found<'a>>,
+    filed: Vec<Found<'a>>,
+    open: Vec<(SegmentId, SegmentBlocks<'a>)>,
+    labels: Vec<Found<'a>>,
+    states: Vec<Found<'a>>,
+    features: Vec<Found<'a>>,
+}
+
+impl<'a> Sorted<'a> {
+    /// For lane `number` of `lanes`, or for lanes that are to write everything anew.
+    pub fn new(
+        store: &'a dyn Store,
+        objects: &'a Objects,
+        head: &'a Manifest,
+        needed_from: impl Iterator<Item = (BlockClass, i64)>,
+        lane: Option<(usize, usize)>,
+    ) -> Sorted<'a> {
+        let needed_from: Vec<_> = needed_from.collect();
+        let layout = &head.layout;
+        let needed = Needed::new(&needed_from, layout, objects.iter().flat_map(|(_, entries)| entries));
+        let reader = Reader { store, lanes: lane.map(|(_, lanes)| lanes), head };
+        let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
+        let mut others: BTreeMap<Order, Found<'_>> = BTreeMap::new();
+        for (object, entries) in objects {
+            let path: Arc<str> = object.path.as_str().into();
+            // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
+            let mine = |entry: &&BlockEntry| {
+                lane.is_none_or(|(number, lanes)| entry.lanes != lanes || entry.segment.lane as usize == number)
+                    && needed.needs(entry)
+                    // That is the other cells'.
+                    && entry.class.kind != BlockKind::Sealed
+            };
+            for entry in entries.iter().filter(mine) {
+                let found = Found { object: path.clone(), entry };
+                let segment = segments.entry((entry.class.node, entry.segment, entry.lanes));
+                match entry.class.kind {
+                    BlockKind::ImpressionKeys => segment.or_default().keys = Some(found),
+                    BlockKind::ImpressionRows => segment.or_default().rows = Some(found),
+                    BlockKind::ImpressionFeatures => segment.or_default().features = Some(found),
+                    _ => {
+                        others.insert(order(entry), found);
+                    }
+                }
+            }
+        }
+        let none = Vec::new;
+        let mut sorted = Sorted {
+            reader,
+            ids: none(),
+            filed: none(),
+            open: Vec::new(),
+            labels: none(),
+            states: none(),
+            features: none(),
+        };
+        for ((_, id, _), blocks) in segments {
+            match &blocks.keys {
+                // Of rows that are in files the ids are all that is needed.
+                Some(keys) if sorted.reader.is_filed(keys.entry) => sorted.filed.extend(blocks.keys),
+                Some(_) => sorted.open.push((id, blocks)),
+                None => {}
+            }
+        }
+        for found in others.into_values() {
+            match found.entry.class.kind {
+                // Rows that closed without a file close again, and tell their ids themselves.
+                BlockKind::ClosedIds if !sorted.reader.is_filed(found.entry) => {}
+                BlockKind::ClosedIds => sorted.ids.push(found),
+                BlockKind::LabelStates => sorted.states.push(found),
+                BlockKind::Labels => sorted.labels.push(found),
+                _ => sorted.features.push(found),
+            }
+        }
+        sorted
+    }
+
+    /// Ids of what has left. Those of a sample's buckets beyond `last` are kept with that one.
+    pub fn ids(&self, lanes: &mut [Lane], last: impl Fn(usize) -> Option<u32>) -> Result<(), RestoreError> {
+        for found in self.ids.iter().chain(&self.filed) {
+            let mut block = self.reader.closed_ids(found)?;
+            if let RestoredBlock::ClosedIds { sample, bucket, .. } = &mut block {
+                *bucket = last(*sample).map_or(*bucket, |last| last.min(*bucket));
+            }
+            give(lanes, block)?;
+        }
+        Ok(())
+    }
+
+    /// Impressions that are open. Of rows that another number of lanes wrote and this one wrote again, the newer ones know
+    /// more.
+    pub fn rows(&self, lanes: &mut [Lane]) -> Result<(), RestoreError> {
+        self.open.iter().rev().try_for_each(|(id, blocks)| match self.reader.segment(*id, blocks)? {
+            Some(block) => give(lanes, block),
+            None => Ok(()),
+        })
+    }
+
+    /// Labels, then what became of them.
+    pub fn labels(&self, lanes: &mut [Lane]) -> Result<(), RestoreError> {
+        self.labels.iter().chain(&self.states).try_for_each(|found| give(lanes, self.reader.other(found)?))
+    }
+
+    /// The features of some groups.
+    pub fn features(&self, lanes: &mut [Lane], of: impl Fn(usize) -> bool) -> Result<(), RestoreError> {
+        let wanted = |found: &&Found<'_>| of(self.reader.place(found.entry.class));
+        self.features.iter().filter(wanted).try_for_each(|found| give(lanes, self.reader.other(found)?))
+    }
+
+    /// The rows of one group's features, in the order in which they were written.
+    pub fn feature_rows(&self, group: usize) -> impl Iterator<Item = Result<RecordBatch, RestoreError>> {
+        let wanted = move |found: &&Found<'_>| self.reader.place(found.entry.class) == group;
+        self.features.iter().filter(wanted).map(|found| self.reader.read(found))
+    }
+}
+
+/// Each lane takes its share.
+fn give(lanes: &mut [Lane], block: RestoredBlock) -> Result<(), RestoreError> {
+    lanes.iter_mut().try_for_each(|lane| Ok(lane.restore(block.clone())?))
 }
 
 /// Reads what is needed to answer for every entity, whichever lane owns it: `take` gets (group, rows) in the order in
@@ -159,7 +237,8 @@ fn read_found(store: &dyn Store, found: &Found<'_>) -> Result<RecordBatch, Resto
 
 struct Reader<'a> {
     store: &'a dyn Store,
-    lanes: usize,
+    /// `None` where all rows are written anew.
+    lanes: Option<usize>,
     head: &'a Manifest,
 }
 
@@ -186,18 +265,22 @@ impl Reader<'_> {
         self.filed_through(entry.class).is_some_and(|through| entry.bucket <= through as i64)
     }
 
-    /// Of rows that are in files the ids are all that is needed.
+    /// Whether a block may stay where it is.
+    fn stays(&self, entry: &BlockEntry) -> bool {
+        self.lanes == Some(entry.lanes)
+    }
+
     fn closed_ids(&self, keys: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
         let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
-        let stored = keys.entry.lanes == self.lanes;
+        let stored = self.stays(keys.entry);
         Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
     }
 
-    fn segment(&self, id: SegmentId, blocks: SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
-        let Some(keys) = blocks.keys else { return Ok(None) };
+    fn segment(&self, id: SegmentId, blocks: &SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
+        let Some(keys) = &blocks.keys else { return Ok(None) };
         let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
-        let whole = keys.entry.lanes == self.lanes;
-        let rows = blocks.rows.ok_or_else(|| RestoreError::Block {
+        let whole = self.stays(keys.entry);
+        let rows = blocks.rows.as_ref().ok_or_else(|| RestoreError::Block {
             path: self.store.describe(&keys.object),
             reason: format!("segment {id:?} has no rows"),
         })?;
@@ -207,19 +290,19 @@ impl Reader<'_> {
             knows: Vec::new(),
             id: whole.then_some(id),
             payload: match whole {
-                true => Payload::Stored(self.reference(&rows)?),
-                false => Payload::Memory(self.read(&rows)?),
+                true => Payload::Stored(self.reference(rows)?),
+                false => Payload::Memory(self.read(rows)?),
             },
             features: blocks.features.as_ref().map(|found| self.read(found)).transpose()?,
-            keys: self.read(&keys)?,
+            keys: self.read(keys)?,
         };
         Ok(Some(RestoredBlock::Impressions { sample, segment }))
     }
 
-    fn other(&self, found: Found<'_>) -> Result<RestoredBlock, RestoreError> {
-        let rows = self.read(&found)?;
+    fn other(&self, found: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
+        let rows = self.read(found)?;
         let (class, bucket) = (found.entry.class, found.entry.bucket);
-        let stored = found.entry.lanes == self.lanes;
+        let stored = self.stays(found.entry);
         let node = self.place(class);
         Ok(match class.kind {
             BlockKind::ClosedIds => RestoredBlock::ClosedIds { sample: node, bucket: bucket as u32, rows, stored },

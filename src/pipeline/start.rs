@@ -13,7 +13,7 @@ use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS,
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
-use crate::pipeline::generation::single_path;
+use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
@@ -127,6 +127,7 @@ impl Start<'_> {
         let writer = format!("{:08x}", self.world.entropy.random_u64() as u32);
         let definition = definition(&self.plan);
         let chain = Chain::claim(self.state.clone(), &self.identity(&definition, writer.clone()))?;
+        check_current(&self.plan, self.options.scope.cell)?;
         let head = chain.head().clone();
         self.run_claimed(chain, &head, writer).map_err(|error| self.explain(&head, error))
     }
@@ -397,7 +398,7 @@ impl Start<'_> {
         let head = chain.head();
         let naming = self.naming(DEAD_LETTERS, 0, head);
         // The state's bucket was probed.
-        let dead_letter_store = open_place(&plan.state.path.join("dead-letters"))?;
+        let dead_letter_store = open_place(&plan.state.root.join("dead-letters"))?;
         let streams: Vec<String> = plan.streams.iter().map(|stream| stream.name.clone()).collect();
         let inputs: Vec<String> = plan.inputs.iter().map(|input| input.name.clone()).collect();
         let sample_name = |sample: &crate::config::SamplePlan| sample.sample.name.clone();
@@ -544,8 +545,7 @@ fn check_partitions(head: &Manifest, plan: &Plan, partitions: &[PartitionId]) ->
         if before != now {
             return Err(RunError::Unsupported(format!(
                 "topic {} has {now} partitions, it had {before} when the state was written: records of one key may now lie \
-                 in two of them. Nothing was read. Let what was written before the change be read and closed from a topic \
-                 with {before} partitions, or start anew with --fresh",
+                 in two of them. Nothing was read. `conjoin rescale` takes the new partitions in",
                 entry.name
             )));
         }

@@ -235,6 +235,26 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
         assert!(all > 100 && empty > 10, "{empty} of {all} entities slid empty: the test shows little");
     }
 
+    /// Whether everything that was produced has been read, by what `inspect --json` says of all cells.
+    pub fn is_read(&self, positions: &Value) -> bool {
+        let read: BTreeMap<(&str, i64), i64> = positions
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|at| {
+                let partition = at["partition"].as_i64().unwrap();
+                ((at["input"].as_str().unwrap(), partition), at["next"].as_i64().unwrap())
+            })
+            .collect();
+        self.next.iter().all(|((topic, partition), next)| {
+            read.get(&(self.topics[*topic].as_str(), i64::from(*partition))).is_some_and(|read| read >= next)
+        })
+    }
+
+    pub fn grow_topics(&self, partitions: usize) {
+        self.topics.iter().for_each(|topic| self.kafka.grow_topic(topic, partitions));
+    }
+
     /// What lag monitors see is where reading ended.
     pub fn check_group(&self) {
         for (&(topic, partition), &next) in &self.next {
@@ -298,13 +318,14 @@ fn a_log_with_everything_in_it_becomes_exactly_the_samples_features_and_dead_let
     let summary = run.summary();
     setup.check_samples(&oracle);
     check_accounts(&world, &oracle, &summary);
+    assert_eq!(summary["records"], world.records.len());
     check_dead_letters(&setup, &world, &offsets);
     setup.check_redis(&oracle, summary["online_instant"].as_i64().unwrap());
     setup.check_group();
 }
 
 /// Every record is accounted for, by the numbers that the generator knows.
-fn check_accounts(world: &World, oracle: &Oracle<'_>, summary: &Value) {
+pub(crate) fn check_accounts(world: &World, oracle: &Oracle<'_>, summary: &Value) {
     let streams = ["impressions", "clicks", "orders"];
     let meant = [world.impressions.len(), world.clicks.len(), world.orders.len()].map(|rows| rows as u64);
     for (topic, stream) in streams.iter().enumerate() {
@@ -318,7 +339,6 @@ fn check_accounts(world: &World, oracle: &Oracle<'_>, summary: &Value) {
         });
         assert_eq!(summary["streams"][stream], expected, "{stream}");
     }
-    assert_eq!(summary["records"], world.records.len());
     let sample = &summary["counts"]["samples"][0];
     let expected = json!({
         "duplicate": world.duplicates[FEED], "conflict": 0, "late": 0, "applied": meant[FEED],
@@ -388,7 +408,7 @@ fn check_dead_letters(setup: &Setup, world: &World, offsets: &[i64]) {
     assert!(found == expected, "bytes differ");
 }
 
-const FIRST: WorldSpec = WorldSpec {
+pub(crate) const FIRST: WorldSpec = WorldSpec {
     seed: 11,
     start: START,
     bursts: 30,

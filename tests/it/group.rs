@@ -12,9 +12,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const PARTITIONS: i32 = 4;
+pub(crate) const PARTITIONS: i32 = 4;
 /// The shortest that brokers allow.
-const SESSION: &str = "6s";
+pub(crate) const SESSION: &str = "6s";
 
 /// A pipeline of several processes, and its log.
 struct Group {
@@ -85,12 +85,16 @@ impl Group {
 }
 
 /// Puts a record where a producer with the user as its key would.
-fn place(record: &mut Record) {
+pub(crate) fn place(record: &mut Record) {
+    place_in(record, PARTITIONS);
+}
+
+pub(crate) fn place_in(record: &mut Record, partitions: i32) {
     let payload: Value =
         record.payload.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
     let user = if record.topic == FEED { &payload["user"]["id"] } else { &payload["uid"] };
     record.partition = match user.as_str() {
-        Some(user) => Partitioner::Murmur2.partition(user.as_bytes(), PARTITIONS as u32) as i32,
+        Some(user) => Partitioner::Murmur2.partition(user.as_bytes(), partitions as u32) as i32,
         // What nobody can read lies anywhere.
         None => record.partition % PARTITIONS,
     };
@@ -103,7 +107,7 @@ fn head(cell: &Path) -> Option<(u64, String)> {
     Some((manifest["number"].as_u64()?, manifest["writer"].as_str()?.to_owned()))
 }
 
-fn stop(mut run: Conjoin) {
+pub(crate) fn stop(mut run: Conjoin) {
     run.terminate();
     let status = run.wait();
     assert!(status.success(), "{status}: {}", run.errors());

@@ -25,6 +25,7 @@ mod object_store;
 mod oracle;
 mod rank_parity;
 mod repartition;
+mod rescale;
 mod serve_http;
 mod simulation;
 mod stores;

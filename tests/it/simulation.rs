@@ -12,6 +12,8 @@ mod harness;
 mod memory;
 #[path = "simulation/named.rs"]
 mod named;
+#[path = "simulation/rescale.rs"]
+mod rescale;
 #[path = "simulation/storm.rs"]
 mod storm;
 #[path = "simulation/world.rs"]

@@ -3,8 +3,8 @@
 //!   named:  there, whole, sha256 as stated │ missing │ damaged
 //!   others: a later commit's │ another pipeline's │ nobody's: extra
 
-use crate::audit::AuditError;
-use crate::commit::{FileEntry, Manifest, ManifestKind, Survey, named_before, survey};
+use crate::audit::{AuditError, OwnChain, OwnState};
+use crate::commit::{FileEntry, Manifest, ManifestKind, named_before, survey};
 use crate::env::Store;
 use crate::event::StagedFile;
 use crate::sink::{SinkError, note_of, verify_content};
@@ -38,17 +38,16 @@ impl FilesCompared {
     }
 }
 
-/// Every file that was ever committed up to `head`, by sink.
-pub(super) fn named_files(
-    state: &dyn Store,
-    found: &Survey,
-    head: &Manifest,
-) -> Result<BTreeMap<String, Vec<StagedFile>>, AuditError> {
+/// Every file that was ever committed up to the heads that were looked at, by sink.
+pub(super) fn named_files(state: &OwnState) -> Result<BTreeMap<String, Vec<StagedFile>>, AuditError> {
     let mut files: BTreeMap<String, FileEntry> = BTreeMap::new();
-    let kept = found.links.iter().map(|link| &link.manifest).filter(|manifest| manifest.number <= head.number);
-    let commits = kept.filter(|manifest| manifest.kind == ManifestKind::Commit);
-    for entry in named_before(state)?.into_iter().chain(commits.flat_map(|commit| commit.files.clone())) {
-        files.insert(format!("{}\n{}", entry.sink, entry.file.path), entry);
+    for chain in &state.chains {
+        let kept = chain.survey.links.iter().map(|link| &link.manifest);
+        let commits = kept.filter(|manifest| manifest.kind == ManifestKind::Commit);
+        let named = named_before(chain.store.as_ref())?;
+        for entry in named.into_iter().chain(commits.flat_map(|commit| commit.files.clone())) {
+            files.insert(format!("{}\n{}", entry.sink, entry.file.path), entry);
+        }
     }
     let mut by_sink: BTreeMap<String, Vec<StagedFile>> = BTreeMap::new();
     for entry in files.into_values() {
@@ -59,7 +58,7 @@ pub(super) fn named_files(
 
 /// Looks at one sample's folder. Gives the paths from which a reader would take rows of this pipeline.
 pub(super) fn compare_files(
-    state: &dyn Store,
+    state: &OwnState,
     head: &Manifest,
     sink: &str,
     named: &[StagedFile],
@@ -76,14 +75,12 @@ pub(super) fn compare_files(
         name.ends_with(".parquet") && !name.starts_with('.')
     };
     // What a run beside has committed since is named by now.
-    let later: BTreeSet<String> = survey(state)?
-        .links
-        .into_iter()
-        .filter(|link| link.manifest.number > head.number)
-        .flat_map(|link| link.manifest.files)
-        .filter(|entry| entry.sink == sink)
-        .map(|entry| entry.file.path)
-        .collect();
+    let mut later: BTreeSet<String> = BTreeSet::new();
+    for chain in &state.chains {
+        let since = survey(chain.store.as_ref())?.links.into_iter().map(|link| link.manifest);
+        let since = since.filter(|manifest| manifest.number > chain.head().number).flat_map(|manifest| manifest.files);
+        later.extend(since.filter(|entry| entry.sink == sink).map(|entry| entry.file.path));
+    }
     let mut readable = Vec::new();
     for file in named {
         match verify_content(store, file) {
@@ -126,8 +123,8 @@ pub(super) fn compare_files(
             compared.of_others += 1;
             continue;
         }
-        let chain = format!("-{:08x}.parquet", head.chain);
-        let found = match (pipeline, path.ends_with(&chain)) {
+        let of = |chain: &OwnChain| path.ends_with(&format!("-{:08x}.parquet", chain.head().chain));
+        let found = match (pipeline, state.chains.iter().any(of)) {
             (None, _) => "it was not written by conjoin",
             (_, true) => {
                 "no manifest names it: it is a copy, or was committed before manifests kept their files' names"

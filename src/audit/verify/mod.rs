@@ -23,7 +23,7 @@ pub use compare::{ColumnDifference, Compared, Difference, Differences};
 pub use files::{BadFile, FilesCompared};
 pub use input::ReadRange;
 
-use crate::audit::{AuditError, open_existing, own_chain};
+use crate::audit::{AuditError, OwnState, open_existing, own_state};
 use crate::commit::{Manifest, SampleNode, changed_nodes, first_impression};
 use crate::config::{Plan, SamplePlan};
 use crate::env::Store;
@@ -80,7 +80,7 @@ pub struct StreamCompared {
 #[derive(Clone, Debug, Serialize)]
 pub struct SampleCompared {
     pub sample: String,
-    /// Impressions before this time are in files; `null` when none is.
+    /// Impressions before this time are in files, in every cell; `null` when none is.
     pub filed_before: Option<EventTime>,
     /// Impressions before it were written under another definition, and are not compared; `null` when none was.
     pub compared_from: Option<EventTime>,
@@ -103,10 +103,9 @@ pub struct AccountCompared {
 }
 
 /// Reconciles everything that is published with the input.
-pub fn verify(plan: &Plan, state: Option<&dyn Store>, options: VerifyOptions) -> Result<VerifyReport, AuditError> {
-    let survey = own_chain(plan, state)?;
-    let (Some(head), Some(state)) = (survey.head(), state) else { unreachable!("own_chain() refuses both") };
-    let head = &head.manifest;
+pub fn verify(plan: &Plan, options: VerifyOptions) -> Result<VerifyReport, AuditError> {
+    let state = &own_state(plan)?;
+    let head = &state.whole();
     let changed = changed_nodes(&head.semantics, &plan.semantics);
     if !changed.is_empty() {
         return Err(AuditError::Asked(format!(
@@ -115,7 +114,7 @@ pub fn verify(plan: &Plan, state: Option<&dyn Store>, options: VerifyOptions) ->
             changed.join(", ")
         )));
     }
-    let named = files::named_files(state, &survey, head)?;
+    let named = files::named_files(state)?;
     let log = read_log(plan, head, options.from.is_some())?;
     let groups = plan.groups.iter().zip(&head.layout.groups);
     let groups: Vec<Group<'_>> =
@@ -177,9 +176,10 @@ fn streams(plan: &Plan, head: &Manifest, log: &Log) -> Vec<StreamCompared> {
 /// One sample on its way through the comparison.
 struct SampleAudit<'a> {
     plan: &'a Plan,
+    /// All cells together.
     head: &'a Manifest,
     node: &'a SampleNode,
-    state: &'a dyn Store,
+    state: &'a OwnState,
     log: &'a Log,
     groups: &'a [Group<'a>],
     number: usize,
@@ -214,13 +214,12 @@ impl SampleAudit<'_> {
             })
             .collect();
         let counts = self.head.counts.samples.get(self.number);
-        let filed_before =
-            counts.and_then(|counts| counts.filed_through).map(|to| (i64::from(to) + 1) * spec.bucket_ms);
+        let filed_before = self.state.chains.iter().filter_map(|chain| self.filed_before(chain.cell)).min();
         let id = self.id_columns();
         let schema = &self.sample.sample.schema;
         let broken = |error: ArrowError| AuditError::Asked(format!("sample {}: {error}", self.sample.sample.name));
         let mut expected = Side::new(schema, &id).map_err(broken)?;
-        let sampled_out = self.expect(&anchors, &joins, filed_before, &mut expected)?;
+        let sampled_out = self.expect(&anchors, &joins, &mut expected)?;
         let mut found = Side::new(schema, &id).map_err(broken)?;
         let (mut files, mut rows_read) = (files, 0);
         if let Some(store) = &store {
@@ -261,6 +260,13 @@ impl SampleAudit<'_> {
         Some(self.node.rows_since).filter(|since| *since > EventTime::MIN)
     }
 
+    /// Impressions of a cell before this time are in files; `None` when none is.
+    fn filed_before(&self, cell: u32) -> Option<EventTime> {
+        let chain = self.state.chains.iter().find(|chain| chain.cell == cell)?;
+        let through = chain.head().counts.samples.get(self.number)?.filed_through?;
+        Some((i64::from(through) + 1) * self.sample.join.bucket_ms)
+    }
+
     fn is_asked_for(&self, ts: EventTime) -> bool {
         let from = self.compared_from().max(self.options.from);
         from.is_none_or(|from| ts >= from) && self.options.to.is_none_or(|to| ts < to)
@@ -273,16 +279,16 @@ impl SampleAudit<'_> {
     }
 
     /// Builds the rows that should be in files; gives how many negative sampling leaves out.
-    fn expect(
-        &self,
-        anchors: &Anchors,
-        joins: &[Joined<'_>],
-        filed_before: Option<EventTime>,
-        expected: &mut Side,
-    ) -> Result<u64, AuditError> {
+    fn expect(&self, anchors: &Anchors, joins: &[Joined<'_>], expected: &mut Side) -> Result<u64, AuditError> {
+        let filed: BTreeMap<u32, Option<EventTime>> =
+            self.state.chains.iter().map(|chain| (chain.cell, self.filed_before(chain.cell))).collect();
+        let stream = &self.log.streams[self.sample.join.anchor as usize];
         let due = |at: &u32| {
-            let ts = anchors.all[*at as usize].row.ts;
-            filed_before.is_some_and(|before| ts < before) && self.is_asked_for(ts)
+            let row = anchors.all[*at as usize].row;
+            // A cell reads the partition of its number.
+            let cell = self.state.cells.map_or(0, |_| stream.batches[row.batch as usize].delta.partition.partition);
+            let before = filed.get(&cell).copied().flatten();
+            before.is_some_and(|before| row.ts < before) && self.is_asked_for(row.ts)
         };
         let due: Vec<u32> = (0..anchors.all.len() as u32).filter(due).collect();
         let mut sampled_out = 0;

@@ -156,8 +156,10 @@ pub fn state(c: &mut Checker<'_>, raw: &Pipeline, cores: usize) -> Option<StateS
             "size the machine by conjoin_state_bytes{where=\"memory\"}; after a restart payload is read back from disk",
         );
     }
+    let place = place?;
     Some(StateSpec {
-        path: place?,
+        root: place.clone(),
+        path: place,
         commit_every_ms,
         keep_orphans_ms: duration_or(&state.keep_orphans, defaults::KEEP_ORPHANS).max(ORPHAN_COMMITS * commit_every_ms),
         memory_bytes: size_or(&state.memory, defaults::MEMORY),

@@ -44,6 +44,10 @@ impl Entry {
         self.stamp &= !1;
     }
 
+    pub fn soil(&mut self) {
+        self.stamp |= 1;
+    }
+
     fn order(&self) -> (EventTime, u64, u64, u64) {
         (self.ts(), self.id_high, self.id_low, self.content)
     }

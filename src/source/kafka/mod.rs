@@ -17,6 +17,7 @@
 //! Each topic has a client of its own, because librdkafka's end-of-partition and error events, as they reach us, do not
 //! say which topic they mean.
 
+mod extent;
 mod member;
 mod observe;
 mod offsets;
@@ -29,6 +30,7 @@ mod start;
 mod topics;
 mod writer;
 
+pub use extent::extents;
 pub use member::{GroupMember, MemberEvent, MemberOptions};
 pub use offsets::GroupOffsets;
 pub use playback::{Original, Outgoing, fetch_originals, produce};

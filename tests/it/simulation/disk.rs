@@ -109,6 +109,15 @@ impl Disk {
         lock(&self.platter).faults.clone()
     }
 
+    /// Everything that is there.
+    pub fn all(&self) -> Vec<(String, Arc<[u8]>)> {
+        lock(&self.platter).objects.iter().map(|(path, bytes)| (path.clone(), bytes.clone())).collect()
+    }
+
+    pub fn put(&self, path: String, bytes: Vec<u8>) {
+        lock(&self.platter).objects.insert(path, bytes.into());
+    }
+
     /// Objects whose names end so, as a glob sees them.
     pub fn glob(&self, prefix: &str, ending: &str) -> Vec<(String, Arc<[u8]>)> {
         let visible = |path: &str| !path.rsplit('/').next().unwrap_or_default().starts_with('.');

@@ -10,18 +10,18 @@ use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
 use conjoin::cell::{Advance, Applied, CellScope, CellSpec, Lane, LaneInput, LaneOutput, Mirror, feature_history};
-use conjoin::commit::{Chain, ChainError, CompactionLimits, Identity, Manifest, encode_block};
+use conjoin::commit::{Chain, ChainError, CompactionLimits, Handover, Identity, Manifest, encode_block};
 use conjoin::config::{Plan, SamplePlan};
 use conjoin::decode::Decoder;
 use conjoin::env::{ManualClock, Store};
 use conjoin::event::{
-    CloseReason, LaneCounts, PartitionId, PositionDelta, Positions, RawBatch, RawRecord, StreamAccount, Track,
-    Watermark,
+    CellMark, CloseReason, LaneCounts, PartitionId, PositionDelta, Positions, RawBatch, RawRecord, StreamAccount,
+    Track, Watermark,
 };
 use conjoin::pipeline::{
-    BookNames, Collector, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, GarbageOutlet,
-    NOTES_MAX, RunError, SinkGauge, SinkInput, SinkPlace, SinkThread, SinkWork, cell_spec, definition, input_entries,
-    list_objects, restore_lane, routed_streams, track_entries,
+    BookNames, Collector, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, Exchange,
+    GarbageOutlet, NOTES_MAX, RunError, SinkGauge, SinkInput, SinkPlace, SinkThread, SinkWork, cell_spec, definition,
+    input_entries, list_objects, restore_lane, routed_streams, track_entries,
 };
 use conjoin::route::Router;
 use conjoin::sink::{Compression, DeadLetterSink, FileNaming, ParquetSink, ParquetSpec, TimeFolder};
@@ -43,6 +43,15 @@ pub struct World {
     /// (number, epoch) of every commit, in the order in which they happened.
     commits: RefCell<Vec<(u64, u64)>>,
     lives: Cell<usize>,
+    /// Where it is one of several.
+    pub seat: Option<Seat>,
+}
+
+/// One cell among others.
+#[derive(Clone)]
+pub struct Seat {
+    pub scope: CellScope,
+    pub exchange: Arc<dyn Exchange>,
 }
 
 /// The books at the end of a life that reached the end of its logs.
@@ -184,19 +193,24 @@ impl<'a> Claimed<'a> {
     pub fn start(self, logs: &'a Logs) -> Result<Life<'a>, Halt> {
         let Claimed { world, plan, mount, chain, writer, random, faults, lanes } = self;
         let head = chain.head().clone();
-        let cell = Arc::new(cell_spec(&plan, CellScope::WHOLE, &head.layout));
+        let scope = world.seat.as_ref().map_or(CellScope::WHOLE, |seat| seat.scope);
+        let mirror = world.seat.as_ref().map(|seat| seat.exchange.mirror().clone());
+        let mirror = mirror.unwrap_or_else(|| Arc::new(Mirror::new(1, &[], &[])));
+        let cell = Arc::new(cell_spec(&plan, scope, &head.layout));
         let router = router(&plan, &cell, logs, &head);
         let fails = |error: RunError| halt(&mount, error);
         let objects = list_objects(&mount, &head).map_err(|error| fails(error.into()))?;
         let clock = Arc::new(ManualClock::at(START));
         let (notes_in, notes) = crossbeam_channel::bounded(NOTES_MAX);
         let garbage = GarbageOutlet::new(notes_in);
-        let committer = committer(&plan, chain, &mount, objects.clone(), clock.clone(), garbage, writer);
+        let mut committer = committer(&plan, chain, &mount, objects.clone(), clock.clone(), garbage, writer);
+        committer.exchange = world.seat.as_ref().map(|seat| (scope.cell, seat.exchange.clone()));
         committer.check_unpublished(&head).and_then(|()| committer.publish(&head)).map_err(fails)?;
+        committer.hand_over_again(&head).map_err(fails)?;
         let mut collector = collector(&plan, &head, &mount, clock.clone());
         collector.start();
         let (mut life_lanes, mut sinks, mut restored) = (Vec::new(), Vec::new(), Vec::new());
-        let history = feature_history(&cell, Arc::new(Mirror::new(1, &[], &[])));
+        let history = feature_history(&cell, mirror.clone());
         for number in 0..lanes {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
             let closed = restore_lane(&mut lane, number, lanes, &mount, &objects, &head);
@@ -219,6 +233,7 @@ impl<'a> Claimed<'a> {
             in_flight: false,
             told: None,
             lanes: life_lanes,
+            mirror,
             pace: None,
             world,
             logs,
@@ -391,6 +406,7 @@ pub struct Life<'a> {
     last_cut: u64,
     in_flight: bool,
     told: Option<(Watermark, Watermark)>,
+    mirror: Arc<Mirror>,
     mount: Mount,
     clock: Arc<ManualClock>,
     random: StdRng,
@@ -460,7 +476,10 @@ impl Life<'_> {
         let (partition, log) = (partition_of(at), &self.logs[&at]);
         let from = self.router.positions().next(partition).unwrap_or(0) as usize;
         if from == log.len() {
-            self.router.ended(partition);
+            // A cell's log goes on.
+            if self.world.seat.is_none() {
+                self.router.ended(partition);
+            }
             return Ok(());
         }
         let to = log.len().min(from + self.random.random_range(1..=haste));
@@ -500,7 +519,10 @@ impl Life<'_> {
         let (watermark, idle) = self.router.advance(0);
         assert!(!idle);
         let (applied, oldest) = self.frontier();
-        let frontier = if self.cell.groups.is_empty() { watermark } else { applied };
+        let mut frontier = if self.cell.groups.is_empty() { watermark } else { applied };
+        if self.cell.reads(&self.mirror) {
+            frontier = frontier.min(self.mirror.frontier());
+        }
         if watermark == Watermark::MIN || self.told == Some((watermark, frontier)) {
             return;
         }
@@ -531,6 +553,8 @@ impl Life<'_> {
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.plan.samples.iter();
+        let sealed = self.told.map_or(i64::MIN, |(watermark, _)| watermark.0);
+        let mark = CellMark { watermark: sealed, needed: self.frontier().1, idle: false, published: i64::MIN };
         let cut = ConductorCut {
             number: self.last_cut,
             inputs: input_entries(&inputs, &BTreeMap::new(), self.router.positions()),
@@ -542,10 +566,10 @@ impl Life<'_> {
                 .map(|sample| sample.join.labels.iter().map(|label| accepted(label.stream)).collect())
                 .collect(),
             streams: streams.into_iter().zip(accounts.iter().copied()).collect(),
-            handover: None,
+            handover: self.world.seat.as_ref().map(|_| Handover { mark, moved: Vec::new(), since: BTreeMap::new() }),
         };
         self.parts.push_back(CutPart::Conductor(Box::new(cut)));
-        self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed: i64::MIN });
+        self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed });
     }
 
     /// As a lane's thread does it.

@@ -98,6 +98,7 @@ pub fn plan() -> Plan {
         models: vec![test_model()],
         online: OnlineSpec { store: StoreKind::Memory, flush_ms: 200, pipeline_commands_max: 500 },
         state: StateSpec {
+            root: "state".into(),
             path: "state".into(),
             commit_every_ms: 10_000,
             keep_orphans_ms: 86_400_000,
