@@ -194,7 +194,11 @@ fn fault_37_a_grown_pipeline_file_goes_on_from_the_state_and_is_verified() {
     }
     let (code, output, errors) = finish(path, &["inspect", "pipeline.yaml"]);
     assert_eq!(code, 0, "{errors}{output}");
-    for part in ["sample late (begun at 2026-01-01 00:59:59.001Z)", "every account adds up", "item (begun at 2026-01-01 00:59:59.001Z)"] {
+    for part in [
+        "sample late (begun at 2026-01-01 00:59:59.001Z)",
+        "every account adds up",
+        "item (begun at 2026-01-01 00:59:59.001Z)",
+    ] {
         assert!(output.contains(part), "{part} is not in\n{output}");
     }
 
