@@ -6,7 +6,7 @@
 //!
 //! All lists have one element per row of `entities`, in its order; a scalar entity holds for every row. Statuses:
 //! `PRESENT`, `NULL_VALUE` (the pipeline says null), `NOT_FOUND` (no such entity), `OUTSIDE_MAX_AGE` (the row is older
-//! than the store would keep it; its values are shown), `WARMING` (the group was added, and its window is not full yet).
+//! than the store would keep it, or than a group that was reset; its values are shown), `WARMING` (the group was added, and its window is not full yet).
 //! Event times are ms since 1970.
 
 use super::error::ApiError;
@@ -75,7 +75,7 @@ pub(super) fn answer(state: &ServeState, body: &[u8]) -> Result<Vec<u8>, ApiErro
     let mut next_column = vec![0; used.len()];
     for feature in wanted {
         let read = used.binary_search(&feature.group).expect("every wanted feature's group is read");
-        let oldest = state.oldest_current(&groups[feature.group]);
+        let oldest = state.oldest_current(feature.group);
         let full_from = state.full_from(feature.group, feature.output);
         let shown = show(oldest, full_from, &found[read], next_column[read], rows);
         next_column[read] += 1;

@@ -19,7 +19,6 @@ pub use metrics::{LATENCY_BUCKETS_US, Route, RouteSnapshot, ServeMetrics, ServeS
 
 use crate::config::Plan;
 use crate::event::EventTime;
-use crate::feature::GroupSpec;
 use crate::model::Model;
 use crate::online::{OnlineStore, ttl_ms};
 use axum::Router;
@@ -70,16 +69,15 @@ pub struct ServeState {
 }
 
 impl ServeState {
-    /// Rows of the group from before it are outdated.
-    fn oldest_current(&self, group: &GroupSpec) -> EventTime {
-        match &self.online_instant {
-            Some(instant) => instant().saturating_sub(ttl_ms(group)),
+    /// Rows of the group from before it are outdated: older than the store would keep them, or than the group itself.
+    fn oldest_current(&self, group: usize) -> EventTime {
+        let kept = match &self.online_instant {
+            Some(instant) => instant().saturating_sub(ttl_ms(&self.plan.groups[group])),
             None => EventTime::MIN,
-        }
+        };
+        (self.groups_since)().get(group).copied().unwrap_or(EventTime::MIN).max(kept)
     }
-}
 
-impl ServeState {
     /// When the feature will be full, while it is not.
     fn full_from(&self, group: usize, output: usize) -> Option<EventTime> {
         let since = *(self.groups_since)().get(group).filter(|since| **since > EventTime::MIN)?;

@@ -117,7 +117,7 @@ fn a_row_older_than_the_store_keeps_it_is_marked_and_not_scored_with() {
 fn a_feature_of_a_group_that_was_added_is_warming_until_its_window_is_full() {
     // The window of an hour that begins with the minute of 60,000 is full at 3,660,000.
     let at = |instant: i64| {
-        let groups_since: Arc<[i64]> = [i64::MIN, 30_000].into();
+        let groups_since: Arc<[i64]> = [i64::MIN, 1_500].into();
         let groups_since = Arc::new(move || groups_since.clone());
         serve(ServeState { online_instant: Some(Arc::new(move || instant)), groups_since, ..state(filled()) })
     };
@@ -133,6 +133,10 @@ fn a_feature_of_a_group_that_was_added_is_warming_until_its_window_is_full() {
         "the other group is whole"
     );
     assert_eq!(statuses(&at(3_660_000), "item_clicks_1h"), json!(["PRESENT", "NOT_FOUND", "PRESENT"]));
+    // What another definition of the group has left in the store is outdated.
+    let reset = ServeState { groups_since: Arc::new(|| Arc::from([1_500, i64::MIN])), ..state(filled()) };
+    let (_, body) = serve(reset).features(json!({"group": "user", "entities": {"user_id": "u1"}}));
+    assert_eq!(body["features"]["user_clicks_1h"]["statuses"], json!(["OUTSIDE_MAX_AGE"]));
 }
 
 fn rank_request() -> Json {
