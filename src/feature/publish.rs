@@ -2,7 +2,8 @@
 //!
 //!   due when:  an event becomes visible      ──┐
 //!              a tile leaves a window        ──┼──> take_due(now) ──> absolute values at now
-//!              the entity came from a restore ─┘
+//!              the entity came from a restore ─┤
+//!              the store lost what it had     ─┘
 //!
 //! Holds: F11: once `take_due` has given `None` at `now`, what was taken last of each entity is its value at `now`; an
 //! entity that is no longer kept was taken last with empty values.
@@ -10,7 +11,7 @@
 use crate::event::{EventTime, ExpressionError, FeatureBatch};
 use crate::feature::aggregate::Place;
 use crate::feature::entity::Entity;
-use crate::feature::schedule::NEVER;
+use crate::feature::schedule::{AT_ONCE, NEVER};
 use crate::feature::store::GroupStore;
 use crate::feature::window::{TIME_LIMIT, first_at_or_after};
 
@@ -53,6 +54,21 @@ impl GroupStore {
         }
         self.roll();
         Ok(Some(FeatureBatch { group: self.group, entities, values, as_of: now }))
+    }
+
+    /// For when nobody can take anything: time goes on to `now`, and what is due stays due. What has left its windows is
+    /// kept until it was published so.
+    pub fn hold_due(&mut self, now: EventTime) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.now = schedule.now.max(now.clamp(-TIME_LIMIT, TIME_LIMIT));
+            self.roll();
+        }
+    }
+
+    /// Makes every entity due at once: the store has lost what it had.
+    pub fn publish_all(&mut self) {
+        let numbers: Vec<u32> = self.entities.iter_live().map(|(number, _)| number).collect();
+        numbers.into_iter().for_each(|number| self.propose(number, AT_ONCE));
     }
 
     /// How many entities are due at the last `now`: the sweep's lag.

@@ -6,6 +6,7 @@
 
 mod support;
 
+mod brokers;
 mod cli;
 mod dead_letters;
 mod end_to_end;
@@ -16,9 +17,11 @@ mod kafka_source;
 mod kill;
 mod model_contract;
 mod model_scores;
+mod online_faults;
 mod online_redis;
 mod object_store;
 mod oracle;
+mod pressure;
 mod rank_parity;
 mod serve_http;
 mod simulation;

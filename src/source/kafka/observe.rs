@@ -3,6 +3,7 @@
 //! In: librdkafka's callbacks, on the thread that polls. Out: [`Observed`], read by the reader after each poll.
 //! Does not: decide anything.
 
+use crate::source::LogEnd;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -19,8 +20,8 @@ pub struct Observed {
     pub broker_up: bool,
     /// Partitions the topic has by the client's latest metadata; 0 until they are known.
     pub partition_count: u32,
-    /// The last end of each partition's log, as far as committed transactions go.
-    pub log_ends: BTreeMap<u32, i64>,
+    /// The last end of each partition's log.
+    pub log_ends: BTreeMap<u32, LogEnd>,
 }
 
 #[derive(Default)]
@@ -61,9 +62,11 @@ impl ClientContext for Observer {
             let partitions = || topic.partitions.iter().filter(|&(&number, _)| number >= 0);
             observed.partition_count = partitions().filter(|(_, partition)| !partition.unknown).count() as u32;
             for (&number, partition) in partitions() {
-                let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
-                if end >= 0 {
-                    observed.log_ends.insert(number as u32, end);
+                let (stable, written) = (partition.ls_offset, partition.hi_offset);
+                let readable = if stable >= 0 { stable } else { written };
+                if readable >= 0 {
+                    let blocked = (written - readable).max(0) as u64;
+                    observed.log_ends.insert(number as u32, LogEnd { readable, blocked });
                 }
             }
         }

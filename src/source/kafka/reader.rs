@@ -4,11 +4,11 @@
 //! Holds: an error of the client either stops the source or is one that the client itself recovers from.
 
 use super::observe::Observer;
-use super::partition::Partition;
+use super::partition::{Partition, Terms};
 use super::start::{Client, Inquiry, Range, lost};
 use super::{KafkaOptions, close, settings};
 use crate::event::{PartitionId, Positions};
-use crate::source::{KafkaConnection, KafkaTopicSpec, SourceError, SourceEvent};
+use crate::source::{KafkaConnection, KafkaTopicSpec, LogEnd, SourceError, SourceEvent};
 use crossbeam_channel::Sender;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -105,7 +105,7 @@ impl TopicReader {
         self.down.clone()
     }
 
-    pub fn log_ends(&self) -> Vec<(PartitionId, i64)> {
+    pub fn log_ends(&self) -> Vec<(PartitionId, LogEnd)> {
         let observed = self.client.context().observed();
         let input = self.input;
         observed.log_ends.iter().map(|(&partition, &end)| (PartitionId { input, partition }, end)).collect()
@@ -127,6 +127,8 @@ impl TopicReader {
     }
 
     fn take(&mut self, options: &KafkaOptions, out: &mut VecDeque<SourceEvent>) -> Result<(), SourceError> {
+        let (topic, record_bytes_max) = (self.topic.clone(), options.record_bytes_max);
+        let terms = Terms { topic: &topic, headers: self.headers, allow_gaps: self.allow_gaps, record_bytes_max };
         let (mut records, mut bytes, mut quiet) = (0, 0, 0);
         // `None` may also mean that the client had something of its own to do: it is quiet when it says so twice.
         while quiet < 2 && records < options.batch_records_max && bytes < options.batch_bytes_max {
@@ -136,7 +138,7 @@ impl TopicReader {
                     records += 1;
                     let number = message.partition();
                     if let Some(partition) = self.partitions.get_mut(number as usize) {
-                        bytes += partition.accept(&message, self.headers, self.allow_gaps, &self.topic)?;
+                        bytes += partition.accept(&message, &terms)?;
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(number))) => {
