@@ -161,22 +161,20 @@ impl RedisStore {
             return Ok(());
         }
         let mark = self.mark(writes);
-        let answers = self.round_trip(writes)?;
+        let mut answers = self.round_trip(writes)?;
+        let mut marked = self.hear(mark, &mut answers);
         let unknown = |answer: &::redis::Value| matches!(answer, ::redis::Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript));
-        let mut answers = if answers.iter().any(unknown) {
+        if answers.iter().any(unknown) {
             let mut load = Request::default();
             load.command(3);
             load.args(&["SCRIPT", "LOAD", WRITE_SCRIPT]);
             load.bytes.append(&mut writes.bytes);
             load.commands += writes.commands;
-            let mut answers = self.round_trip(&load)?;
+            answers = self.round_trip(&load)?;
+            marked = self.hear(mark, &mut answers);
             self.accept(answers.remove(0))?;
-            answers
-        } else {
-            answers
-        };
+        }
         *writes = Request::default();
-        let marked = self.hear(mark, &mut answers);
         for answer in answers {
             match self.accept(answer) {
                 Ok(::redis::Value::Int(1)) => summary.written += 1,
@@ -196,18 +194,17 @@ impl RedisStore {
     }
 
     /// Ends a request with the mark of whoever watches; its number.
-    fn mark(&self, request: &mut Request) -> Option<u64> {
+    fn mark(&self, request: &mut Request) -> Option<i64> {
         self.canary().as_mut().map(|canary| canary.mark(request))
     }
 
-    /// Takes the answers to the mark off the end. Rows that were written are so, whatever became of it.
-    fn hear(&self, mark: Option<u64>, answers: &mut Vec<::redis::Value>) -> Result<(), StoreError> {
-        let Some(number) = mark else { return Ok(()) };
-        let own = answers.split_off(answers.len().saturating_sub(Canary::COMMANDS));
+    /// Takes the answer to the mark off the end. Rows that were written are so, whatever became of it.
+    fn hear(&self, mark: Option<i64>, answers: &mut Vec<::redis::Value>) -> Result<(), StoreError> {
+        let Some((number, answer)) = mark.zip(answers.pop_if(|_| mark.is_some())) else { return Ok(()) };
         if let Some(canary) = self.canary().as_mut() {
-            canary.heard(number, &own);
+            canary.heard(number, &answer);
         }
-        own.into_iter().try_for_each(|answer| self.accept(answer).map(drop))
+        self.accept(answer).map(drop)
     }
 
     fn accept(&self, answer: ::redis::Value) -> Result<::redis::Value, StoreError> {

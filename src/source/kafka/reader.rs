@@ -192,12 +192,15 @@ impl TopicReader {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset | Code::LogTruncation => {
                 Err(self.out_of_range(&reason))
             }
-            Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::InvalidMessageSize => {
-                Err(self.fatal(format!(
-                    "a damaged record came from the broker ({reason}). Nothing was skipped; check the broker's disk and \
+            Code::BadCompression => Err(self.fatal(format!(
+                "a batch cannot be unpacked ({reason}): it is damaged, or unpacks to more than \
+                 `receive.message.max.bytes`, which the client allows zstd. Nothing was skipped; raise that in the \
+                 connection's properties, or check the broker's disk, then restart"
+            ))),
+            Code::BadMessage | Code::InvalidMessage | Code::InvalidMessageSize => Err(self.fatal(format!(
+                "a damaged record came from the broker ({reason}). Nothing was skipped; check the broker's disk and \
                      the network, then restart"
-                )))
-            }
+            ))),
             Code::MessageSizeTooLarge => Err(self.fatal(format!(
                 "a record is larger than the client takes ({reason}): raise `receive.message.max.bytes` and \
                  `fetch.message.max.bytes` in the connection's properties"
