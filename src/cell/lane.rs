@@ -49,11 +49,13 @@ pub fn feature_history(spec: &CellSpec, mirror: Arc<Mirror>) -> FeatureHistory {
 pub enum LaneInput {
     Rows(Arc<RoutedBatch>),
     Advance(Advance),
-    /// Evaluate entities whose online value changed, at most so many.
+    /// Evaluate entities whose online value changed, at most so many of each group; with none they stay due.
     Online {
         instant: EventTime,
         entities_max: usize,
     },
+    /// The online store lost what it had: the value of every entity has to be written again.
+    OnlineLost,
     /// Snapshot here. With `roll`, the Parquet files that are open end at this cut. What is complete below `sealed` of
     /// entities that belong to no cell is handed out; the lane has been told that watermark.
     Cut {
@@ -140,6 +142,9 @@ impl Lane {
             LaneInput::Rows(batch) => self.rows(&batch),
             LaneInput::Advance(advance) => self.advance(advance, out),
             LaneInput::Online { instant, entities_max } => self.online(instant, entities_max, out),
+            LaneInput::OnlineLost => {
+                self.history.lanes[self.number].iter().for_each(|store| write(store).publish_anew(&|_| true));
+            }
             LaneInput::Cut { number, roll, sealed } => out.cut = Some(self.cut(number, roll, sealed)),
         }
     }
@@ -214,6 +219,9 @@ impl Lane {
 
     fn online(&mut self, instant: EventTime, entities_max: usize, out: &mut LaneOutput) {
         for store in &self.history.lanes[self.number] {
+            if entities_max == 0 {
+                write(store).hold_due(instant);
+            }
             let mut left = entities_max;
             while left > 0 {
                 let Some(batch) = write(store).take_due(instant, left).expect(NULLABLE) else { break };

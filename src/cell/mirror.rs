@@ -231,6 +231,13 @@ impl Mirror {
         Some(owned.iter().map(by_owner).filter(|(_, batch)| !batch.entities.is_empty()).collect())
     }
 
+    /// Nobody can take what is due: it stays so, and time goes on to the `frontier`.
+    pub fn hold_due(&self, frontier: Watermark) {
+        if frontier > Watermark::MIN {
+            self.stores.iter().flatten().for_each(|store| write(store).hold_due(frontier.0));
+        }
+    }
+
     /// Nothing of what these cells own was due any more at the `frontier`.
     pub fn drained(&self, frontier: Watermark, owned: &BTreeSet<u32>) {
         let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);

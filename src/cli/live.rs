@@ -101,6 +101,7 @@ fn metrics_text(telemetry: &Telemetry, view: &RunView) -> String {
         let WriterSnapshot { written, stale, refused, .. } = online;
         telemetry.online_writes(&OnlineWrites { written, stale, refused });
         telemetry.online_backlog(online.backlog_entities as usize);
+        telemetry.online_losses(online.losses);
         let problem = online.last_error.unwrap_or_else(|| "no answer yet".to_owned());
         telemetry.connection("online", (!online.ready).then_some(&problem as &dyn std::fmt::Display));
     }

@@ -3,7 +3,8 @@
 //!   due when:  an event becomes visible      ──┐
 //!              a tile leaves a window        ──┼──> take_due(now) ──> absolute values at now
 //!              its group becomes warm        ──┤
-//!              the entity came from a restore ─┘
+//!              the entity came from a restore ─┤
+//!              the store lost what it had     ─┘
 //!
 //! Holds: F11: once `take_due` has given `None` at `now`, what was taken last of each entity is its value at `now`; an
 //! entity that is no longer kept was taken last with empty values.
@@ -78,6 +79,15 @@ impl GroupStore {
         let selected = self.entities.iter_live().filter(|(_, entity)| keep(entity.print)).map(|(number, _)| number);
         for number in selected.collect::<Vec<_>>() {
             self.propose(number, AT_ONCE);
+        }
+    }
+
+    /// For when nobody can take anything: time goes on to `now`, and what is due stays due. What has left its windows is
+    /// kept until it was published so.
+    pub fn hold_due(&mut self, now: EventTime) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.now = schedule.now.max(now.clamp(-TIME_LIMIT, TIME_LIMIT));
+            self.roll();
         }
     }
 

@@ -310,7 +310,8 @@ impl GroupStore {
         self.sweep.needed
     }
 
-    /// Merges and drops what may be of one entity, and forgets it when nothing is left to keep or to publish.
+    /// Merges and drops what may be of one entity, and forgets it when nothing is left to keep or to publish. One that is
+    /// published stays for a sweep: should the store lose its last value, it can be written again.
     fn visit(&mut self, number: u32) {
         if !self.entities.is_live(number) {
             return;
@@ -327,7 +328,9 @@ impl GroupStore {
                 log.entries.shrink_to(2 * log.entries.len());
             }
         }
-        if entity.is_empty() && entity.due == NEVER {
+        let is_done = entity.is_empty() && entity.due == NEVER;
+        let was_done = std::mem::replace(&mut entity.fading, is_done);
+        if is_done && (was_done || self.schedule.is_none()) {
             size.change(before, Size::default());
             entities.remove(number);
         } else {

@@ -380,6 +380,18 @@ impl World {
         }
     }
 
+    /// Time goes on while the store is away.
+    fn hold(&mut self, now: EventTime) {
+        self.now = self.now.max(now);
+        self.lanes.iter_mut().for_each(|lane| lane.hold_due(self.now));
+    }
+
+    /// The store loses everything.
+    fn lose(&mut self) {
+        self.shadow.clear();
+        self.lanes.iter_mut().for_each(|lane| lane.publish_anew(&|_| true));
+    }
+
     fn drain(&mut self, now: EventTime, limit: usize) {
         self.now = self.now.max(now);
         for lane in &mut self.lanes {
@@ -540,7 +552,7 @@ proptest! {
             place += take;
             let rest = arrivals[place..].iter().filter(|(_, event)| !world.applied.contains_key(&event.id));
             let settled = rest.map(|(_, event)| event.ts).min().unwrap_or(700);
-            match dice.roll(9) {
+            match dice.roll(11) {
                 0 | 1 => world.advance(settled - dice.roll(30), settled - dice.roll(60)),
                 2 => world.advance(settled, settled),
                 3 | 4 => {
@@ -557,6 +569,11 @@ proptest! {
                     let newest = world.applied.values().map(|event| event.ts).max().unwrap();
                     world.take(newest - 20 + dice.roll(200), 1 + dice.roll(2) as usize);
                 }
+                7 => {
+                    let newest = world.applied.values().map(|event| event.ts).max().unwrap();
+                    world.hold(newest - 20 + dice.roll(200));
+                }
+                8 => world.lose(),
                 _ => {}
             }
             if settled >= world.oldest_needed {
@@ -721,5 +738,5 @@ fn event_times_out_of_all_reason_are_masked() {
     store.evaluate(&[print_of(0); 2], &[i64::MAX, i64::MIN]).unwrap();
     store.advance(Watermark::MAX, i64::MAX);
     while store.take_due(i64::MAX, 5).unwrap().is_some() {}
-    assert_eq!((store.entities(), store.snapshot().len()), (0, 0));
+    assert_eq!((store.tiles(), store.snapshot().len()), (0, 0));
 }

@@ -21,6 +21,7 @@ use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::route::Router;
+use crate::source::LogEnd;
 use crate::telemetry::{StreamProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet};
@@ -404,8 +405,11 @@ impl Conductor {
         for (stream, (name, account)) in self.names.streams.iter().zip(self.router.accounts()).enumerate() {
             self.telemetry.stream(name, account);
             let (watermark, newest, idle_partitions) = self.router.progress(stream as u16, now);
-            let position_lag_records = self.router.position_lag(stream as u16, &ends);
-            let progress = StreamProgress { watermark, newest, position_lag_records, idle_partitions };
+            let end = |at| ends.get(&at).map(|end: &LogEnd| end.readable);
+            let position_lag_records = self.router.position_lag(stream as u16, end);
+            let known = self.router.partitions_of(stream as u16).filter_map(|at| ends.get(&at));
+            let blocked_records = known.map(|end| end.blocked).reduce(|sum, more| sum + more);
+            let progress = StreamProgress { watermark, newest, position_lag_records, blocked_records, idle_partitions };
             self.telemetry.stream_progress(name, &progress, self.clock.now_ms());
         }
         for ((stream, kind), rows) in &beat.dead {

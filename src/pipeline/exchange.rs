@@ -20,6 +20,7 @@ use crate::source::{
 };
 use arrow::array::RecordBatch;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -92,6 +93,8 @@ pub struct KafkaExchange {
     writer: Mutex<Option<TopicWriter>>,
     owned: Mutex<BTreeMap<u32, Owned>>,
     online: OnlineSender,
+    /// Of the online store, as far as they were made good.
+    losses: AtomicU64,
     /// The process is to end: nothing is tried again.
     stop: StopSignal,
     /// Its cells have ended: nothing is read any more.
@@ -118,6 +121,7 @@ impl KafkaExchange {
             writer: Mutex::new(None),
             owned: Mutex::default(),
             online,
+            losses: AtomicU64::new(0),
             stop,
             done,
         }
@@ -220,8 +224,16 @@ impl KafkaExchange {
         let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         let cells: BTreeSet<u32> = owned.keys().copied().collect();
         let frontier = self.mirror.frontier();
+        if self.losses.swap(self.online.stats().losses(), Ordering::Relaxed) < self.online.stats().losses() {
+            self.mirror.own(&cells);
+        }
         for group in (0..self.groups.len()).filter(|group| self.mirror.holds(*group)) {
-            while let Some(batches) = self.mirror.take_due(group, frontier, ENTITIES_AT_ONCE, &cells) {
+            loop {
+                // What cannot be handed over without waiting stays due: reading goes on.
+                if self.online.room() < cells.len() {
+                    return self.mirror.hold_due(frontier);
+                }
+                let Some(batches) = self.mirror.take_due(group, frontier, ENTITIES_AT_ONCE, &cells) else { break };
                 for (cell, batch) in batches {
                     let owned = owned.get_mut(&cell).expect("only owned cells were asked for");
                     self.send_online(owned, batch);

@@ -110,6 +110,7 @@ impl Group<'_> {
         if self.retry(|| self.ensure_topic(&generation))?.is_none() {
             return Ok(());
         }
+        self.world.online.watch(self.world.entropy.random_u64());
         let online =
             OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
                 .map_err(|source| RunError::Spawn { name: "online".into(), source })?;

@@ -15,7 +15,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Intake, PauseList};
-use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
+use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
@@ -27,12 +27,9 @@ use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Cut parts and rejects that wait for the committer.
 const CUT_QUEUE_MAX: usize = 64;
-/// How long the end of a run waits for the online store to take what is left.
-const ONLINE_FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// How a pipeline is to run.
 #[derive(Clone, Debug, Default)]
@@ -178,9 +175,15 @@ impl Start<'_> {
         self.join_others(&committer, head)?;
         let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
 
-        let online =
-            OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
-                .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        // A tick takes one batch of each group from each lane; two ticks have room.
+        let (batches_per_tick, limits) = (cell.lanes * cell.groups.len(), WriterLimits::default());
+        let queue_batches_max = limits.queue_batches_max.max(2 * batches_per_tick);
+        let limits = WriterLimits { queue_batches_max, ..limits };
+        if self.options.scope.is_whole() {
+            self.world.online.watch(self.world.entropy.random_u64());
+        }
+        let online = OnlineWriter::start(self.world.online.clone(), limits, self.world.entropy.random_u64())
+            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         self.world.board.update(|view| view.online = Some(online.stats()));
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell, self.mirror());
@@ -205,7 +208,7 @@ impl Start<'_> {
             let outlets = LaneOutlets {
                 sink: sink_in.clone(),
                 cuts: cuts_in.clone(),
-                online: OnlineOutlet::new(online.sender(), head.born_at_ms, head.epoch, head.cut),
+                online: OnlineOutlet::new(online.sender(), batches_per_tick, head),
                 frontier: frontier.clone(),
                 lanes: cell.lanes,
             };
@@ -297,7 +300,10 @@ impl Start<'_> {
     }
 
     fn summary(&self, head: u64, online_left: u64) -> RunSummary {
-        RunSummary { view: self.world.board.view(), head, online_left }
+        let view = self.world.board.view();
+        // What the lanes had to leave in their state, because the store was away.
+        let due: u64 = view.counts.groups.iter().map(|group| group.due).sum();
+        RunSummary { view, head, online_left: online_left + due }
     }
 
     fn input_number(&self, name: &str) -> Option<u16> {

@@ -4,7 +4,7 @@ use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use conjoin::event::{PartitionId, PositionDelta, Positions, RawBatch};
 use conjoin::source::kafka::{KafkaOptions, KafkaSource, ReconnectingKafka};
 use conjoin::source::{
-    InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent,
+    InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, LogEnd, Source, SourceError, SourceEvent,
 };
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
@@ -52,6 +52,10 @@ fn from_start(topic: &str, until_end: bool) -> KafkaSource {
 
 fn failure(result: Result<KafkaSource, SourceError>) -> SourceError {
     result.err().expect("connect should have failed")
+}
+
+fn end(readable: i64) -> LogEnd {
+    LogEnd { readable, blocked: 0 }
 }
 
 fn at(partition: u32) -> PartitionId {
@@ -196,7 +200,7 @@ fn an_unbounded_read_says_when_it_caught_up_and_goes_on() {
     assert_eq!(seen.payloads[&at(0)], numbers(0..5));
     seen.until(&mut source, |_| true).unwrap();
     let began = Instant::now();
-    while source.log_ends() != BTreeMap::from([(at(0), 5), (at(1), 10)]) {
+    while source.log_ends() != BTreeMap::from([(at(0), end(5)), (at(1), end(10))]) {
         seen.take(source.poll(Duration::from_millis(50)).unwrap());
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", source.log_ends());
     }
@@ -248,7 +252,8 @@ fn only_the_partitions_asked_for_are_read_of_every_topic() {
     more.until(&mut source, |seen| seen.count() == 10 && seen.caught_up.len() >= 2).unwrap();
     assert_eq!(more.payloads[&of(0, 3)], numbers(310..320));
     let began = Instant::now();
-    while source.log_ends() != BTreeMap::from([(of(0, 3), 20), (of(1, 3), 10)]) {
+    let end = |readable| conjoin::source::LogEnd { readable, blocked: 0 };
+    while source.log_ends() != BTreeMap::from([(of(0, 3), end(20)), (of(1, 3), end(10))]) {
         more.take(source.poll(Duration::from_millis(50)).unwrap());
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", source.log_ends());
     }

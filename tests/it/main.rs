@@ -6,6 +6,7 @@
 
 mod support;
 
+mod brokers;
 mod change;
 mod cli;
 mod dead_letters;
@@ -20,9 +21,11 @@ mod kafka_writer;
 mod kill;
 mod model_contract;
 mod model_scores;
+mod online_faults;
 mod online_redis;
 mod object_store;
 mod oracle;
+mod pressure;
 mod rank_parity;
 mod repartition;
 mod rescale;

@@ -20,7 +20,7 @@ use crate::decode::Decoder;
 use crate::event::{PartitionId, Partitioner, Positions, RawBatch, RawRecord, StreamId, key_text};
 use crate::pipeline::StopSignal;
 use crate::source::kafka::{GroupOffsets, KafkaOptions, Outbound, ReconnectingKafka, TopicWriter, ensure_topic};
-use crate::source::{InputKind, InputSpec, KafkaConnection, KafkaStart, Source, SourceEvent};
+use crate::source::{InputKind, InputSpec, KafkaConnection, KafkaStart, LogEnd, Source, SourceEvent};
 use merge::{Judged, Merge};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -326,7 +326,9 @@ impl<'a> Copy<'a> {
     }
 
     fn count_left(&mut self) {
-        let left = |(at, end): (PartitionId, i64)| (end - self.merge.positions().next(at).unwrap_or(0)).max(0) as u64;
+        let left = |(at, end): (PartitionId, LogEnd)| {
+            (end.readable - self.merge.positions().next(at).unwrap_or(0)).max(0) as u64
+        };
         self.done.left = self.source.log_ends().into_iter().map(left).sum();
     }
 }

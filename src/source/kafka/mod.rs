@@ -36,7 +36,7 @@ pub use offsets::GroupOffsets;
 pub use playback::{Original, Outgoing, fetch_originals, produce};
 
 use crate::event::{PartitionId, Positions};
-use crate::source::{InputKind, InputSpec, KafkaConnection, Source, SourceError, SourceEvent};
+use crate::source::{InputKind, InputSpec, KafkaConnection, LogEnd, Source, SourceError, SourceEvent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use reader::TopicReader;
 pub use reconnect::ReconnectingKafka;
@@ -70,6 +70,8 @@ pub struct KafkaOptions {
     pub batch_records_max: usize,
     /// One drain of a client stops at about this many payload bytes.
     pub batch_bytes_max: usize,
+    /// Of a larger record only so much is copied, and a byte: enough for `decode` to refuse it.
+    pub record_bytes_max: usize,
 }
 
 impl Default for KafkaOptions {
@@ -83,6 +85,7 @@ impl Default for KafkaOptions {
             connect_timeout: Duration::from_secs(10),
             batch_records_max: 8192,
             batch_bytes_max: 4 << 20,
+            record_bytes_max: 8 << 20,
         }
     }
 }
@@ -243,7 +246,7 @@ impl Source for KafkaSource {
     }
 
     /// A few seconds old.
-    fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+    fn log_ends(&self) -> BTreeMap<PartitionId, LogEnd> {
         self.readers.iter().flat_map(TopicReader::log_ends).collect()
     }
 
