@@ -25,7 +25,8 @@ test: preflight ## format, clippy and all tests, with a Kafka, a Redis and an S3
 	export ORT_DYLIB_PATH CONJOIN_PYTHON
 	scripts/with-services $(CARGO) test --locked --tests --no-fail-fast $(TESTS)
 
-soak: preflight ## simulated lives with random faults for SECONDS (default 60); ends with one line of JSON
+soak: preflight ## simulated lives with random faults for SECONDS (default 60); ends with one line of JSON; RSS=FILE.csv notes memory
+	$(if $(RSS),export SOAK_RSS=$(abspath $(RSS)))
 	SOAK_SECONDS=$(or $(SECONDS),60) $(CARGO) test --locked --test it -- --ignored --exact --nocapture simulation::storm::soak
 
 demo: preflight ## made-up traffic through the whole of Conjoin in a minute; SERVE=1 keeps serving the result

@@ -178,7 +178,10 @@ fn parts() -> Vec<Part> {
             };
             let users = texts("u", 200_000, &mut random);
             let items = texts("i", 20_000, &mut random);
-            let prints = [fingerprints(&[&users], BATCH, Partitioner::Murmur2), fingerprints(&[&items], BATCH, Partitioner::Murmur2)];
+            let prints = [
+                fingerprints(&[&users], BATCH, Partitioner::Murmur2),
+                fingerprints(&[&items], BATCH, Partitioner::Murmur2),
+            ];
             let time = |row: usize| START + (first + row) as i64 * 1_000 / EVENTS_PER_SECOND;
             let event_time: Vec<_> = (0..BATCH).map(|row| time(row) - random.random_range(0..LATENESS_MS)).collect();
             newest = event_time.iter().copied().fold(newest, i64::max);

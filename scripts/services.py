@@ -7,6 +7,9 @@ and play.
     services.py start      start all and leave them running; prints lines for `eval`
     services.py stop       stop what `start` left running
     services.py install    only fetch what is needed
+    services.py brokers COUNT FOLDER
+                           make the storage of a Kafka cluster in FOLDER and start nothing: prints one line of JSON per
+                           broker, its address and the command that runs it, for tests that kill brokers
 
 In:    KAFKA_BOOTSTRAP, REDIS_URL, S3_ENDPOINT: a service whose variable is set already is used as it is and never
        touched; S3_ENDPOINT wants S3_BUCKET, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY beside it.
@@ -63,8 +66,8 @@ rootLogger.appenderRef.out.ref = out
 """
 
 SERVER = """process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
@@ -76,17 +79,24 @@ log.retention.ms=-1
 num.network.threads=2
 num.io.threads=2
 offsets.topic.num.partitions=1
-offsets.topic.replication.factor=1
+offsets.topic.replication.factor={copies}
 transaction.state.log.num.partitions=1
-transaction.state.log.replication.factor=1
+transaction.state.log.replication.factor={copies}
 transaction.state.log.min.isr=1
 share.coordinator.state.topic.num.partitions=1
-share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.replication.factor={copies}
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 """
 
-JAVA = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+# A broker that died is noticed in two seconds, and what it led is not given back to it.
+CLUSTER = """auto.leader.rebalance.enable=false
+broker.heartbeat.interval.ms=500
+broker.session.timeout.ms=2000
+replica.lag.time.max.ms=2000
+"""
+
+JAVA = ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 
 
 class Failure(Exception):
@@ -288,6 +298,49 @@ def wait_until(answers, port, process, what, log):
     raise OSError(f"{what} did not answer in {START_DEADLINE_S} s:\n{log.read_text(errors='replace')[-3000:]}")
 
 
+def kafka_id():
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "a")
+
+
+def kafka_cluster(count, folder, heap):
+    """The storage of brokers that know each other: their ports, and the commands that run them."""
+    ports = free_ports(2 * count)
+    nodes = [(node + 1, ports[2 * node], ports[2 * node + 1]) for node in range(count)]
+    voters = ",".join(f"{node}@127.0.0.1:{controller}" for node, _, controller in nodes)
+    brokers, first = [], None
+    for node, port, controller in nodes:
+        data = folder / f"kafka-{port}"
+        data.mkdir()
+        server = SERVER.format(
+            node=node, voters=voters, port=port, controller=controller, data=data / "log", copies=min(count, 3)
+        )
+        (data / "server.properties").write_text(server + (CLUSTER if count > 1 else ""))
+        (data / "log4j2.properties").write_text(LOG4J)
+        logging = f"-Dlog4j2.configurationFile={data / 'log4j2.properties'}"
+        java = [*JAVA, f"-Xmx{heap}", logging, "-cp", f"{kafka_jars()}/libs/*"]
+        if not first:
+            first = data / "log"
+            kafka_format(java, data / "server.properties")
+        else:
+            # What the tool would have written, without another JVM.
+            shutil.copytree(first, data / "log")
+            meta = data / "log" / "meta.properties"
+            own = {"node.id": str(node), "directory.id": kafka_id()}
+            lines = [line.split("=", 1) for line in meta.read_text().splitlines() if "=" in line]
+            meta.write_text("".join(f"{key}={own.get(key, value)}\n" for key, value in lines))
+        brokers.append((port, [*java, "kafka.Kafka", str(data / "server.properties")]))
+    return brokers
+
+
+def kafka_format(java, properties):
+    form = [*java, "kafka.tools.StorageTool", "format", "-t", kafka_id(), "-c", str(properties)]
+    done = subprocess.run(form, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        old = "UnsupportedClassVersionError" in done.stdout
+        hint = "it needs Java 17 or newer in PATH. " if old else ""
+        raise Failure(f"Kafka could not format its storage: {hint}\n{done.stdout[-3000:]}")
+
+
 class Services:
     def __init__(self, detached=False):
         self.detached = detached
@@ -339,20 +392,8 @@ class Services:
         return "s3", process, port, s3_answers, address
 
     def begin_kafka(self):
-        port, controller = free_ports(2)
-        data = self.folder / f"kafka-{port}"
-        data.mkdir()
-        (data / "server.properties").write_text(SERVER.format(port=port, controller=controller, data=data / "log"))
-        (data / "log4j2.properties").write_text(LOG4J)
-        java = [*JAVA, f"-Dlog4j2.configurationFile={data / 'log4j2.properties'}", "-cp", f"{kafka_jars()}/libs/*"]
-        identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "a")
-        form = [*java, "kafka.tools.StorageTool", "format", "-t", identity, "-c", str(data / "server.properties")]
-        done = subprocess.run(form, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode != 0:
-            old = "UnsupportedClassVersionError" in done.stdout
-            hint = "it needs Java 17 or newer in PATH. " if old else ""
-            raise Failure(f"Kafka could not format its storage: {hint}\n{done.stdout[-3000:]}")
-        process = self.keep(spawn([*java, "kafka.Kafka", str(data / "server.properties")], self.folder, "kafka", self.detached))
+        ((port, command),) = kafka_cluster(1, self.folder, "512m")
+        process = self.keep(spawn(command, self.folder, "kafka", self.detached))
         return "kafka", process, port, kafka_answers, {"KAFKA_BOOTSTRAP": f"127.0.0.1:{port}"}
 
     def end(self, process):
@@ -476,6 +517,11 @@ def main(arguments):
             return stop()
         case ["install"]:
             install()
+            return 0
+        case ["brokers", count, folder] if count.isdigit() and int(count):
+            need("java", "default-jre-headless")
+            for port, command in kafka_cluster(int(count), Path(folder).absolute(), "256m"):
+                print(json.dumps({"address": f"127.0.0.1:{port}", "command": command}))
             return 0
     print(__doc__, file=sys.stderr)
     return 2

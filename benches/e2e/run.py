@@ -24,12 +24,14 @@ COMMITS_MIN = 10
 KILL_AFTER_COMMITS = 8
 
 
-def data(cache, rate):
+def data(cache, rate, impressions=2_000_000):
     """The workload's folder; made on first use, never half."""
-    folder = os.path.join(cache, f"bench-data-v1-rate{rate}")
+    longer = "" if impressions == 2_000_000 else f"-n{impressions}"
+    folder = os.path.join(cache, f"bench-data-v1-rate{rate}{longer}")
     if not os.path.exists(os.path.join(folder, "expected.json")):
-        print(f"making the workload at {rate} impressions per second in {folder}", file=sys.stderr)
-        subprocess.run([sys.executable, os.path.join(HERE, "gen.py"), "--rate", str(rate), "--out", folder], check=True)
+        print(f"making {impressions} impressions at {rate} per second in {folder}", file=sys.stderr)
+        gen = [sys.executable, os.path.join(HERE, "gen.py"), "--rate", str(rate), "--n", str(impressions), "--out", folder]
+        subprocess.run(gen, check=True)
     return folder
 
 
@@ -37,9 +39,14 @@ def manifests(out):
     return len(glob.glob(os.path.join(out, "state", "manifests", "*.json")))
 
 
-def once(binary, folder, out, kill_at_commit=None):
+def command_of(binary, settings=()):
+    changed = [word for setting in settings for word in ("--set", setting)]
+    return [binary, "run", os.path.join(ROOT, "config", "bench.yaml"), "--json", *changed]
+
+
+def once(binary, folder, out, kill_at_commit=None, settings=()):
     """One process; killed when so many further manifests are there, unless it ends before."""
-    command = [binary, "run", os.path.join(ROOT, "config", "bench.yaml"), "--json"]
+    command = command_of(binary, settings)
     before, start = manifests(out), time.monotonic()
     process = subprocess.Popen(command, env={**os.environ, "DATA_DIR": folder, "OUT_DIR": out}, stdout=subprocess.PIPE)
     while kill_at_commit and process.poll() is None:

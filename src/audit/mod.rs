@@ -3,19 +3,23 @@
 //!   manifest chain ──> overview            what is true now
 //!   dead-letter files ──> letters ──> replay into the inputs
 //!   inputs [start, committed) ──> batch join ──> compared with published files
+//!   a stream's topics ──> repartition ──> one topic, by the stream's key
 //!
 //! In: a plan, and the stores it names. Out: plain values that `cli` prints; replayed records.
-//! Holds: nothing is claimed, locked or changed: a pipeline may run meanwhile; the one thing written is a replay.
+//! Holds: nothing is claimed, locked or changed: a pipeline may run meanwhile; what is written is a replay, or the
+//! copy of a topic.
 //! Does not: print, or decide an exit code.
 
 mod letters;
 mod open;
 mod overview;
+mod repartition;
 mod replay;
 mod verify;
 
 pub use letters::*;
 pub use open::*;
 pub use overview::*;
+pub use repartition::*;
 pub use replay::*;
 pub use verify::*;

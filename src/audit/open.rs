@@ -71,7 +71,8 @@ impl OwnState {
     pub fn whole(&self) -> Manifest {
         let heads = || self.chains.iter().map(OwnChain::head);
         let newest = heads().max_by_key(|head| head.committed_at_ms).expect("there is one at least");
-        let mut whole = Manifest { watermark: heads().map(|head| head.watermark).min().unwrap_or(i64::MIN), ..newest.clone() };
+        let mut whole =
+            Manifest { watermark: heads().map(|head| head.watermark).min().unwrap_or(i64::MIN), ..newest.clone() };
         whole.online_instant = heads().filter_map(|head| head.online_instant).max();
         for head in heads().filter(|head| head.chain != newest.chain) {
             for entry in &head.inputs {

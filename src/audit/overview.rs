@@ -5,17 +5,17 @@
 //! Does not: read a broker, or any row.
 
 use crate::audit::{AuditError, OwnChain, OwnState, own_state};
-use crate::commit::{Damage, Link, Manifest, ManifestKind, changed_nodes};
+use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, decide};
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{
     AnchorAccount, BlockClass, BlockKind, DurationMs, EventTime, FeatureAccount, LabelAccount, StreamAccount, Totals,
     file_and_offset,
 };
-use crate::pipeline::list_objects;
+use crate::pipeline::{definition, list_objects};
 use crate::source::InputKind;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A cut that runs beside may drop the objects of the head that was read: then a newer one is there.
 const LOOKS_MAX: usize = 3;
@@ -25,8 +25,10 @@ pub struct Overview {
     pub pipeline: String,
     pub state: String,
     pub chain: ChainView,
-    /// Definitions that are not those the state was written with: a run would refuse the state.
+    /// Definitions that are not those the state was written with, and that a run would refuse.
     pub changed_definitions: Vec<String>,
+    /// What the next start would make of those that it would accept.
+    pub accepted_changes: Vec<String>,
     pub inputs: Vec<PositionView>,
     pub tracks: Vec<TrackView>,
     /// `null` before the first record.
@@ -110,6 +112,8 @@ pub struct SampleView {
     pub stream: Option<String>,
     pub account: AnchorAccount,
     pub balances: bool,
+    /// When it was added or reset: its account begins there. `null` when it is as old as the chain.
+    pub since: Option<EventTime>,
     pub joins: Vec<JoinView>,
     /// Impressions before this time have closed, and lie in published files.
     pub closed_before: Option<EventTime>,
@@ -127,6 +131,8 @@ pub struct JoinView {
 #[derive(Clone, Debug, Serialize)]
 pub struct GroupView {
     pub group: String,
+    /// As for samples; a window is null until it begins there.
+    pub since: Option<EventTime>,
     pub entities: u64,
     pub tiles: u64,
     pub due: u64,
@@ -256,9 +262,10 @@ fn group_overview(plan: &Plan, state: &OwnState, cells: u32, views: Vec<Overview
     named.sort_by(|a, b| (&a.sink, &a.path).cmp(&(&b.sink, &b.path)));
     sum.files.named = named;
     let numbers: Vec<u32> = state.chains.iter().map(|chain| chain.cell).collect();
-    let of_cells = numbers.iter().zip(&views).flat_map(|(cell, view)| {
-        view.problems.iter().map(move |problem| format!("cell {cell}: {problem}"))
-    });
+    let of_cells = numbers
+        .iter()
+        .zip(&views)
+        .flat_map(|(cell, view)| view.problems.iter().map(move |problem| format!("cell {cell}: {problem}")));
     GroupOverview {
         pipeline: plan.pipeline.clone(),
         state: sum.state.clone(),
@@ -311,11 +318,15 @@ fn named_files(link: &Link) -> Vec<NamedFile> {
 }
 
 fn of_head(plan: &Plan, head: &Manifest, objects: ObjectsView) -> Overview {
-    let changed = changed_nodes(&head.semantics, &plan.semantics);
     let mut problems = Vec::new();
+    let (changed, accepted) = match decide(head, &definition(plan), &BTreeSet::new()) {
+        Ok(accepted) => (Vec::new(), accepted.notes),
+        Err(ClaimRefusal::Semantics { nodes }) => (nodes, Vec::new()),
+        Err(other) => (vec![other.to_string()], Vec::new()),
+    };
     if !changed.is_empty() {
         let nodes = changed.join(", ");
-        problems.push(format!("the pipeline file is not the one that the state was written with ({nodes})"));
+        problems.push(format!("the pipeline file is not the one that the state was written with: {nodes}"));
     }
     let streams: Vec<StreamView> = head
         .streams
@@ -336,6 +347,7 @@ fn of_head(plan: &Plan, head: &Manifest, objects: ObjectsView) -> Overview {
         unbalanced.extend(uses.map(|used| format!("features {} from {}", view.group, name_or(&used.stream))));
     }
     let dead: u64 = head.streams.values().map(|account| account.dead_lettered).sum();
+    let dead = dead + head.dead_letters_gone;
     if dead != head.totals.dead_letter_rows {
         let rows = head.totals.dead_letter_rows;
         unbalanced.push(format!("dead letters: {dead} rows were rejected, {rows} are in files"));
@@ -349,6 +361,7 @@ fn of_head(plan: &Plan, head: &Manifest, objects: ObjectsView) -> Overview {
         state: String::new(),
         chain: chain_view(&[], head, Vec::new(), head.committed_at_ms),
         changed_definitions: changed,
+        accepted_changes: accepted,
         inputs: positions(plan, head),
         tracks: head.tracks.iter().map(|track| track_view(plan, track)).collect(),
         watermark: known(head.watermark),
@@ -409,17 +422,27 @@ fn track_view(plan: &Plan, track: &crate::commit::TrackEntry) -> TrackView {
     }
 }
 
+/// Whether a node is the plan's, so that its parts may be called by the plan's names.
+fn is_same(plan: &Plan, head: &Manifest, node: String) -> bool {
+    head.semantics.get(&node) == plan.semantics.get(&node)
+}
+
 fn sample_view(plan: &Plan, head: &Manifest, at: usize) -> SampleView {
-    let counts = &head.counts.samples[at];
-    let name = head.layout.samples.get(at).cloned().unwrap_or_else(|| at.to_string());
-    let sample = plan.samples.iter().find(|sample| sample.sample.name == name);
+    let (counts, node) = (&head.counts.samples[at], head.layout.samples.get(at));
+    let name = node.map_or_else(|| at.to_string(), |node| node.name.clone());
+    // With another definition buckets may have another width, and joins another order.
+    let same = is_same(plan, head, format!("joins.{name}"));
+    let sample = plan.samples.iter().find(|sample| sample.sample.name == name).filter(|_| same);
     let stream = |number: u16| plan.streams.get(number as usize).map(|stream| stream.name.clone());
-    let accepted = |stream: &Option<String>| head.streams.get(stream.as_ref()?).map(|account| account.accepted);
+    let accepted = |stream: &Option<String>, number: usize| {
+        let base = node.and_then(|node| node.base.get(number)).copied().unwrap_or(0);
+        head.streams.get(stream.as_ref()?).map(|account| account.accepted.saturating_sub(base))
+    };
     let anchor = sample.and_then(|sample| stream(sample.join.anchor));
     let joins = counts.labels.iter().enumerate().map(|(number, account)| {
         let label = sample.and_then(|sample| sample.join.labels.get(number));
         let stream = label.and_then(|label| stream(label.stream));
-        let whole = accepted(&stream).is_none_or(|rows| rows == account.accepted());
+        let whole = accepted(&stream, number + 1).is_none_or(|rows| rows == account.accepted());
         JoinView {
             join: label.map_or_else(|| number.to_string(), |label| label.name.clone()),
             stream,
@@ -427,14 +450,12 @@ fn sample_view(plan: &Plan, head: &Manifest, at: usize) -> SampleView {
             balances: whole && account.balances(),
         }
     });
-    // With another definition buckets may have another width.
-    let same = changed_nodes(&head.semantics, &plan.semantics).is_empty();
-    let width = sample.filter(|_| same).map(|sample| sample.join.bucket_ms);
-    let before = |through: Option<u32>| Some((i64::from(through?) + 1) * width?);
-    let whole = accepted(&anchor).is_none_or(|rows| rows == counts.anchor.accepted());
+    let before = |through: Option<u32>| Some((i64::from(through?) + 1) * sample?.join.bucket_ms);
+    let whole = accepted(&anchor, 0).is_none_or(|rows| rows == counts.anchor.accepted());
     SampleView {
         joins: joins.collect(),
         sample: name,
+        since: node.and_then(|node| known(node.since)),
         stream: anchor,
         account: counts.anchor,
         balances: whole && counts.anchor.balances(),
@@ -444,26 +465,36 @@ fn sample_view(plan: &Plan, head: &Manifest, at: usize) -> SampleView {
 }
 
 fn group_view(plan: &Plan, head: &Manifest, at: usize) -> GroupView {
-    let counts = &head.counts.groups[at];
-    let name = head.layout.groups.get(at).cloned().unwrap_or_else(|| at.to_string());
-    let group = plan.groups.iter().find(|group| group.name == name);
+    let (counts, node) = (&head.counts.groups[at], head.layout.groups.get(at));
+    let name = node.map_or_else(|| at.to_string(), |node| node.name.clone());
+    let same = is_same(plan, head, format!("features.{name}"));
+    let group = plan.groups.iter().find(|group| group.name == name).filter(|_| same);
     let uses = counts.uses.iter().enumerate().map(|(number, account)| {
         let stream = group.and_then(|group| plan.streams.get(group.uses.get(number)?.stream as usize));
+        let base = node.and_then(|node| node.base.get(number)).copied().unwrap_or(0);
         let accepted = stream.and_then(|stream| head.streams.get(&stream.name)).map(|account| account.accepted);
         UseView {
             stream: stream.map(|stream| stream.name.clone()),
             account: *account,
-            balances: accepted.is_none_or(|rows| rows == account.accepted()),
+            balances: accepted.is_none_or(|rows| rows.saturating_sub(base) == account.accepted()),
         }
     });
-    GroupView { uses: uses.collect(), group: name, entities: counts.entities, tiles: counts.tiles, due: counts.due }
+    GroupView {
+        uses: uses.collect(),
+        group: name,
+        since: node.and_then(|node| known(node.since)),
+        entities: counts.entities,
+        tiles: counts.tiles,
+        due: counts.due,
+    }
 }
 
 fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<ObjectsView, AuditError> {
-    let needed_from: BTreeMap<BlockClass, i64> = head.needed_from.iter().copied().collect();
+    let objects = list_objects(store, head)?;
+    let needed = Needed::new(&head.needed_from, &head.layout, objects.iter().flat_map(|(_, entries)| entries));
     let mut classes: BTreeMap<BlockClass, ClassView> = BTreeMap::new();
     let (mut count, mut bytes) = (0, 0);
-    for (object, entries) in list_objects(store, head)? {
+    for (object, entries) in objects {
         count += 1;
         bytes += object.bytes;
         for entry in entries {
@@ -478,7 +509,7 @@ fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<Objec
             view.blocks += 1;
             view.rows += entry.rows;
             view.bytes += entry.bytes;
-            if needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first) {
+            if needed.needs(&entry) {
                 view.needed_bytes += entry.bytes;
             }
         }
@@ -487,16 +518,15 @@ fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<Objec
 }
 
 fn class_owner(plan: &Plan, head: &Manifest, class: BlockClass) -> String {
-    let node = class.node as usize;
-    let of = |names: &[String]| names.get(node).cloned().unwrap_or_else(|| node.to_string());
+    let Some(at) = head.layout.place(class) else { return format!("node {}, which is gone", class.node) };
     match class.kind {
-        BlockKind::Tiles | BlockKind::FeatureEntries | BlockKind::FeatureIds => of(&head.layout.groups),
+        BlockKind::Tiles | BlockKind::FeatureEntries | BlockKind::FeatureIds => head.layout.groups[at].name.clone(),
         BlockKind::Labels | BlockKind::LabelStates => {
-            let sample = of(&head.layout.samples);
-            let plan = plan.samples.iter().find(|plan| plan.sample.name == sample);
+            let sample = &head.layout.samples[at].name;
+            let plan = plan.samples.iter().find(|plan| plan.sample.name == *sample);
             let join = plan.and_then(|plan| plan.join.labels.get(class.part as usize)).map(|label| label.name.clone());
             format!("{sample}.{}", join.unwrap_or_else(|| class.part.to_string()))
         }
-        _ => of(&head.layout.samples),
+        _ => head.layout.samples[at].name.clone(),
     }
 }

@@ -58,26 +58,27 @@ impl Lane {
     pub(super) fn cut(&mut self, number: u64, roll: bool, sealed: EventTime) -> LaneCut {
         let (mut blocks, mut needed_from) = (Vec::new(), Vec::new());
         for (sample, join) in self.joins.iter_mut().enumerate() {
-            let cut = join.cut(sample as u16, number, self.number as u16, roll);
+            let cut = join.cut(self.spec.samples[sample].node, number, self.number as u16, roll);
             blocks.extend(cut.blocks);
             needed_from.extend(cut.needed_from);
         }
         let mut segment = SegmentId { cut: number, lane: self.number as u16, ordinal: FEATURE_SEGMENTS };
         for (group, store) in self.history.lanes[self.number].iter().enumerate() {
             let mut store = write(store);
-            let class = |kind| BlockClass { kind: block_kind(kind), node: group as u16, part: 0 };
+            let node = self.spec.groups[group].node;
+            let class = |kind| BlockClass { kind: block_kind(kind), node, part: 0 };
             if self.history.mirror.holds(group) {
-                let class = BlockClass { kind: BlockKind::Sealed, node: group as u16, part: 0 };
+                let class = BlockClass { kind: BlockKind::Sealed, node, part: 0 };
                 for rows in store.take_sealed(sealed).into_iter().flat_map(|block| pieces(block.rows)) {
-                    blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+                    blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
                     segment.ordinal += 1;
                 }
                 // It is handed over before the next cut is made.
                 needed_from.push((class, number as i64));
             }
-            for block in store.snapshot() {
+            for block in store.cut() {
                 let class = class(block.kind);
-                blocks.push(StateBlock { class, bucket: block.bucket, segment, rows: block.rows });
+                blocks.push(StateBlock { class, bucket: block.bucket, segment, whole: block.whole, rows: block.rows });
                 segment.ordinal += 1;
             }
             needed_from.extend(StateKind::ALL.map(|kind| (class(kind), store.oldest_bucket_needed(kind))));
@@ -89,7 +90,12 @@ impl Lane {
     pub fn restore(&mut self, block: RestoredBlock) -> Result<(), LaneRestoreError> {
         let share = self.spec.share(self.number);
         match block {
-            RestoredBlock::Impressions { sample, segment } => self.joins[sample].restore_segment(segment, &share)?,
+            RestoredBlock::Impressions { sample, mut segment } => {
+                let stitched = self.spec.samples[sample].groups.iter();
+                let begun = stitched.map(|stitched| self.spec.groups[stitched.group].begun_after < segment.cut);
+                segment.knows = begun.collect();
+                self.joins[sample].restore_segment(segment, &share)?;
+            }
             RestoredBlock::ClosedIds { sample, bucket, rows, stored } => {
                 self.joins[sample].restore_closed_ids(bucket, &rows, &share, stored)?;
             }

@@ -11,12 +11,12 @@
 //! Does not: block, await, read a clock, touch a disk.
 
 use crate::cell::mirror::Mirror;
-use crate::cell::{CellSpec, StreamUse};
+use crate::cell::{CellSpec, GroupCell, Stitched, StreamUse};
 use crate::event::{
     BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, RoutedBatch,
     SampleCounts, StateBlock, Watermark, home_of, key_group, lane_of,
 };
-use crate::feature::{GroupSpec, GroupStore};
+use crate::feature::{GroupStore, null_where};
 use crate::join::{ClosedRows, JoinState, LaneRows};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -34,10 +34,10 @@ pub struct FeatureHistory {
 
 /// Makes an empty history for all lanes of a cell.
 pub fn feature_history(spec: &CellSpec, mirror: Arc<Mirror>) -> FeatureHistory {
-    let store = |(number, group): (usize, &Arc<GroupSpec>)| {
+    let store = |(number, group): (usize, &GroupCell)| {
         RwLock::new(match mirror.holds(number) {
-            true => GroupStore::outgoing(number as u16, group.clone()),
-            false => GroupStore::new(number as u16, group.clone()),
+            true => GroupStore::outgoing(number as u16, group.spec.clone()),
+            false => GroupStore::new(number as u16, group.spec.clone()).complete_since(group.since),
         })
     };
     let stores = || spec.groups.iter().enumerate().map(store).collect();
@@ -49,11 +49,13 @@ pub fn feature_history(spec: &CellSpec, mirror: Arc<Mirror>) -> FeatureHistory {
 pub enum LaneInput {
     Rows(Arc<RoutedBatch>),
     Advance(Advance),
-    /// Evaluate entities whose online value changed, at most so many.
+    /// Evaluate entities whose online value changed, at most so many of each group; with none they stay due.
     Online {
         instant: EventTime,
         entities_max: usize,
     },
+    /// The online store lost what it had: the value of every entity has to be written again.
+    OnlineLost,
     /// Snapshot here. With `roll`, the Parquet files that are open end at this cut. What is complete below `sealed` of
     /// entities that belong to no cell is handed out; the lane has been told that watermark.
     Cut {
@@ -126,7 +128,7 @@ impl Lane {
             feature_accounts: spec
                 .groups
                 .iter()
-                .map(|group| vec![FeatureAccount::default(); group.uses.len()])
+                .map(|group| vec![FeatureAccount::default(); group.spec.uses.len()])
                 .collect(),
             history,
             spec,
@@ -140,6 +142,9 @@ impl Lane {
             LaneInput::Rows(batch) => self.rows(&batch),
             LaneInput::Advance(advance) => self.advance(advance, out),
             LaneInput::Online { instant, entities_max } => self.online(instant, entities_max, out),
+            LaneInput::OnlineLost => {
+                self.history.lanes[self.number].iter().for_each(|store| write(store).publish_anew(&|_| true));
+            }
             LaneInput::Cut { number, roll, sealed } => out.cut = Some(self.cut(number, roll, sealed)),
         }
     }
@@ -208,12 +213,15 @@ impl Lane {
         }
         let history = self.history.clone();
         self.joins[sample].evaluate_ready(frontier, cell.serving_lag_ms, |index, entities, instants| {
-            evaluate(&history, cell.groups[index], entities, instants)
+            evaluate_stitched(&history, cell.groups[index], entities, instants)
         });
     }
 
     fn online(&mut self, instant: EventTime, entities_max: usize, out: &mut LaneOutput) {
         for store in &self.history.lanes[self.number] {
+            if entities_max == 0 {
+                write(store).hold_due(instant);
+            }
             let mut left = entities_max;
             while left > 0 {
                 let Some(batch) = write(store).take_due(instant, left).expect(NULLABLE) else { break };
@@ -258,6 +266,22 @@ fn lane_rows(routed: &RoutedBatch, route: usize, lane: usize) -> LaneRows<'_> {
 
 /// Why reading features cannot fail.
 pub(super) const NULLABLE: &str = "the plan makes every derived feature nullable, so a row that fails is null";
+
+/// Reads a sample's features of one group, which are null before the sample got the group.
+fn evaluate_stitched(
+    history: &FeatureHistory,
+    stitched: Stitched,
+    entities: &[u128],
+    instants: &[EventTime],
+) -> RecordBatch {
+    let Stitched { group, since } = stitched;
+    if instants.iter().all(|instant| *instant >= since) {
+        return evaluate(history, group, entities, instants);
+    }
+    let asked: Vec<EventTime> = instants.iter().map(|instant| (*instant).max(since)).collect();
+    let too_early = instants.iter().map(|instant| Some(*instant < since)).collect();
+    null_where(&evaluate(history, group, entities, &asked), &too_early)
+}
 
 /// Reads one group's features of many (entity, instant) pairs from the lanes that own the entities.
 fn evaluate(history: &FeatureHistory, group: usize, entities: &[u128], instants: &[EventTime]) -> RecordBatch {

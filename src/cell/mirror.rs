@@ -10,7 +10,9 @@
 //! Does not: read a topic or a clock; see [`pipeline`](crate::pipeline).
 
 use crate::cell::lane::{NULLABLE, read, write};
-use crate::event::{CellMark, EventTime, FeatureBatch, Fingerprint, Outside, StreamId, Watermark, home_of, partition_of};
+use crate::event::{
+    CellMark, EventTime, FeatureBatch, Fingerprint, Outside, StreamId, Watermark, home_of, partition_of,
+};
 use crate::feature::{GroupSpec, GroupStore, StateError};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
@@ -44,6 +46,8 @@ struct CellView {
     last: (u64, u32),
     ended: bool,
     mark: Option<CellMark>,
+    /// Since when the cell has seen everything of each group of the plan.
+    since: Vec<EventTime>,
     /// Per stream, when the cell last said that it took rows (monotonic ms).
     moved_at_ms: BTreeMap<StreamId, u64>,
 }
@@ -54,6 +58,8 @@ pub struct Mirror {
     /// Per group of the plan; `None` for groups whose entities stay in their cell.
     stores: Vec<Option<RwLock<GroupStore>>>,
     views: Mutex<BTreeMap<u32, CellView>>,
+    /// Up to where this process has published what the cells that it owns own.
+    published: Mutex<BTreeMap<u32, EventTime>>,
 }
 
 impl Mirror {
@@ -66,6 +72,7 @@ impl Mirror {
             cells,
             stores: groups.iter().enumerate().map(store).collect(),
             views: Mutex::default(),
+            published: Mutex::default(),
         }
     }
 
@@ -79,7 +86,10 @@ impl Mirror {
         let Some(view) = views.get_mut(&cell) else {
             // The topic keeps what anyone needs; where it begins for a cell does not matter.
             let (last, moved_at_ms) = ((at.cut, at.part), BTreeMap::new());
-            views.insert(cell, CellView { chain: at.chain, last, ended: is_mark, mark: None, moved_at_ms });
+            views.insert(
+                cell,
+                CellView { chain: at.chain, last, ended: is_mark, mark: None, since: Vec::new(), moved_at_ms },
+            );
             return Ok(true);
         };
         if at.chain != view.chain {
@@ -108,13 +118,15 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Takes the mark that ends a commit; `moved` are the streams that took rows since the mark before.
+    /// Takes the mark that ends a commit; `moved` are the streams that took rows since the mark before, `since` when the
+    /// cell began to see each group of the plan.
     pub fn mark(
         &self,
         cell: u32,
         at: Sequence,
         mark: CellMark,
         moved: &[StreamId],
+        since: Vec<EventTime>,
         now_ms: u64,
     ) -> Result<bool, MirrorError> {
         if !self.follows(cell, at, true)? {
@@ -122,12 +134,23 @@ impl Mirror {
         }
         let mut views = self.views();
         let view = views.get_mut(&cell).expect("it was looked at just now");
-        view.mark = Some(mark);
+        (view.mark, view.since) = (Some(mark), since);
         view.moved_at_ms.extend(moved.iter().map(|stream| (*stream, now_ms)));
+        let since: Vec<EventTime> = (0..self.stores.len())
+            .map(|group| {
+                let of_cell = |view: &CellView| view.since.get(group).copied().unwrap_or(EventTime::MAX);
+                views.values().map(of_cell).max().unwrap_or(EventTime::MAX)
+            })
+            .collect();
         drop(views);
         let needed = self.needed();
-        for store in self.stores.iter().flatten() {
-            write(store).advance(Watermark::MIN, needed);
+        let published = self.lowest(|mark| mark.published);
+        for (store, since) in self.stores.iter().zip(since).filter_map(|(store, since)| Some((store.as_ref()?, since)))
+        {
+            let mut store = write(store);
+            store.learn_since(since);
+            store.keep_unpublished(published);
+            store.advance(Watermark::MIN, needed);
         }
         Ok(true)
     }
@@ -186,15 +209,15 @@ impl Mirror {
         partition_of(home_of(entity), self.cells)
     }
 
-    /// Up to `limit` entities whose value changed, with their values at the frontier, by the cell that owns each; those
+    /// Up to `limit` entities whose value changed, with their values at the `frontier`, by the cell that owns each; those
     /// that belong to no cell in `owned` are left out. `None` when nothing is due.
     pub fn take_due(
         &self,
         group: usize,
+        frontier: Watermark,
         limit: usize,
         owned: &BTreeSet<u32>,
     ) -> Option<Vec<(u32, FeatureBatch)>> {
-        let frontier = self.frontier();
         let store = self.stores.get(group)?.as_ref().filter(|_| frontier > Watermark::MIN)?;
         let keep = |entity| owned.contains(&self.owner(entity));
         let (batch, entities) = write(store).take_due_of(frontier.0, limit, &keep).expect(NULLABLE)?;
@@ -208,8 +231,30 @@ impl Mirror {
         Some(owned.iter().map(by_owner).filter(|(_, batch)| !batch.entities.is_empty()).collect())
     }
 
+    /// Nobody can take what is due: it stays so, and time goes on to the `frontier`.
+    pub fn hold_due(&self, frontier: Watermark) {
+        if frontier > Watermark::MIN {
+            self.stores.iter().flatten().for_each(|store| write(store).hold_due(frontier.0));
+        }
+    }
+
+    /// Nothing of what these cells own was due any more at the `frontier`.
+    pub fn drained(&self, frontier: Watermark, owned: &BTreeSet<u32>) {
+        let mut published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        published.extend(owned.iter().map(|cell| (*cell, frontier.0)));
+    }
+
+    /// Up to where a cell's entities are published, as far as is known here.
+    pub fn published(&self, cell: u32) -> EventTime {
+        let here = self.published.lock().unwrap_or_else(PoisonError::into_inner).get(&cell).copied();
+        let before = self.views().get(&cell).and_then(|view| view.mark).map(|mark| mark.published);
+        here.max(before).unwrap_or(EventTime::MIN)
+    }
+
     /// Every entity of these cells is due: nobody here has answered for them before.
     pub fn own(&self, cells: &BTreeSet<u32>) {
+        // What was published while another owned them is not known here.
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).retain(|cell, _| !cells.contains(cell));
         for store in self.stores.iter().flatten() {
             write(store).publish_anew(&|entity| cells.contains(&self.owner(entity)));
         }
@@ -232,32 +277,32 @@ mod tests {
     }
 
     fn mark(watermark: EventTime) -> CellMark {
-        CellMark { watermark, needed: watermark, idle: false }
+        CellMark { watermark, needed: watermark, idle: false, published: watermark }
     }
 
     #[test]
     fn f12_what_comes_again_is_dropped_and_what_is_missing_is_an_error() {
         let mirror = Mirror::new(2, &[], &[]);
-        assert_eq!(mirror.mark(0, at(5, 2), mark(10), &[], 0), Ok(true), "the topic may begin anywhere");
-        assert_eq!(mirror.mark(0, at(5, 2), mark(99), &[], 0), Ok(false), "an old owner wakes up");
-        assert_eq!(mirror.mark(0, at(6, 0), mark(20), &[], 0), Ok(true));
+        assert_eq!(mirror.mark(0, at(5, 2), mark(10), &[], Vec::new(), 0), Ok(true), "the topic may begin anywhere");
+        assert_eq!(mirror.mark(0, at(5, 2), mark(99), &[], Vec::new(), 0), Ok(false), "an old owner wakes up");
+        assert_eq!(mirror.mark(0, at(6, 0), mark(20), &[], Vec::new(), 0), Ok(true));
         let gap = MirrorError::Gap { cell: 0, cut: 8, part: 0, after_cut: 6, after_part: 0 };
-        assert_eq!(mirror.mark(0, at(8, 0), mark(30), &[], 0), Err(gap));
+        assert_eq!(mirror.mark(0, at(8, 0), mark(30), &[], Vec::new(), 0), Err(gap));
         let other = Sequence { chain: 8, ..at(7, 0) };
-        assert!(matches!(mirror.mark(0, other, mark(30), &[], 0), Err(MirrorError::OtherChain { .. })));
+        assert!(matches!(mirror.mark(0, other, mark(30), &[], Vec::new(), 0), Err(MirrorError::OtherChain { .. })));
         assert_eq!(mirror.frontier(), Watermark::MIN, "cell 1 was not heard");
-        mirror.mark(1, at(0, 0), mark(15), &[], 0).unwrap();
+        mirror.mark(1, at(0, 0), mark(15), &[], Vec::new(), 0).unwrap();
         assert_eq!(mirror.frontier(), Watermark(15));
     }
 
     #[test]
     fn a_cell_whose_inputs_are_quiet_follows_those_that_move() {
         let mirror = Mirror::new(3, &[], &[]);
-        mirror.mark(0, at(0, 0), mark(100), &[1], 5).unwrap();
-        mirror.mark(1, at(0, 0), CellMark { idle: true, ..mark(40) }, &[], 6).unwrap();
+        mirror.mark(0, at(0, 0), mark(100), &[1], Vec::new(), 5).unwrap();
+        mirror.mark(1, at(0, 0), CellMark { idle: true, ..mark(40) }, &[], Vec::new(), 6).unwrap();
         let heard = mirror.outside(2, false);
         assert_eq!(heard, Outside { watermark: Some(100), moved_at_ms: BTreeMap::from([(1, 5)]) });
-        mirror.mark(0, at(1, 0), CellMark { idle: true, ..mark(120) }, &[], 7).unwrap();
+        mirror.mark(0, at(1, 0), CellMark { idle: true, ..mark(120) }, &[], Vec::new(), 7).unwrap();
         assert_eq!(mirror.outside(2, false).watermark, None, "each goes by its own clock");
         assert_eq!(mirror.outside(2, true).watermark, Some(40), "this one has no time of its own");
     }

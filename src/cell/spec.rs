@@ -1,7 +1,7 @@
 //! What a lane must know: the plan in the words of the pure layers.
 
 use crate::cell::Mirror;
-use crate::event::{DurationMs, Share, StreamId};
+use crate::event::{DurationMs, EventTime, Share, StreamId};
 use crate::feature::GroupSpec;
 use crate::join::{AnchorKeys, JoinSpec, LabelKeys};
 use arrow::datatypes::SchemaRef;
@@ -35,7 +35,7 @@ pub struct CellSpec {
     pub scope: CellScope,
     pub lanes: usize,
     pub samples: Vec<SampleCell>,
-    pub groups: Vec<Arc<GroupSpec>>,
+    pub groups: Vec<GroupCell>,
     /// Per stream, the key set that is its id.
     pub stream_ids: Vec<usize>,
     /// What each stream feeds, by stream.
@@ -43,14 +43,35 @@ pub struct CellSpec {
 }
 
 #[derive(Clone, Debug)]
+pub struct GroupCell {
+    pub spec: Arc<GroupSpec>,
+    /// `BlockClass::node` of its blocks.
+    pub node: u16,
+    /// Values that were read for segments up to this cut are another definition's.
+    pub begun_after: u64,
+    /// A window that begins before it has not seen everything.
+    pub since: EventTime,
+}
+
+#[derive(Clone, Debug)]
 pub struct SampleCell {
+    /// `BlockClass::node` of its blocks.
+    pub node: u16,
     pub join: Arc<JoinSpec>,
     pub anchor_keys: AnchorKeys,
     /// Schema and keys of each label stream, in the order of `join.labels`.
     pub label_streams: Vec<(SchemaRef, LabelKeys)>,
     pub serving_lag_ms: DurationMs,
-    /// Numbers of the feature groups stitched onto the sample.
-    pub groups: Vec<usize>,
+    /// The feature groups stitched onto the sample.
+    pub groups: Vec<Stitched>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stitched {
+    /// Number of the group in `CellSpec::groups`.
+    pub group: usize,
+    /// Nothing is read at instants before it: the group may have forgotten what was visible there.
+    pub since: EventTime,
 }
 
 /// One thing that a row of a stream does.
@@ -72,7 +93,7 @@ impl CellSpec {
 
     /// Whether a sample reads features that other cells help to make.
     pub fn reads(&self, mirror: &Mirror) -> bool {
-        self.samples.iter().flat_map(|sample| &sample.groups).any(|group| mirror.holds(*group))
+        self.samples.iter().flat_map(|sample| &sample.groups).any(|stitched| mirror.holds(stitched.group))
     }
 
     pub fn serving_lag_max_ms(&self) -> DurationMs {
@@ -80,7 +101,7 @@ impl CellSpec {
     }
 
     pub fn head_max_ms(&self) -> DurationMs {
-        self.groups.iter().map(|group| group.head_ms).max().unwrap_or(1_000)
+        self.groups.iter().map(|group| group.spec.head_ms).max().unwrap_or(1_000)
     }
 
     pub fn uses_of(&self, stream: StreamId) -> &[StreamUse] {

@@ -157,8 +157,12 @@ fn sections(parts: &mut Vec<String>, view: &Overview) {
     section("rows read".into(), &streams(view));
     for sample in &view.samples {
         let (closed, filed) = (time(sample.closed_before), time(sample.filed_before));
+        let since = sample.since.map_or_else(String::new, |since| format!(" (begun at {})", human_time(since)));
         section(
-            format!("sample {}: impressions before {closed} have closed, before {filed} are in files", sample.sample),
+            format!(
+                "sample {}{since}: impressions before {closed} have closed, before {filed} are in files",
+                sample.sample
+            ),
             &anchor(sample),
         );
         section(format!("labels of {}", sample.sample), &joins(sample));
@@ -172,13 +176,14 @@ fn sections(parts: &mut Vec<String>, view: &Overview) {
     section(format!("files that the kept manifests name, newest last{shown}"), &files(view));
     let totals = &view.totals;
     parts.push(format!(
-        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written",
+        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written, {} of it copies",
         exact_count(totals.files),
         exact_count(totals.file_rows),
         human_bytes(totals.file_bytes),
         exact_count(totals.dead_letter_files),
         exact_count(totals.dead_letter_rows),
         human_bytes(totals.state_bytes_written),
+        human_bytes(totals.state_bytes_copied),
     ));
 }
 
@@ -282,7 +287,9 @@ fn features(view: &Overview) -> Table {
         for used in &group.uses {
             let account = &used.account;
             let numbers = [account.applied, account.masked, account.duplicate, account.late].map(exact_count);
-            let cells = [group.group.clone(), exact_count(group.entities), exact_count(group.tiles)];
+            let begun = group.since.map_or_else(String::new, |since| format!(" (begun at {})", human_time(since)));
+            let name = format!("{}{begun}", group.group);
+            let cells = [name, exact_count(group.entities), exact_count(group.tiles)];
             let stream = used.stream.clone().unwrap_or_default();
             table.row(cells.into_iter().chain([stream]).chain(numbers).chain([ok(used.balances)]));
         }

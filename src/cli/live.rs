@@ -42,6 +42,7 @@ pub struct Live {
 impl Live {
     pub fn start(self, listen: SocketAddr) -> Result<ServerHandle, String> {
         let (board, clock, telemetry) = (self.board.clone(), self.clock, self.telemetry.clone());
+        let shown = self.board.clone();
         let state = ServeState {
             plan: self.plan,
             store: self.store,
@@ -49,6 +50,7 @@ impl Live {
             metrics_text: Arc::new(move || metrics_text(&telemetry, &board.view())),
             ready: Arc::new(move || readiness(&self.board.view())),
             online_instant: self.instant,
+            groups_since: Arc::new(move || shown.groups_since()),
             monotonic_us: Arc::new(move || clock.monotonic_us()),
             requests: Arc::new(ServeMetrics::telling(self.telemetry)),
         };
@@ -99,6 +101,7 @@ fn metrics_text(telemetry: &Telemetry, view: &RunView) -> String {
         let WriterSnapshot { written, stale, refused, .. } = online;
         telemetry.online_writes(&OnlineWrites { written, stale, refused });
         telemetry.online_backlog(online.backlog_entities as usize);
+        telemetry.online_losses(online.losses);
         let problem = online.last_error.unwrap_or_else(|| "no answer yet".to_owned());
         telemetry.connection("online", (!online.ready).then_some(&problem as &dyn std::fmt::Display));
     }

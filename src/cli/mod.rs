@@ -9,6 +9,7 @@ mod demo;
 pub mod generate;
 mod inspect;
 mod live;
+mod repartition;
 mod rescale;
 mod run;
 mod serve;
@@ -43,6 +44,7 @@ enum Command {
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
     Verify(verify::VerifyArgs),
+    Repartition(repartition::RepartitionArgs),
     Rescale(rescale::RescaleArgs),
 }
 
@@ -110,6 +112,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::inspect(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::Verify(args) => verify::verify(&args),
+        Command::Repartition(args) => repartition::repartition(&args),
         Command::Rescale(args) => rescale::rescale(&args),
     }
 }

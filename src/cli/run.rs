@@ -29,6 +29,10 @@ pub struct RunArgs {
     /// Forget all state and start anew; files already published stay
     #[arg(long)]
     fresh: bool,
+    /// Forget the state of one node, such as joins.ctr, features.user or streams.clicks; the log says what is lost.
+    /// May be given several times
+    #[arg(long, value_name = "NODE", conflicts_with = "fresh")]
+    reset: Vec<String>,
     /// With `serve:` in the pipeline file, go on serving after the inputs have ended, until a signal
     #[arg(long)]
     keep_serving: bool,
@@ -38,8 +42,8 @@ pub struct RunArgs {
 }
 
 /// How often the status line is printed: in place on a terminal, as a line otherwise.
-const STATUS_EVERY: Duration = Duration::from_secs(1);
-const STATUS_LINE_EVERY: Duration = Duration::from_secs(10);
+pub const STATUS_EVERY: Duration = Duration::from_secs(1);
+pub const STATUS_LINE_EVERY: Duration = Duration::from_secs(10);
 
 pub fn run(args: &RunArgs) -> ExitCode {
     init_logs("info");
@@ -51,6 +55,7 @@ pub fn run(args: &RunArgs) -> ExitCode {
         until_end: args.until_end,
         close: args.close,
         fresh: args.fresh,
+        resets: args.reset.iter().cloned().collect(),
         ..RunOptions::default()
     };
     if plan.group_mode.is_some() && (args.until_end || args.json) {
@@ -109,7 +114,7 @@ fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), Str
     let signals = stop_on_signals(stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
     let status = Status::start(board.clone());
     if plan.group_mode.is_some() {
-        let result = run_group(plan, options.fresh, world);
+        let result = run_group(plan, options, world);
         status.stop();
         drop(server);
         signals.close();
@@ -190,7 +195,7 @@ impl Status {
 }
 
 #[expect(clippy::disallowed_macros, reason = "the status line is rewritten in place")]
-fn rewrite(line: &str) {
+pub fn rewrite(line: &str) {
     eprint!("\r\x1b[2K{line}");
 }
 

@@ -10,7 +10,7 @@ use crate::config::Plan;
 use crate::env::{Entropy, SystemClock, SystemEntropy};
 use crate::event::EventTime;
 use crate::online::{OnlineStore, OnlineWriter, StoreKind, WriterLimits};
-use crate::pipeline::{Board, StopSignal, load_online};
+use crate::pipeline::{Board, LoadedOnline, StopSignal, load_online};
 use crate::telemetry::Telemetry;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,9 +46,9 @@ fn start(plan: Arc<Plan>) -> Result<(), String> {
     };
     let models = load_models(&plan)?;
     let store = crate::online::open(&plan.online, &plan.pipeline, &plan.groups).map_err(|error| error.to_string())?;
-    let instant = match &plan.online.store {
+    let loaded = match &plan.online.store {
         StoreKind::Memory => Some(load(&plan, store.as_ref())?),
-        // Redis forgets rows by itself; how far the pipeline is by now is not known here.
+        // Redis forgets rows by itself; how far the pipeline is by now, and what is warming, is not known here.
         StoreKind::Redis { .. } => None,
     };
     let stop = StopSignal::default();
@@ -58,6 +58,10 @@ fn start(plan: Arc<Plan>) -> Result<(), String> {
         .map_err(|error| format!("cannot start a thread: {error}"))?;
     let board = Board::default();
     show_store_alone(&board, pulse.stats());
+    if let Some(loaded) = &loaded {
+        board.update(|view| view.groups_since = loaded.groups_since.clone());
+    }
+    let instant = loaded.map(|loaded| loaded.instant);
     let live = Live {
         telemetry: Arc::new(Telemetry::new(&plan.pipeline)),
         clock: Arc::new(SystemClock::new()),
@@ -74,12 +78,12 @@ fn start(plan: Arc<Plan>) -> Result<(), String> {
     Ok(())
 }
 
-fn load(plan: &Plan, store: &dyn OnlineStore) -> Result<EventTime, String> {
+fn load(plan: &Plan, store: &dyn OnlineStore) -> Result<LoadedOnline, String> {
     match load_online(plan, store).map_err(|error| error.to_string())? {
         Some(loaded) => {
             let (entities, manifest) = (loaded.entities, loaded.manifest);
             tracing::info!(entities, manifest, instant_ms = loaded.instant, "features loaded from state");
-            Ok(loaded.instant)
+            Ok(loaded)
         }
         None => Err(format!(
             "online.store is memory and {} holds no state to load it from; start `conjoin run` on this file first, \

@@ -113,7 +113,10 @@ fn sample_text(sample: &SampleCompared) -> String {
     if rows.copies > 0 {
         text += &format!("\n  of the rows too many {} are copies of a row that is right", exact_count(rows.copies));
     }
-    let mut accounts = Table::new(&["account", "outcome", ">run", ">now", "explained by arrival"]);
+    if let Some(from) = sample.compared_from {
+        text += &format!("\n  its definition changed at {}: impressions before are not compared", human_time(from));
+    }
+    let mut accounts = Table::new(&["account", "outcome", ">run", ">now", "explained by arrival or a change"]);
     for account in sample.accounts.iter().filter(|account| account.run != account.recomputed) {
         let numbers = [account.run, account.recomputed].map(exact_count);
         let explained = if account.explained { "yes" } else { "NO" };

@@ -29,7 +29,9 @@ pub fn inherit_files(from: &[&dyn Store], into: &dyn Store) -> Result<(), super:
     for (number, store) in from.iter().enumerate() {
         let mut files = named_before(*store)?;
         let commits = survey(*store)?.links.into_iter().map(|link| link.manifest);
-        files.extend(commits.filter(|manifest| manifest.kind == ManifestKind::Commit).flat_map(|manifest| manifest.files));
+        files.extend(
+            commits.filter(|manifest| manifest.kind == ManifestKind::Commit).flat_map(|manifest| manifest.files),
+        );
         if !files.is_empty() {
             let bytes = serde_json::to_vec(&files).expect("file entries are plain data");
             into.create(&format!("{FOLDER}inherited-{number:05}.json"), &bytes)?;

@@ -1,6 +1,7 @@
 //! Chain: the manifests of one cell in a store, and this process's right to extend them.
 
 use crate::commit::catalog::keep_files;
+use crate::commit::change::{Definition, first_layout};
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
 use crate::commit::object::hex;
 use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
@@ -8,7 +9,7 @@ use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Created, Store, StoreError, StoreErrorKind};
 use crate::event::KEY_GROUPS;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub(super) const FOLDER: &str = "manifests/";
@@ -40,7 +41,9 @@ pub struct Chain {
 /// What distinguishes a pipeline's chain.
 pub struct Identity<'a> {
     pub pipeline: &'a str,
-    pub semantics: &'a BTreeMap<String, String>,
+    pub definition: &'a Definition,
+    /// Nodes whose state is to be forgotten.
+    pub resets: &'a BTreeSet<String>,
     /// Drawn at random by this process.
     pub writer: String,
     /// Drawn at random; used if the chain is born now.
@@ -70,16 +73,16 @@ pub fn read_last(store: &dyn Store) -> Result<Option<(Manifest, String)>, ChainE
     Ok(Some((manifest, sha256)))
 }
 
-/// Reads the last manifest of a pipeline's chain without taking the chain over; refused as a claim would be.
-pub fn read_for(
-    store: &dyn Store,
-    pipeline: &str,
-    semantics: &BTreeMap<String, String>,
-) -> Result<Option<Manifest>, ChainError> {
-    let last = read_last(store)?.map(|(manifest, _)| manifest);
-    match protocol::claim(last.as_ref(), pipeline, semantics) {
+/// Reads the last manifest of a pipeline's chain without taking the chain over: as a claim would go on with it, and
+/// refused as a claim would be.
+pub fn read_for(store: &dyn Store, pipeline: &str, definition: &Definition) -> Result<Option<Manifest>, ChainError> {
+    let Some((last, _)) = read_last(store)? else { return Ok(None) };
+    match protocol::claim(Some(&last), pipeline, definition, &BTreeSet::new()) {
         ClaimDecision::Refuse(refusal) => Err(refusal.into()),
-        ClaimDecision::Birth | ClaimDecision::TakeOver { .. } => Ok(last),
+        ClaimDecision::Birth => Ok(Some(last)),
+        ClaimDecision::TakeOver(accepted) => {
+            Ok(Some(Manifest { number: last.number, epoch: last.epoch, kind: last.kind, ..accepted.next }))
+        }
     }
 }
 
@@ -133,23 +136,22 @@ impl Chain {
     pub fn claim(store: Arc<dyn Store>, identity: &Identity<'_>) -> Result<Chain, ChainError> {
         loop {
             let last = read_last(store.as_ref())?;
-            let claim =
-                match protocol::claim(last.as_ref().map(|(last, _)| last), identity.pipeline, identity.semantics) {
-                    ClaimDecision::Birth => birth(identity),
-                    ClaimDecision::TakeOver { number, epoch } => {
-                        let (last, sha256) = last.expect("only an existing chain is taken over");
-                        Manifest {
-                            kind: ManifestKind::Claim,
-                            number,
-                            epoch,
-                            writer: identity.writer.clone(),
-                            parent_sha256: sha256,
-                            committed_at_ms: identity.now_ms,
-                            ..last
-                        }
+            let last_manifest = last.as_ref().map(|(last, _)| last);
+            let decision = protocol::claim(last_manifest, identity.pipeline, identity.definition, identity.resets);
+            let claim = match decision {
+                ClaimDecision::Birth => birth(identity),
+                ClaimDecision::TakeOver(accepted) => {
+                    // Told before it happens: who reads it may still stop it.
+                    accepted.notes.iter().for_each(|note| tracing::warn!("{note}"));
+                    Manifest {
+                        writer: identity.writer.clone(),
+                        parent_sha256: last.expect("only an existing chain is taken over").1,
+                        committed_at_ms: identity.now_ms,
+                        ..accepted.next
                     }
-                    ClaimDecision::Refuse(refusal) => return Err(refusal.into()),
-                };
+                }
+                ClaimDecision::Refuse(refusal) => return Err(refusal.into()),
+            };
             match failpoint::step(Failpoint::ClaimWrite, || create(store.as_ref(), &claim))? {
                 (CommitOutcome::Committed, sha256) => {
                     let writer = identity.writer.clone();
@@ -209,8 +211,8 @@ fn birth(identity: &Identity<'_>) -> Manifest {
         born_at_ms: identity.now_ms,
         committed_at_ms: identity.now_ms,
         cut: 0,
-        semantics: identity.semantics.clone(),
-        layout: super::manifest::Layout { key_groups: KEY_GROUPS, ..Default::default() },
+        semantics: identity.definition.semantics.clone(),
+        layout: first_layout(identity.definition, KEY_GROUPS),
         inputs: Vec::new(),
         tracks: Vec::new(),
         watermark: i64::MIN,
@@ -221,7 +223,9 @@ fn birth(identity: &Identity<'_>) -> Manifest {
         needed_from: Vec::new(),
         handover: None,
         files: Vec::new(),
+        places: BTreeMap::new(),
         totals: Default::default(),
+        dead_letters_gone: 0,
     }
 }
 
@@ -281,15 +285,18 @@ pub(super) mod tests {
     use crate::commit::manifest::InputEntry;
     use crate::env::MemoryStore;
 
-    fn identity(writer: &str, semantics: &'static BTreeMap<String, String>) -> Identity<'static> {
-        Identity { pipeline: "p", semantics, writer: writer.into(), chain: 7, now_ms: 1 }
+    fn identity(writer: &str, definition: &'static Definition) -> Identity<'static> {
+        Identity { pipeline: "p", definition, resets: &NO_RESETS, writer: writer.into(), chain: 7, now_ms: 1 }
     }
 
-    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    static NO_RESETS: BTreeSet<String> = BTreeSet::new();
+    static NONE: Definition =
+        Definition { semantics: BTreeMap::new(), streams: Vec::new(), samples: Vec::new(), groups: Vec::new() };
 
     pub(in crate::commit) fn manifest_for_test(number: u64, epoch: u64) -> Manifest {
         let semantics = BTreeMap::from([("samples.ctr".to_owned(), "a".to_owned())]);
-        let identity = Identity { pipeline: "p", semantics: &semantics, writer: "w".into(), chain: 7, now_ms: 1 };
+        let definition = Definition { semantics, ..Definition::default() };
+        let identity = Identity { definition: &definition, ..identity("w", &NONE) };
         let input = InputEntry {
             name: "clicks".into(),
             next: BTreeMap::from([(0, 10)]),

@@ -1,6 +1,8 @@
 //! Manifest: one link of a cell's chain; what is not in a manifest never happened.
 
-use crate::event::{BlockClass, CellMark, EventTime, LaneCounts, SegmentId, StagedFile, StreamAccount, Totals};
+use crate::event::{
+    BlockClass, BlockKind, CellMark, EventTime, LaneCounts, SegmentId, StagedFile, StreamAccount, Totals,
+};
 use std::collections::BTreeMap;
 
 /// Version of the manifest and of the state objects it names.
@@ -53,7 +55,13 @@ pub struct Manifest {
     pub handover: Option<Handover>,
     /// Output files that this manifest adds, with the sink they belong to (`samples.<name>` or `dead_letters`).
     pub files: Vec<FileEntry>,
+    /// Where the files of each sink lie, as its pipeline file said: a later one may say otherwise.
+    #[serde(default)]
+    pub places: BTreeMap<String, String>,
     pub totals: Totals,
+    /// Dead letters of streams that the pipeline does not have any more.
+    #[serde(default)]
+    pub dead_letters_gone: u64,
 }
 
 /// What a cell says to the others with a commit, beside what it sealed.
@@ -63,16 +71,79 @@ pub struct Handover {
     pub mark: CellMark,
     /// Streams that took rows since the commit before.
     pub moved: Vec<String>,
+    /// Since when the cell has seen everything of the groups whose entities belong to no cell.
+    pub since: BTreeMap<String, EventTime>,
 }
 
-/// What block and segment numbers refer to.
+/// What the numbers in counts and blocks refer to, and since when each node is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Layout {
     pub lanes: usize,
     pub key_groups: u16,
-    pub streams: Vec<String>,
-    pub samples: Vec<String>,
-    pub groups: Vec<String>,
+    pub streams: Vec<StreamNode>,
+    /// In the order of `LaneCounts::samples`.
+    pub samples: Vec<SampleNode>,
+    /// In the order of `LaneCounts::groups`.
+    pub groups: Vec<GroupNode>,
+    /// The number that the next node gets. None is given twice: blocks of a node that is gone belong to nobody.
+    pub next_node: u16,
+}
+
+/// A stream; `since` as for the others.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StreamNode {
+    pub name: String,
+    pub since: EventTime,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SampleNode {
+    pub name: String,
+    /// `BlockClass::node` of its blocks.
+    pub number: u16,
+    /// When it was added or reset, in event time: nothing that had been read then is as new. `EventTime::MIN` when it is
+    /// as old as the chain.
+    pub since: EventTime,
+    /// Rows that its anchor stream, then each label stream, had accepted by then: its books begin behind them.
+    pub base: Vec<u64>,
+    /// Its feature groups by name: values are null for instants before the time, at which the sample got the group.
+    pub groups: BTreeMap<String, EventTime>,
+    /// Impressions at or behind it have rows of the present definition alone.
+    pub rows_since: EventTime,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GroupNode {
+    pub name: String,
+    pub number: u16,
+    /// The last cut without it: values that were read for pending impressions before belong to another definition.
+    pub cut: u64,
+    /// As for samples: a window that begins before it has not seen everything.
+    pub since: EventTime,
+    /// Rows that the stream of each use had accepted by then.
+    pub base: Vec<u64>,
+}
+
+impl Layout {
+    /// The place of a sample in the plan, by the number in its blocks.
+    pub fn sample(&self, node: u16) -> Option<usize> {
+        self.samples.iter().position(|sample| sample.number == node)
+    }
+
+    /// The place of a feature group in the plan.
+    pub fn group(&self, node: u16) -> Option<usize> {
+        self.groups.iter().position(|group| group.number == node)
+    }
+
+    /// The place of the node that blocks of the class belong to; `None` when it is gone.
+    pub fn place(&self, class: BlockClass) -> Option<usize> {
+        match class.kind {
+            BlockKind::Tiles | BlockKind::FeatureEntries | BlockKind::FeatureIds | BlockKind::Sealed => {
+                self.group(class.node)
+            }
+            _ => self.sample(class.node),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -114,6 +185,9 @@ pub struct BlockEntry {
     pub segment: SegmentId,
     /// How many lanes there were: the block holds key groups of lane `segment.lane` of so many.
     pub lanes: usize,
+    /// Stands for all blocks of the same class, bucket and lane before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub whole: bool,
     pub rows: u64,
     pub offset: u64,
     pub bytes: u64,

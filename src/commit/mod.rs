@@ -9,7 +9,10 @@
 
 mod catalog;
 mod chain;
+mod change;
+mod compaction;
 mod manifest;
+mod needed;
 mod object;
 mod protocol;
 mod spec;
@@ -19,14 +22,18 @@ pub use catalog::{inherit_files, named_before};
 pub use chain::{
     Chain, ChainError, Identity, forget_manifests, manifest_number, numbers, read_for, read_last, read_manifest,
 };
+pub use change::{
+    Accepted, Definition, GroupShape, SampleShape, changed_nodes, decide, first_impression, first_layout,
+};
+pub use compaction::{CompactionLimits, Usage, choose};
 pub use manifest::*;
+pub use needed::Needed;
 pub use object::{
-    EncodedBlock, ObjectError, STATE_FOLDER, block_ref, decode_rows, encode_block, object_epoch, object_path, read_block,
-    read_encoded, read_footer, verify_object, write_object,
+    EncodedBlock, ObjectError, STATE_FOLDER, block_ref, decode_rows, encode_block, object_epoch, object_path,
+    read_block, read_encoded, read_footer, verify_object, write_object,
 };
 pub use protocol::{
-    ClaimRefusal, CommitOutcome, GarbageRule, Leftover, MANIFESTS_KEPT, changed_nodes, is_garbage, last_named,
-    oldest_kept,
+    ClaimRefusal, CommitOutcome, GarbageRule, Leftover, MANIFESTS_KEPT, is_garbage, last_named, oldest_kept,
 };
 pub use spec::*;
 pub use survey::*;

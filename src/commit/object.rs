@@ -59,6 +59,7 @@ pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, Ob
         bucket: block.bucket,
         segment: block.segment,
         lanes,
+        whole: block.whole,
         rows: block.rows.num_rows() as u64,
         offset: 0,
         bytes: bytes.len() as u64,
@@ -151,18 +152,11 @@ pub fn block_ref(object: &Arc<str>, entry: &BlockEntry) -> Option<BlockRef> {
 /// Reads a block back and checks it.
 pub fn read_block(store: &dyn Store, block: &BlockRef) -> Result<RecordBatch, ObjectError> {
     let damaged = |found: String| ObjectError::Damaged { path: store.describe(&block.object), found };
-    let bytes = read_encoded(store, block)?;
-    decode_rows(&bytes).map_err(|error| damaged(error.to_string()))
-}
-
-/// Reads a block as it was encoded.
-pub fn read_encoded(store: &dyn Store, block: &BlockRef) -> Result<Vec<u8>, ObjectError> {
-    let damaged = |found: String| ObjectError::Damaged { path: store.describe(&block.object), found };
     let bytes = store.read_range(&block.object, block.offset, block.bytes)?;
     if Sha256::digest(&bytes).as_slice() != block.sha256 {
         return Err(damaged(format!("the block at byte {} does not match its sha256", block.offset)));
     }
-    Ok(bytes)
+    decode_rows(&bytes).map_err(|error| damaged(error.to_string()))
 }
 
 /// The rows of an encoded block.
@@ -170,6 +164,30 @@ pub fn decode_rows(bytes: &[u8]) -> Result<RecordBatch, ArrowError> {
     let mut reader = StreamReader::try_new(bytes, None)?;
     let schema = reader.schema();
     reader.next().unwrap_or_else(|| Ok(RecordBatch::new_empty(schema)))
+}
+
+/// Reads blocks of an object as they lie there, checked, for another object to hold them.
+pub fn read_encoded(
+    store: &dyn Store,
+    object: &ObjectEntry,
+    entries: &[BlockEntry],
+) -> Result<Vec<EncodedBlock>, ObjectError> {
+    let mut blocks = Vec::with_capacity(entries.len());
+    for run in entries.chunk_by(|one, next| one.offset.checked_add(one.bytes) == Some(next.offset)) {
+        let bytes = run.iter().map(|entry| entry.bytes).sum();
+        let read = store.read_range(&object.path, run[0].offset, bytes)?;
+        let mut rest = read.as_slice();
+        for entry in run {
+            let (block, after) = rest.split_at(entry.bytes as usize);
+            if hex(&Sha256::digest(block)) != entry.sha256 {
+                let found = format!("the block at byte {} does not match its sha256", entry.offset);
+                return Err(ObjectError::Damaged { path: store.describe(&object.path), found });
+            }
+            blocks.push(EncodedBlock { entry: entry.clone(), bytes: block.into() });
+            rest = after;
+        }
+    }
+    Ok(blocks)
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {

@@ -8,19 +8,18 @@
 //! for good (F12).
 //! Does not: touch a store; see [`chain`](super::chain).
 
+use crate::commit::change::{Accepted, Definition, decide};
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a starting process does with the chain that it found.
 #[derive(Debug, PartialEq)]
 pub enum ClaimDecision {
     /// Nothing there: be born with manifest 0.
     Birth,
-    /// Write number `last + 1` with epoch `epoch`, otherwise a copy of the last one.
-    TakeOver {
-        number: u64,
-        epoch: u64,
-    },
+    /// Write the manifest: the last one under the next number and epoch, in the words of the definition. The writer and
+    /// what hangs on the store is the caller's to fill in.
+    TakeOver(Box<Accepted>),
     Refuse(ClaimRefusal),
 }
 
@@ -33,16 +32,28 @@ pub enum ClaimRefusal {
     Format { found: u32 },
     #[error("the state belongs to pipeline `{found}`, not to `{expected}`: choose another state.path")]
     OtherPipeline { found: String, expected: String },
-    #[error("{} changed since the state was written ({}): restore the old definition, or start anew with --fresh", plural(nodes), nodes.join(", "))]
+    #[error(
+        "{} changed since the state was written: {}. Restore the old definition, start with --reset NODE to forget that \
+         node's state alone, or start anew with --fresh",
+        plural(nodes),
+        nodes.join("; ")
+    )]
     Semantics { nodes: Vec<String> },
+    #[error("--reset {node}: there is no such node; there are {}", known.join(", "))]
+    UnknownNode { node: String, known: Vec<String> },
 }
 
 fn plural(nodes: &[String]) -> &'static str {
     if nodes.len() == 1 { "one definition" } else { "definitions" }
 }
 
-/// Decides about a chain whose last manifest is `last`.
-pub fn claim(last: Option<&Manifest>, pipeline: &str, semantics: &BTreeMap<String, String>) -> ClaimDecision {
+/// Decides about a chain whose last manifest is `last`; `resets` are nodes whose state is to be forgotten.
+pub fn claim(
+    last: Option<&Manifest>,
+    pipeline: &str,
+    definition: &Definition,
+    resets: &BTreeSet<String>,
+) -> ClaimDecision {
     let Some(last) = last else { return ClaimDecision::Birth };
     if last.format != FORMAT {
         return ClaimDecision::Refuse(ClaimRefusal::Format { found: last.format });
@@ -51,22 +62,14 @@ pub fn claim(last: Option<&Manifest>, pipeline: &str, semantics: &BTreeMap<Strin
         let refusal = ClaimRefusal::OtherPipeline { found: last.pipeline.clone(), expected: pipeline.into() };
         return ClaimDecision::Refuse(refusal);
     }
-    let changed = changed_nodes(&last.semantics, semantics);
-    if !changed.is_empty() {
-        return ClaimDecision::Refuse(ClaimRefusal::Semantics { nodes: changed });
+    match decide(last, definition, resets) {
+        Ok(accepted) => {
+            let next =
+                Manifest { kind: ManifestKind::Claim, number: last.number + 1, epoch: last.epoch + 1, ..accepted.next };
+            ClaimDecision::TakeOver(Box::new(Accepted { next, ..accepted }))
+        }
+        Err(refusal) => ClaimDecision::Refuse(refusal),
     }
-    ClaimDecision::TakeOver { number: last.number + 1, epoch: last.epoch + 1 }
-}
-
-/// Nodes that are there on one side only, or mean something else.
-pub fn changed_nodes(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec<String> {
-    let gone = old.keys().filter(|node| !new.contains_key(*node)).map(|node| format!("{node} is gone"));
-    let changed = new.iter().filter_map(|(node, hash)| match old.get(node) {
-        None => Some(format!("{node} is new")),
-        Some(other) if other != hash => Some(format!("{node} is different")),
-        Some(_) => None,
-    });
-    gone.chain(changed).collect()
 }
 
 /// What became of a create-only write of a manifest.
@@ -246,19 +249,22 @@ mod tests {
     #[test]
     fn a_claim_raises_the_epoch_and_keeps_the_rest() {
         let last = manifest_for_test(7, 3);
-        let decision = claim(Some(&last), &last.pipeline, &last.semantics);
-        assert_eq!(decision, ClaimDecision::TakeOver { number: 8, epoch: 4 });
+        let definition = Definition { semantics: last.semantics.clone(), ..Definition::default() };
+        let ClaimDecision::TakeOver(accepted) = claim(Some(&last), &last.pipeline, &definition, &BTreeSet::new())
+        else {
+            panic!("nothing changed")
+        };
+        let expected = Manifest { number: 8, epoch: 4, kind: ManifestKind::Claim, ..last };
+        assert_eq!((accepted.next, accepted.notes), (expected, Vec::<String>::new()));
     }
 
     #[test]
-    fn a_changed_definition_is_refused_by_name() {
+    fn another_pipeline_s_chain_and_another_format_are_refused() {
         let last = manifest_for_test(7, 3);
-        let mut semantics = last.semantics.clone();
-        semantics.insert("samples.ctr".into(), "other".into());
-        semantics.insert("features.new".into(), "x".into());
-        let ClaimDecision::Refuse(refusal) = claim(Some(&last), &last.pipeline, &semantics) else { panic!() };
-        let text = refusal.to_string();
-        assert!(text.contains("samples.ctr is different") && text.contains("features.new is new"), "{text}");
+        let claim = |last: &Manifest, pipeline| claim(Some(last), pipeline, &Definition::default(), &BTreeSet::new());
+        assert!(matches!(claim(&last, "q"), ClaimDecision::Refuse(ClaimRefusal::OtherPipeline { .. })));
+        let old = Manifest { format: 1, ..last };
+        assert_eq!(claim(&old, "p"), ClaimDecision::Refuse(ClaimRefusal::Format { found: 1 }));
     }
 
     #[test]

@@ -20,11 +20,12 @@ mod timestamp;
 mod trie;
 pub use spec::*;
 
-use crate::event::{DecodedBatch, RawBatch, RejectKind};
+use crate::event::{DecodedBatch, RawBatch, RawRecord, RejectKind};
 use expressions::FeatureInputs;
 use json::JsonParser;
 use rows::Rows;
 use settle::{Refusal, Settle};
+use std::ops::Range;
 
 /// Decodes one stream. Each worker has its own, for the sake of the buffers it keeps.
 pub struct Decoder {
@@ -56,6 +57,18 @@ impl Decoder {
     }
 
     pub fn decode(&mut self, raw: &RawBatch) -> DecodedBatch {
+        self.decode_rows(raw).0
+    }
+
+    /// As [`Decoder::decode`], and for each accepted row the index of its record in `raw`.
+    pub fn decode_with_origins(&mut self, raw: &RawBatch) -> (DecodedBatch, Vec<u32>) {
+        let (decoded, accepted) = self.decode_rows(raw);
+        let origins = self.rows.record_of.iter().zip(accepted).filter_map(|(record, row)| row.then_some(*record));
+        (decoded, origins.collect())
+    }
+
+    /// The batch, and which of the rows walked are in it.
+    fn decode_rows(&mut self, raw: &RawBatch) -> (DecodedBatch, impl Iterator<Item = bool> + use<>) {
         self.rows.start(raw.records.len());
         let mut refusals = Vec::new();
         for record in 0..raw.records.len() {
@@ -74,7 +87,10 @@ impl Decoder {
             None => return Err((RejectKind::EmptyPayload, "the record has no payload (a tombstone)".to_string())),
         };
         let bytes_max = self.spec.limits.record_bytes_max;
-        if payload.len() > bytes_max {
+        // A source may have cut off what is above the limit, wherever in the record.
+        let RawRecord { key, headers, .. } = &raw.records[index];
+        let around = headers.iter().flat_map(|(name, value)| [name, value]).chain(key).map(Range::len).sum::<usize>();
+        if payload.len() + around > bytes_max {
             return Err((RejectKind::TooLarge, format!("the record has more than {bytes_max} bytes")));
         }
         let (spec, rows) = (&self.spec, &mut self.rows);

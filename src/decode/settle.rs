@@ -47,7 +47,8 @@ pub(super) struct Settle<'a> {
 }
 
 impl Settle<'_> {
-    pub fn run(mut self) -> DecodedBatch {
+    /// The batch, and which of the rows walked are in it.
+    pub fn run(mut self) -> (DecodedBatch, impl Iterator<Item = bool> + use<>) {
         let walked = self.rows.count;
         let consumed = (walked + self.refusals.len()) as u64 + self.rows.empty_arrays;
         let arrays: Vec<ArrayRef> = self.rows.columns.iter_mut().map(|column| column.take()).collect();
@@ -66,7 +67,7 @@ impl Settle<'_> {
         let rejected = self.rejected();
         let accounted = rows.num_rows() as u64 + filtered + rejected.len() as u64;
         invariant!(F1, consumed == accounted, "{}: {consumed} rows, {accounted} accounted for", self.spec.name);
-        DecodedBatch {
+        let decoded = DecodedBatch {
             stream: self.spec.stream,
             delta: self.raw.delta,
             rows,
@@ -78,7 +79,8 @@ impl Settle<'_> {
             filtered,
             records: self.raw.records.len() as u64,
             consumed,
-        }
+        };
+        (decoded, verdicts.into_iter().map(|verdict| verdict == Verdict::Accepted))
     }
 
     fn refuse(&mut self, row: usize, kind: RejectKind, message: String, verdicts: &mut [Verdict]) {

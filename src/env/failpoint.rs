@@ -63,6 +63,8 @@ failpoints! {
     ParquetFinish = "parquet-finish",
     /// Making it durable under its staged name.
     ParquetStage = "parquet-stage",
+    /// Reading small state objects whose blocks are copied into the next one.
+    StateCopy = "state-copy",
     /// Writing the state object.
     StateWrite = "state-write",
     StateVerify = "state-verify",

@@ -220,6 +220,9 @@ pub struct Totals {
     pub dead_letter_files: u64,
     pub dead_letter_rows: u64,
     pub state_bytes_written: u64,
+    /// Of these, bytes of blocks that were there before: small objects are put together.
+    #[serde(default)]
+    pub state_bytes_copied: u64,
 }
 
 impl AddAssign for Totals {

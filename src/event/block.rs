@@ -55,6 +55,8 @@ pub struct StateBlock {
     /// The time bucket of the rows: blocks are dropped by bucket.
     pub bucket: i64,
     pub segment: SegmentId,
+    /// Stands for all that the lane wrote of this class and bucket before.
+    pub whole: bool,
     pub rows: RecordBatch,
 }
 

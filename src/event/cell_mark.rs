@@ -12,6 +12,8 @@ pub struct CellMark {
     pub needed: EventTime,
     /// All its inputs are quiet: others need not wait for it.
     pub idle: bool,
+    /// Whoever answers for the cell's entities online has told everything that changed before it.
+    pub published: EventTime,
 }
 
 /// What the other cells mean for the time of one cell.

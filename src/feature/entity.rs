@@ -41,6 +41,8 @@ pub struct Entity {
     pub due: EventTime,
     /// In the list of what the next snapshot looks at.
     pub changed: bool,
+    /// The last sweep found nothing left of it.
+    pub fading: bool,
     live: bool,
 }
 
@@ -64,7 +66,8 @@ impl Entities {
 
     pub fn insert(&mut self, print: Fingerprint, text: Box<str>, logs: usize) -> u32 {
         let logs = (0..logs).map(|_| Log::default()).collect();
-        let entity = Entity { print, text, tiles: Tiles::default(), logs, due: NEVER, changed: false, live: true };
+        let (tiles, due) = (Tiles::default(), NEVER);
+        let entity = Entity { print, text, tiles, logs, due, changed: false, fading: false, live: true };
         let number = match self.free.pop() {
             Some(number) => {
                 self.slots[number as usize] = entity;
@@ -89,6 +92,7 @@ impl Entities {
             logs: Box::default(),
             due: NEVER,
             changed: false,
+            fading: false,
             live: false,
         };
         self.free.push(number);

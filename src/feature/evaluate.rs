@@ -11,7 +11,7 @@ use crate::feature::entity::Entity;
 use crate::feature::store::GroupStore;
 use crate::feature::text::Texts;
 use crate::feature::value::Scalar;
-use crate::feature::window::{first_at_or_after, visible_range};
+use crate::feature::window::{TIME_LIMIT, first_at_or_after, visible_range};
 use crate::feature::{AggregateKind, DerivedSpec};
 use crate::invariant;
 use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, ListArray, RecordBatch, UInt32Array, new_null_array};
@@ -67,7 +67,10 @@ impl GroupStore {
             if last_print != Some(print) {
                 (last_print, last_number) = (Some(print), self.entities.find(print).unwrap_or(ABSENT));
             }
-            let instant = if last_number == ABSENT { 0 } else { self.windows.instant(instant) };
+            let instant = self.windows.instant(instant);
+            // Where all windows are full, one answer does for whoever is not known.
+            let absent_and_full = last_number == ABSENT && !self.warm.is_warming(instant);
+            let instant = if absent_and_full { TIME_LIMIT } else { instant };
             let question = (last_number, instant);
             if questions.last() == Some(&question) {
                 picks.push(questions.len() as u32 - 1);
@@ -112,7 +115,7 @@ impl GroupStore {
         let arrays = columns.into_iter().zip(schema.fields());
         let arrays = arrays.map(|(cells, field)| cells.array(field.data_type(), &self.texts)).collect();
         let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(|error| self.broken(error))?;
-        self.derive(batch)
+        Ok(self.warm.veil(self.derive(batch)?, questions))
     }
 
     fn columns(&self, rows: usize) -> Vec<Cells> {

@@ -12,8 +12,8 @@ use crate::feature::GroupSpec;
 use crate::feature::aggregate::Layout;
 use crate::feature::snapshot::{Rows, StateBlock};
 use crate::feature::store::{GroupStore, Size};
-use crate::feature::tile::{self, Overlap, Tiles};
 use crate::feature::text::Texts;
+use crate::feature::tile::{self, Overlap, Tiles};
 use crate::feature::value::Scalar;
 use crate::feature::window::{Windows, first_at_or_after};
 use std::sync::Arc;
@@ -107,7 +107,10 @@ impl Tiles {
                 layout.absorb_tile(into, from, texts);
                 Ok(())
             }
-            Err(place) if place < self.len(layout.stride) && self.slot(layout.stride, place) < slot + windows.length(level) => {
+            Err(place)
+                if place < self.len(layout.stride)
+                    && self.slot(layout.stride, place) < slot + windows.length(level) =>
+            {
                 Err(Overlap)
             }
             Err(_) => self.replace(from, layout, windows, texts),

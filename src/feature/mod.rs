@@ -20,9 +20,11 @@ mod entity;
 mod dedup;
 mod schedule;
 mod store;
+mod warm;
 mod evaluate;
 mod publish;
 mod snapshot;
+mod rewrite;
 mod restore;
 mod exchange;
 
@@ -34,4 +36,5 @@ pub use restore::StateError;
 pub use snapshot::{StateBlock, StateKind};
 pub use spec::*;
 pub use store::GroupStore;
+pub use warm::null_where;
 pub use window::TIME_LIMIT;

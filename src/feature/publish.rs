@@ -2,7 +2,9 @@
 //!
 //!   due when:  an event becomes visible      ──┐
 //!              a tile leaves a window        ──┼──> take_due(now) ──> absolute values at now
-//!              the entity came from a restore ─┘
+//!              its group becomes warm        ──┤
+//!              the entity came from a restore ─┤
+//!              the store lost what it had     ─┘
 //!
 //! Holds: F11: once `take_due` has given `None` at `now`, what was taken last of each entity is its value at `now`; an
 //! entity that is no longer kept was taken last with empty values.
@@ -40,7 +42,12 @@ impl GroupStore {
             return Ok(None);
         }
         let instant = self.windows.instant(now);
-        let kept = |number: &u32| keep(self.entities.get(*number).print);
+        // One that has no state yet would be told as null, and after a restart nobody would know of it.
+        let is_warming = self.warm.is_warming(now);
+        let kept = |number: &u32| {
+            let entity = self.entities.get(*number);
+            keep(entity.print) && !(is_warming && entity.is_empty())
+        };
         let told: Vec<u32> = taken.iter().map(|&(number, _)| number).filter(kept).collect();
         let questions: Vec<_> = told.iter().map(|&number| (number, instant)).collect();
         let values = match self.answer(&questions) {
@@ -75,6 +82,15 @@ impl GroupStore {
         }
     }
 
+    /// For when nobody can take anything: time goes on to `now`, and what is due stays due. What has left its windows is
+    /// kept until it was published so.
+    pub fn hold_due(&mut self, now: EventTime) {
+        if let Some(schedule) = &mut self.schedule {
+            schedule.now = schedule.now.max(now.clamp(-TIME_LIMIT, TIME_LIMIT));
+            self.roll();
+        }
+    }
+
     /// How many entities are due at the last `now`: the sweep's lag.
     pub fn due(&self) -> usize {
         self.schedule.as_ref().map_or(0, |schedule| schedule.due(&self.entities))
@@ -88,7 +104,7 @@ impl GroupStore {
 
     /// The first instant after `now` at which the entity's values can differ from those at `now`, as far as is known.
     fn next_look(&self, entity: &Entity, now: EventTime) -> EventTime {
-        let mut next = NEVER;
+        let mut next = self.warm.next_full(now).unwrap_or(NEVER);
         for (aggregate, place) in self.layout.places.iter().enumerate() {
             let windows = &self.layout.windows[aggregate];
             next = next.min(match *place {

@@ -4,7 +4,7 @@
 //! still be asked for, and in which every entity is due, as the online store may be behind.
 //! Does not: trust what it reads. Bad data is an error that names the group, the row and what is wrong with it.
 
-use crate::event::{EventTime, Fingerprint};
+use crate::event::{EventTime, Fingerprint, floor_to};
 use crate::feature::aggregate::Tiled;
 use crate::feature::aggregate::last::Entry;
 use crate::feature::schedule::AT_ONCE;
@@ -32,7 +32,9 @@ impl GroupStore {
     /// Takes the rows of a block that `keep` selects by the entity's fingerprint; ids are taken by every lane. Blocks come
     /// in the order in which they were made, before anything is applied. After an error the store is of no use.
     pub fn restore(&mut self, block: &RecordBatch, keep: &dyn Fn(Fingerprint) -> bool) -> Result<(), StateError> {
-        match self.kind_of(block) {
+        let kind = self.kind_of(block);
+        self.note_restored(kind, block);
+        match kind {
             Some(StateKind::Tiles) => self.take_tiles(block, keep, Arrival::Restored),
             Some(StateKind::Entries) => self.take_entries(block, keep, Arrival::Restored),
             Some(StateKind::Ids) => self.restore_ids(block),
@@ -67,6 +69,16 @@ impl GroupStore {
 
     fn damaged(&self, kind: StateKind, row: usize, what: &'static str) -> StateError {
         StateError::Damaged { group: self.spec.name.clone(), kind: kind.name(), row, what }
+    }
+
+    /// What was written is counted on, by the bucket of the first row: all rows of a block are of one.
+    fn note_restored(&mut self, kind: Option<StateKind>, block: &RecordBatch) {
+        let Some(kind) = kind.filter(|kind| *kind != StateKind::Ids && block.num_rows() > 0) else { return };
+        let column = if kind == StateKind::Tiles { 2 } else { 3 };
+        let time = block.column(column).as_primitive::<Int64Type>().value(0);
+        if (-TIME_LIMIT..TIME_LIMIT).contains(&time) {
+            self.written.note(kind, floor_to(time, self.windows.bucket_ms), block.num_rows());
+        }
     }
 
     /// No column may be null but texts and words that stand for each other.

@@ -55,6 +55,8 @@ pub struct StateBlock {
     pub kind: StateKind,
     /// Where the time bucket of the rows starts, in ms.
     pub bucket: EventTime,
+    /// Stands for all blocks of the bucket before it.
+    pub whole: bool,
     pub rows: RecordBatch,
 }
 
@@ -149,7 +151,7 @@ impl GroupStore {
         blocks
             .map(|(kind, bucket, columns)| {
                 let rows = RecordBatch::try_new(schema(kind, &self.spec, &self.layout.tiled_kinds()), columns);
-                StateBlock { kind, bucket, rows: rows.expect("the columns are built after the schema") }
+                StateBlock { kind, bucket, whole: false, rows: rows.expect("the columns are built after the schema") }
             })
             .collect()
     }

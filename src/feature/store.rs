@@ -12,9 +12,11 @@ use crate::feature::aggregate::last::Entry;
 use crate::feature::aggregate::{Layout, Place, Taken};
 use crate::feature::dedup::Ids;
 use crate::feature::entity::{Entities, Entity};
+use crate::feature::rewrite::Written;
 use crate::feature::schedule::{NEVER, Schedule};
 use crate::feature::text::Texts;
 use crate::feature::value::{Input, Scalar};
+use crate::feature::warm::Warm;
 use crate::feature::window::{Ladder, TIME_LIMIT, Windows};
 use crate::feature::{FeatureUse, GroupSpec};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -46,8 +48,12 @@ pub struct GroupStore {
     pub(super) changed: Vec<u32>,
     pub(super) watermark: Watermark,
     pub(super) oldest_needed: EventTime,
+    /// Others publish too: nothing that changed later is known to be published.
+    pub(super) published_elsewhere: EventTime,
     pub(super) ladder: Ladder,
+    pub(super) warm: Warm,
     sweep: Sweep,
+    pub(super) written: Written,
     pub(super) size: Size,
     refused_values: u64,
     pub(super) derived_failures: AtomicU64,
@@ -110,6 +116,7 @@ impl GroupStore {
             group,
             ids: spec.uses.iter().map(|_| Ids::default()).collect(),
             ladder: windows.ladder(EventTime::MIN, EventTime::MIN),
+            warm: Warm::new(&spec, EventTime::MIN),
             spec,
             windows,
             layout,
@@ -120,7 +127,9 @@ impl GroupStore {
             changed: Vec::new(),
             watermark: Watermark::MIN,
             oldest_needed: EventTime::MIN,
+            published_elsewhere: EventTime::MAX,
             sweep: Sweep { next: 0, needed: NOTHING_PROMISED, through: NOTHING_PROMISED, debt: 0 },
+            written: Written::default(),
             size: Size::default(),
             refused_values: 0,
             derived_failures: AtomicU64::new(0),
@@ -131,6 +140,19 @@ impl GroupStore {
     pub fn without_online(mut self) -> Self {
         self.schedule = None;
         self
+    }
+
+    /// For groups that came while the pipeline ran: what is older may be missing, and windows that reach back there are null.
+    pub fn complete_since(mut self, since: EventTime) -> Self {
+        self.warm = Warm::new(&self.spec, since);
+        self
+    }
+
+    /// The same of a store that others fill, which learns it from them.
+    pub fn learn_since(&mut self, since: EventTime) {
+        if self.warm.since != since {
+            self.warm = Warm::new(&self.spec, since);
+        }
     }
 
     /// Takes rows that are not late and whose entity is owned here; `id_set` is the stream's `DecodeSpec::id`.
@@ -161,7 +183,7 @@ impl GroupStore {
                     account.duplicate += 1;
                 } else {
                     account.applied += 1;
-                    if ts >= self.ladder.drop_before {
+                    if ts >= self.ladder.drop_before.max(self.warm.since) {
                         fresh.push((row as u32, 0));
                     }
                 }
@@ -242,12 +264,19 @@ impl GroupStore {
         self.roll();
     }
 
+    /// What changed after `through` is kept, although it was taken here: it may be for another to publish, who may die.
+    pub fn keep_unpublished(&mut self, through: EventTime) {
+        self.published_elsewhere = through;
+    }
+
     /// Brings the ladder up to date and lets the sweep do its share.
     pub(super) fn roll(&mut self) {
         let (now, published) = match &self.schedule {
-            Some(schedule) => (schedule.now, schedule.published_through),
+            Some(schedule) => (schedule.now, schedule.published_through.min(self.published_elsewhere)),
             None => (EventTime::MAX, EventTime::MAX),
         };
+        // Who was told a null is told again when the windows are full, also by a process that knows of it by its tiles alone.
+        let published = if self.warm.is_warming(published) { published.min(self.warm.since) } else { published };
         let needed = self.windows.instant(self.oldest_needed.min(now));
         let through = self.windows.instant(self.oldest_needed.min(published));
         let progress = (needed - self.sweep.needed).max(through - self.sweep.through);
@@ -281,7 +310,8 @@ impl GroupStore {
         self.sweep.needed
     }
 
-    /// Merges and drops what may be of one entity, and forgets it when nothing is left to keep or to publish.
+    /// Merges and drops what may be of one entity, and forgets it when nothing is left to keep or to publish. One that is
+    /// published stays for a sweep: should the store lose its last value, it can be written again.
     fn visit(&mut self, number: u32) {
         if !self.entities.is_live(number) {
             return;
@@ -298,7 +328,9 @@ impl GroupStore {
                 log.entries.shrink_to(2 * log.entries.len());
             }
         }
-        if entity.is_empty() && entity.due == NEVER {
+        let is_done = entity.is_empty() && entity.due == NEVER;
+        let was_done = std::mem::replace(&mut entity.fading, is_done);
+        if is_done && (was_done || self.schedule.is_none()) {
             size.change(before, Size::default());
             entities.remove(number);
         } else {

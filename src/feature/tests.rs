@@ -245,14 +245,22 @@ fn row_text(values: &RecordBatch, row: usize) -> Vec<String> {
     values.columns().iter().map(|column| format!("{:?}", cell(column, row))).collect()
 }
 
-/// A whole row by the definition.
-fn expected(spec: &GroupSpec, events: &BTreeMap<u128, Event>, entity: u8, t: EventTime) -> Vec<String> {
+/// A whole row by the definition, of a group that misses nothing `since` then.
+fn expected(
+    spec: &GroupSpec,
+    since: EventTime,
+    events: &BTreeMap<u128, Event>,
+    entity: u8,
+    t: EventTime,
+) -> Vec<String> {
     let mut row = Vec::new();
+    let mut full = Vec::new();
     for (number, aggregate) in numbers_of(spec).into_iter().zip(&spec.aggregates) {
         let of_entity = events.values().filter(|event| event.entity == entity);
         let seen: Vec<Seen> = of_entity.filter_map(|event| event.seen_by(number)).collect();
         for window in &aggregate.windows {
             let value = window_value(aggregate.kind, window, spec.head_ms, &seen, t);
+            full.push(floor_to(t - window.window_ms, window.tail_ms) >= since);
             // The oracle cannot tell the type of an empty sum.
             let is_float = matches!(AGGREGATES[number].0, In::Float);
             row.push(match value {
@@ -264,17 +272,22 @@ fn expected(spec: &GroupSpec, events: &BTreeMap<u128, Event>, entity: u8, t: Eve
     if !spec.derived.is_empty() {
         let Value::Int(first) = row[0] else { panic!("the first output is an integer") };
         row.push(if first == 13 { Value::Null } else { Value::Int(first.wrapping_mul(2)) });
+        full.push(full[0]);
     }
-    row.iter().map(|value| format!("{value:?}")).collect()
+    let shown = row.iter().zip(full).map(|(value, full)| if full { value } else { &Value::Null });
+    shown.map(|value| format!("{value:?}")).collect()
 }
 
 /// Some lanes, what they were given, what they wrote to state, and what they published.
 struct World {
     spec: Arc<GroupSpec>,
+    since: EventTime,
     lanes: Vec<GroupStore>,
     applied: BTreeMap<u128, Event>,
     seen_entities: BTreeSet<u8>,
-    blocks: Vec<StateBlock>,
+    /// With the lane that wrote each, and how many restarts there were before.
+    blocks: Vec<((usize, usize), StateBlock)>,
+    restarts: usize,
     watermark: EventTime,
     oldest_needed: EventTime,
     now: EventTime,
@@ -283,12 +296,18 @@ struct World {
 
 impl World {
     fn new(spec: Arc<GroupSpec>, lanes: usize) -> World {
+        World::since(EventTime::MIN, spec, lanes)
+    }
+
+    fn since(since: EventTime, spec: Arc<GroupSpec>, lanes: usize) -> World {
         World {
-            lanes: (0..lanes).map(|_| GroupStore::new(7, spec.clone())).collect(),
+            lanes: (0..lanes).map(|_| GroupStore::new(7, spec.clone()).complete_since(since)).collect(),
             spec,
+            since,
             applied: BTreeMap::new(),
             seen_entities: BTreeSet::new(),
             blocks: vec![],
+            restarts: 0,
             watermark: -1_000,
             oldest_needed: -1_000,
             now: -1_000,
@@ -343,7 +362,7 @@ impl World {
             let values = self.lanes[lane].evaluate(&prints, &times).unwrap();
             assert_eq!(values.schema(), self.spec.outputs);
             for (row, &&(entity, t)) in ours.iter().enumerate() {
-                let expected = expected(&self.spec, &self.applied, entity, t);
+                let expected = expected(&self.spec, self.since, &self.applied, entity, t);
                 assert_eq!(row_text(&values, row), expected, "e{entity} at {t}");
             }
         }
@@ -361,6 +380,18 @@ impl World {
         }
     }
 
+    /// Time goes on while the store is away.
+    fn hold(&mut self, now: EventTime) {
+        self.now = self.now.max(now);
+        self.lanes.iter_mut().for_each(|lane| lane.hold_due(self.now));
+    }
+
+    /// The store loses everything.
+    fn lose(&mut self) {
+        self.shadow.clear();
+        self.lanes.iter_mut().for_each(|lane| lane.publish_anew(&|_| true));
+    }
+
     fn drain(&mut self, now: EventTime, limit: usize) {
         self.now = self.now.max(now);
         for lane in &mut self.lanes {
@@ -373,36 +404,49 @@ impl World {
             assert_eq!(lane.due(), 0);
         }
         for &entity in &self.seen_entities {
-            let right = expected(&self.spec, &self.applied, entity, self.now);
-            let empty = || expected(&self.spec, &BTreeMap::new(), entity, self.now);
+            let right = expected(&self.spec, self.since, &self.applied, entity, self.now);
+            let empty = || expected(&self.spec, self.since, &BTreeMap::new(), entity, self.now);
             let published = self.shadow.get(&name_of(entity)).cloned().unwrap_or_else(empty);
             assert_eq!(published, right, "F11: e{entity} at {}", self.now);
         }
     }
 
     fn snapshot(&mut self, rewrite: bool) {
-        for lane in &mut self.lanes {
-            self.blocks.extend(lane.snapshot());
+        for (number, lane) in self.lanes.iter_mut().enumerate() {
+            let writer = (self.restarts, number);
+            for block in lane.cut() {
+                if block.whole {
+                    let of = (writer, block.kind, block.bucket);
+                    self.blocks.retain(|(writer, block)| (*writer, block.kind, block.bucket) != of);
+                }
+                self.blocks.push((writer, block));
+            }
         }
         for kind in StateKind::ALL {
             let oldest = self.lanes.iter().map(|lane| lane.oldest_bucket_needed(kind)).min().unwrap();
-            self.blocks.retain(|block| block.kind != kind || block.bucket >= oldest);
+            self.blocks.retain(|(_, block)| block.kind != kind || block.bucket >= oldest);
         }
-        if rewrite && let Some(block) = self.blocks.first() {
+        if rewrite && let Some((_, block)) = self.blocks.first() {
             let (kind, bucket) = (block.kind, block.bucket);
-            self.blocks.retain(|block| (block.kind, block.bucket) != (kind, bucket));
-            self.blocks.extend(self.lanes.iter_mut().filter_map(|lane| lane.snapshot_bucket(kind, bucket)));
+            self.blocks.retain(|(_, block)| (block.kind, block.bucket) != (kind, bucket));
+            let whole = self
+                .lanes
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(number, lane)| Some(((self.restarts, number), lane.snapshot_bucket(kind, bucket)?)));
+            self.blocks.extend(whole);
         }
     }
 
     /// Forgets everything but the blocks.
     fn restart(&mut self, lanes: usize) {
-        self.lanes = (0..lanes).map(|_| GroupStore::new(7, self.spec.clone())).collect();
+        self.lanes = (0..lanes).map(|_| GroupStore::new(7, self.spec.clone()).complete_since(self.since)).collect();
         for (lane, store) in self.lanes.iter_mut().enumerate() {
-            for block in &self.blocks {
+            for (_, block) in &self.blocks {
                 store.restore(&block.rows, &|print| lane_of(key_group(home_of(print)), lanes) == lane).unwrap();
             }
         }
+        self.restarts += 1;
         self.advance(self.watermark, self.oldest_needed);
     }
 }
@@ -481,6 +525,7 @@ proptest! {
     fn f10_f11_values_are_what_the_definition_says_whatever_happened_on_the_way(
         spec in any_spec(),
         events in events(),
+        since in prop_oneof![2 => Just(EventTime::MIN), 1 => -60i64..600],
         jitter in 0i64..200,
         lanes in 1usize..4,
         dice in prop::collection::vec(any::<u16>(), 40..120),
@@ -494,7 +539,7 @@ proptest! {
             }
         }
         arrivals.sort_by_key(|(at, _)| *at);
-        let mut world = World::new(spec.clone(), lanes);
+        let mut world = World::since(since, spec.clone(), lanes);
         let mut place = 0;
         while place < arrivals.len() {
             let take = (1 + dice.roll(9) as usize).min(arrivals.len() - place);
@@ -507,7 +552,7 @@ proptest! {
             place += take;
             let rest = arrivals[place..].iter().filter(|(_, event)| !world.applied.contains_key(&event.id));
             let settled = rest.map(|(_, event)| event.ts).min().unwrap_or(700);
-            match dice.roll(9) {
+            match dice.roll(11) {
                 0 | 1 => world.advance(settled - dice.roll(30), settled - dice.roll(60)),
                 2 => world.advance(settled, settled),
                 3 | 4 => {
@@ -524,6 +569,11 @@ proptest! {
                     let newest = world.applied.values().map(|event| event.ts).max().unwrap();
                     world.take(newest - 20 + dice.roll(200), 1 + dice.roll(2) as usize);
                 }
+                7 => {
+                    let newest = world.applied.values().map(|event| event.ts).max().unwrap();
+                    world.hold(newest - 20 + dice.roll(200));
+                }
+                8 => world.lose(),
                 _ => {}
             }
             if settled >= world.oldest_needed {
@@ -632,6 +682,26 @@ fn an_event_beyond_now_is_not_published_before_its_head_slot_has_passed() {
 }
 
 #[test]
+fn a_window_is_full_from_the_first_instant_at_which_it_begins_when_everything_was_seen() {
+    let spec = spec(10, &[(100, 20), (40, 10)], &[0]);
+    assert_eq!(spec.full_from(EventTime::MIN), [EventTime::MIN; 3]);
+    // 61 is in the slots of 60; the next ones begin at 80 and 70. What is derived waits for what it reads.
+    assert_eq!(spec.full_from(61), [180, 110, 180]);
+    assert_eq!(spec.full_from(60), [160, 100, 160]);
+    let mut world = World::since(61, spec, 1);
+    world.apply(&[plain(75, 1, 0)]);
+    let shown = |at: EventTime| row_text(&world.lanes[0].evaluate(&[print_of(0)], &[at]).unwrap(), 0);
+    assert_eq!(shown(109), ["Null", "Null", "Null"]);
+    assert_eq!(shown(110), ["Null", "Int(1)", "Null"]);
+    assert_eq!(shown(180), ["Int(0)", "Int(0)", "Int(0)"]);
+    // It is published once more when it is full, although nothing happened.
+    let nulls = world.lanes[0].take_due(100, 9).unwrap().unwrap();
+    assert_eq!(row_text(&nulls.values, 0), ["Null", "Null", "Null"]);
+    assert!(world.lanes[0].take_due(109, 9).unwrap().is_none());
+    assert_eq!(row_text(&world.lanes[0].take_due(110, 9).unwrap().unwrap().values, 0)[1], "Int(1)");
+}
+
+#[test]
 fn one_failing_row_of_a_derived_column_is_null_and_takes_no_other_with_it() {
     let mut world = World::new(spec(10, &[(100, 10)], &[0]), 1);
     world.apply(&(0..13).map(|id| plain(5, id, 0)).collect::<Vec<_>>());
@@ -668,5 +738,5 @@ fn event_times_out_of_all_reason_are_masked() {
     store.evaluate(&[print_of(0); 2], &[i64::MAX, i64::MIN]).unwrap();
     store.advance(Watermark::MAX, i64::MAX);
     while store.take_due(i64::MAX, 5).unwrap().is_some() {}
-    assert_eq!((store.entities(), store.snapshot().len()), (0, 0));
+    assert_eq!((store.tiles(), store.snapshot().len()), (0, 0));
 }

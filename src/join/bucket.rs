@@ -31,7 +31,8 @@ pub struct Part {
     pub payload: Payload,
     /// Bytes of the payload while it is in memory.
     pub payload_bytes: usize,
-    /// Entity fingerprints per feature group of the sample, until the features are evaluated.
+    /// Entity fingerprints per feature group of the sample, until the features are evaluated. None of a group that the
+    /// sample got when the rows were pending already.
     pub entities: Vec<Vec<Fingerprint>>,
     /// One batch per feature group, once evaluated.
     pub features: Option<Vec<RecordBatch>>,

@@ -3,7 +3,8 @@
 use crate::event::{DurationMs, EventTime, Fingerprint, Watermark};
 use crate::join::bucket::Part;
 use crate::join::state::JoinState;
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::datatypes::SchemaRef;
 
 impl JoinState {
     /// Calls `evaluate(group, entities, instants)` for every part whose newest instant the frontier has reached.
@@ -13,6 +14,7 @@ impl JoinState {
         serving_lag_ms: DurationMs,
         mut evaluate: impl FnMut(usize, &[Fingerprint], &[EventTime]) -> RecordBatch,
     ) {
+        let groups = &self.keys.groups;
         for bucket in self.buckets.values_mut() {
             for index in 0..bucket.parts.len() {
                 let part = &bucket.parts[index];
@@ -21,8 +23,11 @@ impl JoinState {
                 }
                 let instants: Vec<EventTime> =
                     bucket.event_time[part.range()].iter().map(|ts| ts - serving_lag_ms).collect();
-                let features = part.entities.iter().enumerate();
-                let features = features.map(|(group, entities)| evaluate(group, entities, &instants)).collect();
+                let features = part.entities.iter().enumerate().map(|(group, entities)| match entities.is_empty() {
+                    true => nulls(&groups[group].outputs, instants.len()),
+                    false => evaluate(group, entities, &instants),
+                });
+                let features = features.collect();
                 let part: &mut Part = &mut bucket.parts[index];
                 part.features = Some(features);
                 // From here on the values stand for the entities, on disk too.
@@ -36,4 +41,10 @@ impl JoinState {
         let parts = self.buckets.values().flat_map(|bucket| &bucket.parts);
         parts.filter(|part| part.features.is_none()).map(|part| part.oldest - serving_lag_ms).min()
     }
+}
+
+/// The features of rows that cannot have any.
+pub(super) fn nulls(outputs: &SchemaRef, rows: usize) -> RecordBatch {
+    let columns = outputs.fields().iter().map(|field| new_null_array(field.data_type(), rows));
+    RecordBatch::try_new(outputs.clone(), columns.collect::<Vec<ArrayRef>>()).expect("features may be null")
 }

@@ -9,6 +9,7 @@
 //! times, ids and contents alone, never on the order of arrival (F8). Accounts balance after every step (F1).
 //! Does not: await, read a clock, compute features, know about Kafka.
 
+mod block;
 mod bucket;
 mod close;
 mod evaluate;
@@ -22,7 +23,7 @@ mod take;
 pub use close::{ClosedPart, ClosedRows};
 pub use snapshot::{JoinCut, RestoreError, Segment};
 pub use spec::*;
-pub use state::{AnchorKeys, JoinState, LabelKeys, LaneRows};
+pub use state::{AnchorKeys, JoinState, JoinedGroup, LabelKeys, LaneRows};
 
 #[cfg(test)]
 mod tests;

@@ -5,19 +5,22 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, Share, StateBlock,
-    Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, Share,
+    StateBlock, Watermark,
+};
+use crate::join::block::{
+    KeyColumns, LABEL_KEY_COLUMNS, column, fingerprint_array, fingerprints_of, join_features, key_block, record_batch,
+    split_features,
 };
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
+use crate::join::evaluate::nulls;
 use crate::join::index::RowRef;
 use crate::join::label::{Admission, Decision, LabelBucket, LabelState, NewLabel};
-use crate::join::state::{ClosedBucket, JoinState};
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array,
-};
+use crate::join::state::{ClosedBucket, JoinState, JoinedGroup};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{Int64Type, UInt8Type, UInt32Type, UInt64Type};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -44,6 +47,11 @@ pub struct RestoreError {
 #[derive(Clone)]
 pub struct Segment {
     pub bucket: u32,
+    /// The cut that wrote it.
+    pub cut: u64,
+    /// Per feature group of the sample, whether the group is older than the segment; all of them if it is empty. What the
+    /// segment says of another one belongs to another definition.
+    pub knows: Vec<bool>,
     /// `None` when the rows must be written again, because only some of them belong to this lane.
     pub id: Option<SegmentId>,
     pub keys: RecordBatch,
@@ -60,6 +68,8 @@ impl Segment {
         let Payload::Memory(rows) = &self.payload else { return Err(bad("split rows must be in memory".into())) };
         Ok(Segment {
             bucket: self.bucket,
+            cut: self.cut,
+            knows: self.knows.clone(),
             id: None,
             keys: filter(&self.keys)?,
             payload: Payload::Memory(filter(rows)?),
@@ -76,7 +86,8 @@ impl JoinState {
             self.filed_through = self.closed_through;
             self.closed_unstored.clear();
         }
-        let mut writer = Writer { node, segment: SegmentId { cut, lane, ordinal: 0 }, blocks: Vec::new() };
+        let segment = SegmentId { cut, lane, ordinal: 0 };
+        let mut writer = Writer { node, groups: &self.keys.groups, segment, blocks: Vec::new() };
         for (number, mut bucket) in std::mem::take(&mut self.closed_unstored) {
             writer.bucket(number, &mut bucket);
             if let Some(closed) = self.closed.get_mut(&number) {
@@ -141,12 +152,13 @@ impl JoinState {
 
     /// Brings back one segment of impressions; rows of other shares are left out.
     pub fn restore_segment(&mut self, segment: Segment, share: &Share) -> Result<(), RestoreError> {
-        let keys = KeyColumns::read(&segment.keys, self.keys.entities.len())?;
+        let knows = |group: usize| segment.knows.get(group).copied().unwrap_or(true);
+        let mut keys = KeyColumns::read(&segment.keys, &self.keys.groups)?;
+        keys.entities.iter_mut().enumerate().filter(|(group, _)| !knows(*group)).for_each(|(_, prints)| prints.clear());
         if segment.id.is_none() {
             // Rows without a segment are written again, as the newest: a copy of what is here already must not be.
             let fresh = |at: usize| {
-                share.contains(keys.home[at])
-                    && !self.holds(keys.id[at], keys.event_time[at], keys.content[at])
+                share.contains(keys.home[at]) && !self.holds(keys.id[at], keys.event_time[at], keys.content[at])
             };
             let mask: Vec<bool> = (0..keys.id.len()).map(fresh).collect();
             if mask.contains(&false) {
@@ -168,16 +180,17 @@ impl JoinState {
             }
         }
         self.counting = was_counting;
-        let groups = self.keys.entities.len();
-        let features = segment.features.as_ref().map(|batch| split_features(batch, groups)).transpose()?;
+        // Rows whose features were read keep them; rows that know the entity of no group have none to be read.
+        let unread = keys.entities.iter().any(|entities| !entities.is_empty());
+        let features = match &segment.features {
+            Some(batch) => Some(split_features(batch, &self.keys.groups, knows)?),
+            None if unread => None,
+            None => Some(self.keys.groups.iter().map(|group| nulls(&group.outputs, rows)).collect()),
+        };
         let payload_bytes = match &segment.payload {
             Payload::Memory(batch) => batch.get_array_memory_size(),
             Payload::Stored(_) => 0,
         };
-        if features.is_none() && keys.entities.iter().any(|entities| entities.len() != rows) {
-            let reason = "a segment has neither features nor entities".into();
-            return Err(RestoreError { what: "impressions", reason });
-        }
         let bucket = self.buckets.get_mut(&segment.bucket).expect("rows were just pushed");
         bucket.parts.push(Part {
             start: (bucket.rows() - rows) as u32,
@@ -186,8 +199,9 @@ impl JoinState {
             payload_bytes,
             newest: keys.event_time.iter().copied().max().unwrap_or(i64::MIN),
             oldest: keys.event_time.iter().copied().min().unwrap_or(i64::MAX),
-            features_stored: groups == 0 || (features.is_some() && segment.id.is_some()),
-            features: if groups == 0 { Some(Vec::new()) } else { features },
+            features_stored: self.keys.groups.is_empty()
+                || (features.is_some() && (segment.id.is_some() || segment.features.is_none())),
+            features,
             entities: keys.entities,
             segment: segment.id,
         });
@@ -254,7 +268,7 @@ impl JoinState {
         share: &Share,
     ) -> Result<(), RestoreError> {
         let labels = &mut self.labels[label];
-        let keys = KeyColumns::read(rows, 0)?;
+        let keys = KeyColumns::read(rows, &[])?;
         let came_at = column::<Int64Type>(rows, "came_at")?;
         let mut mine = Vec::with_capacity(rows.num_rows());
         for (at, came_at) in came_at.into_iter().enumerate() {
@@ -335,9 +349,11 @@ fn seal(parts: Vec<Part>) -> Vec<Part> {
         let fits = |group: &Vec<Part>| {
             let first = &group[0];
             let rows: usize = group.iter().map(|part| part.rows as usize).sum();
+            let known = |part: &Part| part.entities.iter().map(Vec::is_empty).collect::<Vec<_>>();
             first.segment.is_none()
                 && part.segment.is_none()
                 && first.features.is_some() == part.features.is_some()
+                && known(first) == known(&part)
                 && rows + part.rows as usize <= SEGMENT_ROWS_MAX
         };
         match sealed.last_mut().filter(|group| fits(group)) {
@@ -388,13 +404,14 @@ fn merge(mut group: Vec<Part>) -> Part {
 }
 
 /// Collects the blocks of one cut.
-struct Writer {
+struct Writer<'a> {
     node: u16,
+    groups: &'a [JoinedGroup],
     segment: SegmentId,
     blocks: Vec<StateBlock>,
 }
 
-impl Writer {
+impl Writer<'_> {
     fn next_segment(&mut self) -> SegmentId {
         let segment = self.segment;
         self.segment.ordinal += 1;
@@ -403,7 +420,7 @@ impl Writer {
 
     fn add(&mut self, kind: BlockKind, bucket: u32, segment: SegmentId, rows: RecordBatch) {
         let class = BlockClass { kind, node: self.node, part: 0 };
-        self.blocks.push(StateBlock { class, bucket: bucket as i64, segment, rows });
+        self.blocks.push(StateBlock { class, bucket: bucket as i64, segment, whole: false, rows });
     }
 
     fn bucket(&mut self, number: u32, bucket: &mut Bucket) {
@@ -411,7 +428,8 @@ impl Writer {
         for index in 0..bucket.parts.len() {
             if bucket.parts[index].segment.is_none() {
                 let segment = self.next_segment();
-                self.add(BlockKind::ImpressionKeys, number, segment, key_block(bucket, &bucket.parts[index]));
+                let keys = key_block(bucket, &bucket.parts[index], self.groups);
+                self.add(BlockKind::ImpressionKeys, number, segment, keys);
                 if let Payload::Memory(rows) = &bucket.parts[index].payload {
                     self.add(BlockKind::ImpressionRows, number, segment, rows.clone());
                 }
@@ -419,7 +437,7 @@ impl Writer {
             }
             let part = &mut bucket.parts[index];
             if let (false, Some(features), Some(segment)) = (part.features_stored, &part.features, part.segment) {
-                let rows = join_features(features);
+                let rows = join_features(features, self.groups);
                 part.features_stored = true;
                 self.add(BlockKind::ImpressionFeatures, number, segment, rows);
             }
@@ -444,10 +462,7 @@ impl Writer {
             let rows = record_batch(vec![
                 ("id", fingerprint_array(&ids)),
                 ("content", Arc::new(UInt64Array::from_iter_values(decisions.iter().map(|decision| decision.content)))),
-                (
-                    "home",
-                    Arc::new(UInt32Array::from_iter_values(decisions.iter().map(|decision| decision.home))),
-                ),
+                ("home", Arc::new(UInt32Array::from_iter_values(decisions.iter().map(|decision| decision.home)))),
                 (
                     "state",
                     Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.state as u8))),
@@ -455,7 +470,7 @@ impl Writer {
                 ("by", Arc::new(Int64Array::from_iter_values(decisions.iter().map(|decision| decision.by as i64)))),
             ]);
             let segment = self.next_segment();
-            self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+            self.blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
         }
     }
 
@@ -483,123 +498,6 @@ impl Writer {
         }
         let rows = record_batch(fields);
         bucket.stored_rows = to;
-        self.blocks.push(StateBlock { class, bucket: number as i64, segment, rows });
+        self.blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
     }
-}
-
-const LABEL_KEY_COLUMNS: usize = 6;
-
-fn record_batch(fields: Vec<(&str, ArrayRef)>) -> RecordBatch {
-    let schema =
-        fields.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), true)).collect::<Vec<_>>();
-    let arrays = fields.into_iter().map(|(_, array)| array).collect();
-    RecordBatch::try_new(Arc::new(Schema::new(schema)), arrays).expect("columns of one block have one length")
-}
-
-fn fingerprint_array(fingerprints: &[Fingerprint]) -> ArrayRef {
-    let mut bytes = Vec::with_capacity(fingerprints.len() * 16);
-    fingerprints.iter().for_each(|fingerprint| bytes.extend_from_slice(&fingerprint.to_le_bytes()));
-    Arc::new(FixedSizeBinaryArray::new(16, bytes.into(), None))
-}
-
-fn key_block(bucket: &Bucket, part: &Part) -> RecordBatch {
-    let range = part.range();
-    let id = fingerprint_array(&bucket.id[range.clone()]);
-    let key = if bucket.key.is_empty() { id.clone() } else { fingerprint_array(&bucket.key[range.clone()]) };
-    let names: Vec<String> = (0..part.entities.len()).map(|index| format!("entity_{index}")).collect();
-    let mut fields: Vec<(&str, ArrayRef)> = vec![
-        ("event_time", Arc::new(Int64Array::from(bucket.event_time[range.clone()].to_vec()))),
-        ("id", id.clone()),
-        ("content", Arc::new(UInt64Array::from(bucket.content[range.clone()].to_vec()))),
-        ("home", Arc::new(UInt32Array::from(bucket.home[range].to_vec()))),
-    ];
-    if !bucket.key.is_empty() {
-        fields.push(("key", key));
-    }
-    if part.features.is_none() {
-        fields
-            .extend(names.iter().zip(&part.entities).map(|(name, prints)| (name.as_str(), fingerprint_array(prints))));
-    }
-    record_batch(fields)
-}
-
-/// Feature columns of all groups side by side, named `<group>/<column>`.
-fn join_features(features: &[RecordBatch]) -> RecordBatch {
-    let mut names = Vec::new();
-    let mut arrays = Vec::new();
-    for (group, batch) in features.iter().enumerate() {
-        for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
-            names.push(format!("{group}/{}", field.name()));
-            arrays.push(array.clone());
-        }
-    }
-    record_batch(names.iter().map(String::as_str).zip(arrays).collect())
-}
-
-fn split_features(batch: &RecordBatch, groups: usize) -> Result<Vec<RecordBatch>, RestoreError> {
-    let bad = |reason: String| RestoreError { what: "features", reason };
-    let mut fields: Vec<Vec<(String, ArrayRef)>> = vec![Vec::new(); groups];
-    for (field, array) in batch.schema().fields().iter().zip(batch.columns()) {
-        let (group, name) = field.name().split_once('/').ok_or_else(|| bad(format!("column {}", field.name())))?;
-        let group: usize = group.parse().map_err(|_| bad(format!("column {}", field.name())))?;
-        let slot = fields.get_mut(group).ok_or_else(|| bad(format!("group {group} of {groups}")))?;
-        slot.push((name.to_owned(), array.clone()));
-    }
-    Ok(fields
-        .into_iter()
-        .map(|fields| record_batch(fields.iter().map(|(name, array)| (name.as_str(), array.clone())).collect()))
-        .collect())
-}
-
-/// The identity columns of a block.
-struct KeyColumns {
-    event_time: Vec<i64>,
-    id: Vec<Fingerprint>,
-    key: Vec<Fingerprint>,
-    content: Vec<u64>,
-    home: Vec<u32>,
-    entities: Vec<Vec<Fingerprint>>,
-}
-
-impl KeyColumns {
-    fn read(batch: &RecordBatch, entities: usize) -> Result<Self, RestoreError> {
-        let id = fingerprints_of(batch, "id")?;
-        Ok(KeyColumns {
-            event_time: column::<Int64Type>(batch, "event_time")?,
-            key: if batch.column_by_name("key").is_some() { fingerprints_of(batch, "key")? } else { id.clone() },
-            id,
-            content: column::<UInt64Type>(batch, "content")?,
-            home: column::<UInt32Type>(batch, "home")?,
-            entities: (0..entities)
-                .map(|index| format!("entity_{index}"))
-                .map(|name| batch.column_by_name(&name).map_or(Ok(Vec::new()), |_| fingerprints_of(batch, &name)))
-                .collect::<Result<_, _>>()?,
-        })
-    }
-}
-
-fn named<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, RestoreError> {
-    batch.column_by_name(name).ok_or_else(|| RestoreError { what: "keys", reason: format!("column {name} is missing") })
-}
-
-fn column<T: arrow::datatypes::ArrowPrimitiveType>(
-    batch: &RecordBatch,
-    name: &str,
-) -> Result<Vec<T::Native>, RestoreError> {
-    let array = named(batch, name)?;
-    let array = array.as_primitive_opt::<T>().ok_or_else(|| RestoreError {
-        what: "keys",
-        reason: format!("column {name} is {}, not {}", array.data_type(), T::DATA_TYPE),
-    })?;
-    Ok(array.values().to_vec())
-}
-
-fn fingerprints_of(batch: &RecordBatch, name: &str) -> Result<Vec<Fingerprint>, RestoreError> {
-    let array = named(batch, name)?;
-    let array = array.as_fixed_size_binary_opt().filter(|array| array.value_length() == 16);
-    let array = array.ok_or_else(|| RestoreError {
-        what: "keys",
-        reason: format!("column {name} is not {}", DataType::FixedSizeBinary(16)),
-    })?;
-    Ok((0..array.len()).map(|row| Fingerprint::from_le_bytes(array.value(row).try_into().expect("16 bytes"))).collect())
 }

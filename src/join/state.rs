@@ -21,8 +21,19 @@ pub struct AnchorKeys {
     pub id: usize,
     pub key: usize,
     pub route: usize,
-    /// The entity of each feature group of the sample, in order.
-    pub entities: Vec<usize>,
+    /// The feature groups of the sample, in order.
+    pub groups: Vec<JoinedGroup>,
+}
+
+/// A feature group whose values go beside the impressions.
+#[derive(Clone, Debug)]
+pub struct JoinedGroup {
+    /// Names its columns in state.
+    pub name: String,
+    /// Position of the entity in `DecodedBatch::keys`.
+    pub entity: usize,
+    /// The layout of the values; every column may be null.
+    pub outputs: SchemaRef,
 }
 
 /// The same for a label batch.
@@ -319,8 +330,8 @@ impl JoinState {
         } else {
             take_record_batch(&batch.rows, &UInt32Array::from(rows.to_vec())).expect("row numbers are in range")
         };
-        let entities = self.keys.entities.iter();
-        let entities = entities.map(|&set| rows.iter().map(|&row| batch.keys[set][row as usize]).collect()).collect();
+        let groups = self.keys.groups.iter();
+        let entities = groups.map(|group| rows.iter().map(|&row| batch.keys[group.entity][row as usize]).collect());
         let times = rows.iter().map(|&row| batch.event_time[row as usize]);
         let bucket = self.buckets.get_mut(&number).expect("rows were pushed before their columns");
         let start = (bucket.rows() - rows.len()) as u32;
@@ -329,12 +340,12 @@ impl JoinState {
             rows: rows.len() as u32,
             payload_bytes: payload.get_array_memory_size(),
             payload: Payload::Memory(payload),
-            entities,
-            features: self.keys.entities.is_empty().then(Vec::new),
+            entities: entities.collect(),
+            features: self.keys.groups.is_empty().then(Vec::new),
             newest: times.clone().max().expect("a part has rows"),
             oldest: times.min().expect("a part has rows"),
             segment: None,
-            features_stored: self.keys.entities.is_empty(),
+            features_stored: self.keys.groups.is_empty(),
         });
     }
 

@@ -13,6 +13,7 @@ mod text;
 mod error;
 mod memory;
 mod resp;
+mod canary;
 mod redis;
 mod backlog;
 mod writer;
@@ -40,6 +41,15 @@ pub trait OnlineStore: Send + Sync {
     fn read(&self, requests: &[ReadRequest<'_>]) -> Result<Vec<Vec<Option<StoredRow>>>, StoreError>;
 
     fn ping(&self) -> Result<(), StoreError>;
+
+    /// From here on, writes and pings also look whether the store still has what it acknowledged. `instance` tells the
+    /// processes apart that do so.
+    fn watch(&self, _instance: u64) {}
+
+    /// How often it was found, since [`watch`](OnlineStore::watch), that the store has lost what it acknowledged.
+    fn losses(&self) -> u64 {
+        0
+    }
 }
 
 /// Some rows of a batch, all of one version. Two writes of one entity under one version must be the same write.

@@ -6,13 +6,14 @@
 //! renews the TTL. A request is encoded straight into one buffer and answered in one round trip.
 //!
 //! Holds: newest wins, atomically per key; after an unclear outcome (timeout, closed connection) the same write may
-//! be sent again. Does not: wait for a server that is away, that is the writer's part; read a clock; know lanes.
+//! be sent again; what the server loses is found out by a [canary](super::canary::Canary). Does not: wait for a server that is away, that is the writer's part; read a clock; know lanes.
 
+use super::canary::Canary;
 use super::resp::Request;
 use super::{OnlineStore, ReadRequest, StoreError, StoreErrorKind, StoreGroup, StoredRow, Write, WriteSummary, text};
 use crate::event::{DurationMs, Value};
 use ::redis::{Client, Connection, ConnectionLike, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -62,6 +63,10 @@ pub struct RedisStore {
     limits: RedisLimits,
     script_hash: String,
     idle: Mutex<Vec<Connection>>,
+    /// The pipeline's part of a key.
+    pipeline: String,
+    /// Of the one writer, if there is one.
+    canary: Mutex<Option<Canary>>,
 }
 
 struct RedisGroup {
@@ -89,19 +94,28 @@ impl RedisStore {
         let info = info.set_tcp_settings(tcp);
         let label = format!("{connection} ({})", info.addr());
         let client = Client::open(info).map_err(|error| refuse(format!("the URL cannot be used: {error}")))?;
+        let mut pipeline_key = String::new();
+        crate::event::push_entity_text(&mut pipeline_key, pipeline);
         let groups = groups
             .into_iter()
             .map(|spec| {
-                let mut prefix = String::new();
-                crate::event::push_entity_text(&mut prefix, pipeline);
-                prefix.push(':');
+                let mut prefix = format!("{pipeline_key}:");
                 crate::event::push_entity_text(&mut prefix, &spec.name);
                 prefix.push(':');
                 RedisGroup { spec, prefix }
             })
             .collect();
         let script_hash = ::redis::Script::new(WRITE_SCRIPT).get_hash().to_owned();
-        Ok(RedisStore { client, label, groups, limits, script_hash, idle: Mutex::new(Vec::new()) })
+        Ok(RedisStore {
+            client,
+            label,
+            groups,
+            limits,
+            script_hash,
+            idle: Mutex::new(Vec::new()),
+            pipeline: pipeline_key,
+            canary: Mutex::new(None),
+        })
     }
 
     fn connect(&self) -> Result<Connection, StoreError> {
@@ -146,20 +160,20 @@ impl RedisStore {
         if writes.commands == 0 {
             return Ok(());
         }
-        let answers = self.round_trip(writes)?;
+        let mark = self.mark(writes);
+        let mut answers = self.round_trip(writes)?;
+        let mut marked = self.hear(mark, &mut answers);
         let unknown = |answer: &::redis::Value| matches!(answer, ::redis::Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript));
-        let answers = if answers.iter().any(unknown) {
+        if answers.iter().any(unknown) {
             let mut load = Request::default();
             load.command(3);
             load.args(&["SCRIPT", "LOAD", WRITE_SCRIPT]);
             load.bytes.append(&mut writes.bytes);
             load.commands += writes.commands;
-            let mut answers = self.round_trip(&load)?;
+            answers = self.round_trip(&load)?;
+            marked = self.hear(mark, &mut answers);
             self.accept(answers.remove(0))?;
-            answers
-        } else {
-            answers
-        };
+        }
         *writes = Request::default();
         for answer in answers {
             match self.accept(answer) {
@@ -172,7 +186,25 @@ impl RedisStore {
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        marked
+    }
+
+    fn canary(&self) -> MutexGuard<'_, Option<Canary>> {
+        self.canary.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a request with the mark of whoever watches; its number.
+    fn mark(&self, request: &mut Request) -> Option<i64> {
+        self.canary().as_mut().map(|canary| canary.mark(request))
+    }
+
+    /// Takes the answer to the mark off the end. Rows that were written are so, whatever became of it.
+    fn hear(&self, mark: Option<i64>, answers: &mut Vec<::redis::Value>) -> Result<(), StoreError> {
+        let Some((number, answer)) = mark.zip(answers.pop_if(|_| mark.is_some())) else { return Ok(()) };
+        if let Some(canary) = self.canary().as_mut() {
+            canary.heard(number, &answer);
+        }
+        self.accept(answer).map(drop)
     }
 
     fn accept(&self, answer: ::redis::Value) -> Result<::redis::Value, StoreError> {
@@ -299,10 +331,21 @@ impl OnlineStore for RedisStore {
         let mut ping = Request::default();
         ping.command(1);
         ping.args(&["PING"]);
-        for answer in self.round_trip(&ping)? {
+        let mark = self.mark(&mut ping);
+        let mut answers = self.round_trip(&ping)?;
+        let marked = self.hear(mark, &mut answers);
+        for answer in answers {
             self.accept(answer)?;
         }
-        Ok(())
+        marked
+    }
+
+    fn watch(&self, instance: u64) {
+        *self.canary() = Some(Canary::new(&self.pipeline, instance));
+    }
+
+    fn losses(&self) -> u64 {
+        self.canary().as_ref().map_or(0, |canary| canary.losses)
     }
 }
 

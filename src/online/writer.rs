@@ -6,7 +6,8 @@
 //! In: batches with their versions, from any number of lanes. Out: every row written once the store is there again,
 //! or superseded by a newer one that is.
 //! Holds: memory is bounded (queue, backlog); while the store is away only the newest row of an entity waits, and when
-//! the backlog is full the queue fills and `send` blocks: features are late then, never lost.
+//! the backlog is full the queue fills: who looks at [`OnlineSender::room`] first never waits, and keeps what is to be
+//! written where it came from. Features are late then, never lost. A store that lost what it had is told of.
 //! Does not: wait to coalesce (the lanes did that), give up, read a clock: waiting is done on the queue.
 
 use super::backlog::Backlog;
@@ -23,7 +24,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 #[derive(Clone, Copy, Debug)]
 pub struct WriterLimits {
     pub queue_batches_max: usize,
-    /// Entities that may wait while the store is away; reached, `send` blocks.
+    /// Entities that may wait while the store is away; reached, the queue fills.
     pub backlog_entities_max: usize,
     /// Rows handed to the store at once.
     pub write_rows_max: usize,
@@ -36,8 +37,8 @@ pub struct WriterLimits {
 impl Default for WriterLimits {
     fn default() -> Self {
         WriterLimits {
-            queue_batches_max: 64,
-            backlog_entities_max: 4_000_000,
+            queue_batches_max: 16,
+            backlog_entities_max: 100_000,
             write_rows_max: 2_000,
             backoff_min_ms: 50,
             backoff_max_ms: 5_000,
@@ -57,6 +58,7 @@ pub struct WriterStats {
     refused: AtomicU64,
     failed_attempts: AtomicU64,
     backlog_entities: AtomicU64,
+    losses: AtomicU64,
     ready: AtomicBool,
     last_error: Mutex<Option<String>>,
 }
@@ -71,6 +73,8 @@ pub struct WriterSnapshot {
     pub refused: u64,
     pub failed_attempts: u64,
     pub backlog_entities: u64,
+    /// How often the store had lost what it acknowledged.
+    pub losses: u64,
     /// Whether the store answered last time.
     pub ready: bool,
     /// The last thing that went wrong, also when all is well again.
@@ -85,6 +89,7 @@ impl WriterStats {
             refused: self.refused.load(Ordering::Relaxed),
             failed_attempts: self.failed_attempts.load(Ordering::Relaxed),
             backlog_entities: self.backlog_entities.load(Ordering::Relaxed),
+            losses: self.losses.load(Ordering::Relaxed),
             ready: self.ready.load(Ordering::Relaxed),
             last_error: self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
@@ -93,6 +98,11 @@ impl WriterStats {
     /// Whether the store answered last time.
     pub fn ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
+    }
+
+    /// How often the store had lost what it acknowledged.
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Relaxed)
     }
 
     fn blame(&self, error: String) {
@@ -122,7 +132,10 @@ pub struct OnlineWriter {
 
 /// The sending side of the writer, one per lane.
 #[derive(Clone)]
-pub struct OnlineSender(Sender<Job>);
+pub struct OnlineSender {
+    jobs: Sender<Job>,
+    stats: Arc<WriterStats>,
+}
 
 enum Job {
     Write(FeatureBatch, Version),
@@ -134,7 +147,24 @@ impl OnlineSender {
     /// Hands a batch over; blocks while the queue is full. An entity stands once in a batch at most, and the next
     /// batch with that entity has a higher version.
     pub fn send(&self, batch: FeatureBatch, version: Version) -> Result<(), WriterGone> {
-        self.0.send(Job::Write(batch, version)).map_err(|_| WriterGone)
+        self.jobs.send(Job::Write(batch, version)).map_err(|_| WriterGone)
+    }
+
+    /// How many batches would be taken at once. Others may send meanwhile.
+    pub fn room(&self) -> usize {
+        self.jobs.capacity().map_or(usize::MAX, |capacity| capacity.saturating_sub(self.jobs.len()))
+    }
+
+    pub fn stats(&self) -> &WriterStats {
+        &self.stats
+    }
+
+    /// Waits until everything sent so far is in the store, `within` at most.
+    pub fn flush(&self, within: Duration) -> Result<(), FlushError> {
+        let late = || FlushError(self.stats.snapshot());
+        let (done, wait) = bounded(1);
+        self.jobs.send_timeout(Job::Flush(done), within).map_err(|_| late())?;
+        wait.recv_timeout(within).map_err(|_| late())
     }
 }
 
@@ -160,19 +190,16 @@ impl OnlineWriter {
     }
 
     pub fn sender(&self) -> OnlineSender {
-        OnlineSender(self.jobs.clone())
+        OnlineSender { jobs: self.jobs.clone(), stats: self.stats.clone() }
     }
 
     pub fn stats(&self) -> Arc<WriterStats> {
         self.stats.clone()
     }
 
-    /// Waits until everything sent so far is in the store, `within` at most.
+    /// See [`OnlineSender::flush`].
     pub fn flush(&self, within: Duration) -> Result<(), FlushError> {
-        let late = || FlushError(self.stats.snapshot());
-        let (done, wait) = bounded(1);
-        self.jobs.send_timeout(Job::Flush(done), within).map_err(|_| late())?;
-        wait.recv_timeout(within).map_err(|_| late())
+        self.sender().flush(within)
     }
 
     /// Flushes and ends the thread. The senders of the lanes must be gone or unused by then.
@@ -314,6 +341,13 @@ impl Writer {
     }
 
     fn attempted(&mut self, error: Option<&StoreError>) {
+        let losses = self.store.losses();
+        if self.stats.losses.swap(losses, Ordering::Relaxed) < losses {
+            tracing::error!(
+                losses,
+                "the online store has lost rows it had acknowledged; all features are written again"
+            );
+        }
         match error {
             None => {
                 if self.failures > 0 {

@@ -105,10 +105,11 @@ fn rows_of_a_write_that_failed_in_the_middle_are_written_again() {
 }
 
 #[test]
-fn a_full_backlog_blocks_the_sender_instead_of_dropping_rows() {
+fn a_full_backlog_leaves_no_room_and_blocks_who_sends_nevertheless() {
     let limits = WriterLimits { backlog_entities_max: 3, queue_batches_max: 1, ..fast() };
     let (store, writer) = start(true, limits);
     let sender = writer.sender();
+    let looker = writer.sender();
     let feeder = std::thread::spawn(move || {
         for step in 0..20 {
             let entity = format!("e{step}");
@@ -116,6 +117,9 @@ fn a_full_backlog_blocks_the_sender_instead_of_dropping_rows() {
         }
     });
     while writer.stats().snapshot().backlog_entities < 3 {
+        std::thread::yield_now();
+    }
+    while looker.room() > 0 {
         std::thread::yield_now();
     }
     assert!(!feeder.is_finished(), "20 entities do not fit in a backlog of 3");

@@ -36,6 +36,8 @@ pub struct RunView {
     pub watermark: Option<EventTime>,
     pub newest: Option<EventTime>,
     pub online_instant: Option<EventTime>,
+    /// Per feature group of the plan, since when it misses nothing.
+    pub groups_since: Arc<[EventTime]>,
     /// Rows handed to the Parquet writers since the start, committed or not.
     pub rows_written: u64,
     pub commit_number: u64,
@@ -81,6 +83,10 @@ impl RunView {
         self.failed_values = sum(&|cell| cell.failed_values);
         self.restored_rows = sum(&|cell| cell.restored_rows);
         self.restored_ms = cells.iter().map(|cell| cell.restored_ms).max().unwrap_or(0);
+        // What one cell has not seen whole is not whole.
+        let groups = cells.iter().map(|cell| cell.groups_since.len()).max().unwrap_or(0);
+        let since = |group: usize| cells.iter().filter_map(|cell| cell.groups_since.get(group).copied()).max();
+        self.groups_since = (0..groups).filter_map(since).collect();
         self.watermark = cells.iter().filter_map(|cell| cell.watermark).min();
         self.newest = cells.iter().filter_map(|cell| cell.newest).max();
         self.online_instant = cells.iter().filter_map(|cell| cell.online_instant).min();
@@ -98,6 +104,11 @@ impl Board {
     /// The instant as of which features were last published, for every request that looks at it.
     pub fn online_instant(&self) -> Option<EventTime> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).online_instant
+    }
+
+    /// Since when each feature group misses nothing, for every request that looks at it.
+    pub fn groups_since(&self) -> Arc<[EventTime]> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).groups_since.clone()
     }
 
     pub fn update(&self, change: impl FnOnce(&mut RunView)) {

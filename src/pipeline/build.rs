@@ -1,15 +1,43 @@
-//! Build: the plan in the words of the router and the lanes.
+//! Build: the plan in the words of the router, the lanes and the state.
 
-use crate::cell::{CellScope, CellSpec, SampleCell, StreamUse};
+use crate::cell::{CellScope, CellSpec, GroupCell, SampleCell, Stitched, StreamUse};
+use crate::commit::{Definition, GroupShape, Layout, SampleShape};
 use crate::config::Plan;
-use crate::event::{PartitionId, StreamId};
-use crate::join::{AnchorKeys, LabelKeys};
+use crate::env::Place;
+use crate::event::{EventTime, PartitionId, StreamId};
+use crate::join::{AnchorKeys, JoinedGroup, LabelKeys};
 use crate::route::{Placed, RoutedStream};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What the lanes of a cell do.
-pub fn cell_spec(plan: &Plan, scope: CellScope) -> CellSpec {
+/// What a claim judges the plan by.
+pub fn definition(plan: &Plan) -> Definition {
+    let stream = |number: StreamId| plan.streams[number as usize].name.clone();
+    let samples = plan.samples.iter().map(|sample| SampleShape {
+        name: sample.sample.name.clone(),
+        streams: [sample.join.anchor]
+            .into_iter()
+            .chain(sample.join.labels.iter().map(|label| label.stream))
+            .map(stream)
+            .collect(),
+        groups: sample.sample.groups.iter().map(|group| plan.groups[group.group].name.clone()).collect(),
+        bucket_ms: sample.join.bucket_ms,
+        before_ms: sample.join.labels.iter().map(|label| label.before_ms).max().unwrap_or(0),
+    });
+    let groups = plan.groups.iter().map(|group| GroupShape {
+        name: group.name.clone(),
+        streams: group.uses.iter().map(|feature_use| stream(feature_use.stream)).collect(),
+    });
+    Definition {
+        semantics: plan.semantics.clone(),
+        streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
+        samples: samples.collect(),
+        groups: groups.collect(),
+    }
+}
+
+/// What the lanes of a cell do; `layout` is that of a manifest which was claimed for the plan.
+pub fn cell_spec(plan: &Plan, scope: CellScope, layout: &Layout) -> CellSpec {
     let mut uses: Vec<Vec<StreamUse>> = vec![Vec::new(); plan.streams.len()];
     let samples = plan.samples.iter().enumerate().map(|(sample, sample_plan)| {
         let join = &sample_plan.join;
@@ -23,17 +51,27 @@ pub fn cell_spec(plan: &Plan, scope: CellScope) -> CellSpec {
             let decode = &plan.streams[label.stream as usize].decode;
             (decode.schema.clone(), LabelKeys { id: decode.id, key: decode.key, route: decode.route })
         });
+        let node = &layout.samples[sample];
+        let groups = sample_plan.sample.groups.iter().map(|group| {
+            let spec = &plan.groups[group.group];
+            JoinedGroup { name: spec.name.clone(), entity: group.key_set, outputs: spec.outputs.clone() }
+        });
+        let stitched = sample_plan.sample.groups.iter().map(|group| Stitched {
+            group: group.group,
+            since: node.groups.get(&plan.groups[group.group].name).copied().unwrap_or(EventTime::MIN),
+        });
         SampleCell {
+            node: node.number,
             join: Arc::new(join.clone()),
             anchor_keys: AnchorKeys {
                 id: anchor.decode.id,
                 key: anchor.decode.key,
                 route: anchor.decode.route,
-                entities: sample_plan.sample.groups.iter().map(|group| group.key_set).collect(),
+                groups: groups.collect(),
             },
             label_streams: label_streams.collect(),
             serving_lag_ms: sample_plan.sample.serving_lag_ms,
-            groups: sample_plan.sample.groups.iter().map(|group| group.group).collect(),
+            groups: stitched.collect(),
         }
     });
     let samples = samples.collect();
@@ -43,11 +81,17 @@ pub fn cell_spec(plan: &Plan, scope: CellScope) -> CellSpec {
             uses[feature_use.stream as usize].push(StreamUse::Feature { group, use_number, entity });
         }
     }
+    let groups = plan.groups.iter().zip(&layout.groups).map(|(spec, node)| GroupCell {
+        spec: Arc::new(spec.clone()),
+        node: node.number,
+        begun_after: node.cut,
+        since: node.since,
+    });
     CellSpec {
         scope,
         lanes: plan.state.lanes,
         samples,
-        groups: plan.groups.iter().cloned().map(Arc::new).collect(),
+        groups: groups.collect(),
         stream_ids: plan.streams.iter().map(|stream| stream.decode.id).collect(),
         uses,
     }
@@ -77,6 +121,14 @@ fn placed(plan: &Plan, cell: &CellSpec, stream: usize) -> Option<Placed> {
     };
     let bound = !cell.scope.is_whole() && cell.uses[stream].iter().any(bound);
     bound.then_some(Placed { key_set, partitions: cell.scope.cells })
+}
+
+/// Where each sample's files go, by sink.
+pub fn places(plan: &Plan) -> BTreeMap<String, Place> {
+    let samples = plan.samples.iter();
+    samples
+        .filter_map(|sample| Some((format!("samples.{}", sample.sample.name), sample.parquet.as_ref()?.path.clone())))
+        .collect()
 }
 
 /// What the router must know, with the partitions that the sources found.

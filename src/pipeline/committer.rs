@@ -6,8 +6,8 @@
 //! told to the collector.
 
 use crate::commit::{
-    BlockEntry, Chain, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ObjectError, TrackEntry, block_ref,
-    object_path, read_encoded, verify_object, write_object,
+    BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ManifestKind, Needed,
+    ObjectError, TrackEntry, object_path, read_encoded, verify_object, write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
@@ -15,6 +15,7 @@ use crate::event::{BlockClass, BlockKind, LaneCounts, StagedFile};
 use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
+use crate::pipeline::compaction::{Compaction, Cut};
 use crate::pipeline::conductor::ConductorCut;
 use crate::pipeline::exchange::{Exchange, SealedCommit};
 use crate::pipeline::garbage::GarbageOutlet;
@@ -40,9 +41,13 @@ pub struct Committer {
     pub chain: Chain,
     pub state: Arc<dyn Store>,
     pub objects: Objects,
-    pub layout: Layout,
+    pub lanes: usize,
     /// Per sample its name and the store of its files.
     pub samples: Vec<(String, Option<Arc<dyn Store>>)>,
+    /// Where the samples' files go, by sink.
+    pub places: BTreeMap<String, String>,
+    /// The stores of files that the process before committed, where its pipeline file named other places.
+    pub left: BTreeMap<String, Arc<dyn Store>>,
     pub dead_letters: DeadLetterSink,
     pub dead_letter_store: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
@@ -64,11 +69,19 @@ pub struct CommitWork {
     parts: Parts,
     /// Published since this process started, per sample.
     files: BTreeMap<String, ParquetProgress>,
+    compaction: Compaction,
 }
 
 impl CommitWork {
     pub fn new(head: &Manifest, lanes: usize) -> Self {
-        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new() }
+        let compaction = Compaction::default();
+        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new(), compaction }
+    }
+
+    /// With other limits than the usual ones: small runs have small objects.
+    pub fn compacting(mut self, limits: CompactionLimits) -> Self {
+        self.compaction.limits = limits;
+        self
     }
 }
 
@@ -126,7 +139,7 @@ impl Committer {
         if !parts.complete() {
             return Ok(None);
         }
-        let parts = std::mem::replace(parts, Parts::new(self.layout.lanes));
+        let parts = std::mem::replace(parts, Parts::new(self.lanes));
         Ok(Some(Committed { cut: self.commit(parts)? }))
     }
 
@@ -155,7 +168,8 @@ impl Committer {
             }
         }
         let sealed = self.sealed(&blocks);
-        let state_bytes = self.write_state(number, blocks, &needed_from)?;
+        let needed_from: Vec<_> = needed_from.into_iter().collect();
+        let (state_bytes, copied_bytes) = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
         let head = self.chain.head();
@@ -175,11 +189,12 @@ impl Committer {
         }
         totals.file_rows += rows;
         totals.state_bytes_written += state_bytes;
+        totals.state_bytes_copied += copied_bytes;
         self.check_books(&counts, &conductor, totals.dead_letter_rows);
         let next = Manifest {
             cut: number,
             committed_at_ms: self.clock.now_ms(),
-            layout: self.layout.clone(),
+            layout: Layout { lanes: self.lanes, ..head.layout.clone() },
             inputs: conductor.inputs,
             tracks: conductor.tracks,
             watermark: conductor.watermark,
@@ -187,9 +202,10 @@ impl Committer {
             streams: conductor.streams.iter().cloned().collect(),
             counts,
             objects: self.objects.iter().map(|(object, _)| object.clone()).collect(),
-            needed_from: needed_from.into_iter().collect(),
+            needed_from,
             handover: conductor.handover,
             files,
+            places: self.places.clone(),
             totals,
             ..head.clone()
         };
@@ -207,8 +223,11 @@ impl Committer {
         sealed.map(|block| (self.group_name(block.entry()), block.bytes().to_vec())).collect()
     }
 
+    /// A group that is gone keeps its place in the sequence of parts.
     fn group_name(&self, entry: &BlockEntry) -> String {
-        self.layout.groups[entry.class.node as usize].clone()
+        let layout = &self.chain.head().layout;
+        let place = layout.group(entry.class.node);
+        place.map_or_else(|| format!("#{}", entry.class.node), |place| layout.groups[place].name.clone())
     }
 
     /// Tells the other cells what the manifest made true.
@@ -223,17 +242,12 @@ impl Committer {
     pub fn hand_over_again(&self, head: &Manifest) -> Result<(), RunError> {
         let mut sealed = Vec::new();
         for (object, entries) in &self.objects {
-            let path: Arc<str> = object.path.as_str().into();
-            let of_head = |entry: &&BlockEntry| {
-                entry.class.kind == BlockKind::Sealed && entry.bucket == head.cut as i64
-            };
-            for entry in entries.iter().filter(of_head) {
-                let block = block_ref(&path, entry).ok_or_else(|| ObjectError::Damaged {
-                    path: self.state.describe(&path),
-                    found: format!("sha256 {}", entry.sha256),
-                })?;
-                let bytes = read_encoded(self.state.as_ref(), &block)?;
-                sealed.push(((entry.segment.lane, entry.segment.ordinal), self.group_name(entry), bytes));
+            let of_head =
+                |entry: &&BlockEntry| entry.class.kind == BlockKind::Sealed && entry.bucket == head.cut as i64;
+            let entries: Vec<BlockEntry> = entries.iter().filter(of_head).cloned().collect();
+            for block in read_encoded(self.state.as_ref(), object, &entries)? {
+                let place = (block.entry().segment.lane, block.entry().segment.ordinal);
+                sealed.push((place, self.group_name(block.entry()), block.bytes().to_vec()));
             }
         }
         // In the order in which the lanes gave them, as the first time.
@@ -241,35 +255,49 @@ impl Committer {
         self.hand_over(head, sealed.into_iter().map(|(_, group, bytes)| (group, bytes)).collect())
     }
 
-    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed.
+    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed. Returns the bytes
+    /// written, and how many of them are copies.
     fn write_state(
         &mut self,
         number: u64,
-        blocks: Vec<EncodedBlock>,
-        needed_from: &BTreeMap<BlockClass, i64>,
-    ) -> Result<u64, ObjectError> {
-        let mut bytes = 0;
-        if !blocks.is_empty() {
-            let path = object_path(number, self.chain.head().epoch, &self.writer);
-            let state = self.state.as_ref();
-            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
-            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
-            bytes = object.bytes;
-            self.objects.push((object, entries));
-        }
-        let needed = |entry: &BlockEntry| {
-            needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
-        };
-        let last_named = self.chain.head().number;
+        mut blocks: Vec<EncodedBlock>,
+        needed_from: &[(BlockClass, i64)],
+    ) -> Result<(u64, u64), ObjectError> {
+        let fresh = blocks.iter().map(EncodedBlock::entry);
+        let needed = Needed::new(
+            needed_from,
+            &self.chain.head().layout,
+            self.objects.iter().flat_map(|(_, entries)| entries).chain(fresh),
+        );
+        let is_needed = |entries: &[BlockEntry]| entries.iter().any(|entry| needed.needs(entry));
+        let (last_named, epoch) = (self.chain.head().number, self.chain.head().epoch);
+        let cut = Cut { last_named, epoch, now_ms: self.clock.monotonic_ms(), needed: &needed };
         let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
-            let keep = entries.iter().any(needed);
+            let keep = is_needed(entries);
             if !keep {
                 garbage.dropped(last_named, &object.path);
             }
             keep
         });
-        Ok(bytes)
+        let (mut bytes, mut copied) = (0, 0);
+        if !blocks.is_empty() {
+            let state = self.state.as_ref();
+            let compaction = &mut self.work.compaction;
+            let copies = failpoint::step(Failpoint::StateCopy, || compaction.copy(state, &mut self.objects, &cut));
+            copied = copies.iter().map(|block| block.entry().bytes).sum();
+            blocks.extend(copies);
+            let path = object_path(number, epoch, &self.writer);
+            let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
+            failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
+            bytes = object.bytes;
+            match is_needed(&entries) {
+                true => self.objects.push((object, entries)),
+                false => self.garbage.dropped(last_named, &object.path),
+            }
+        }
+        self.work.compaction.release(&mut self.garbage, &cut);
+        Ok((bytes, copied))
     }
 
     /// All output files of the cut, verified.
@@ -288,41 +316,55 @@ impl Committer {
         Ok(files)
     }
 
-    /// F1 over the whole cell: what streams accepted is what their uses account for.
+    /// F1 over the whole cell: what streams accepted since a use began is what that accounts for.
     fn check_books(&self, counts: &LaneCounts, conductor: &ConductorCut, dead_letter_rows: u64) {
+        let head = self.chain.head();
         for (sample, counts) in counts.samples.iter().enumerate() {
+            let base = |stream: usize| head.layout.samples[sample].base.get(stream).copied().unwrap_or(0);
             invariant!(F1, counts.anchor.balances(), "sample {sample}: {:?}", counts.anchor);
             invariant!(F1, counts.labels.iter().all(|label| label.balances()), "sample {sample}: {:?}", counts.labels);
-            let accepted = conductor.anchor_accepted[sample];
+            let accepted = conductor.anchor_accepted[sample] - base(0);
             invariant!(
                 F1,
                 counts.anchor.accepted() == accepted,
                 "sample {sample}: {:?} of {accepted} rows",
                 counts.anchor
             );
-            for (label, accepted) in counts.labels.iter().zip(&conductor.label_accepted[sample]) {
-                invariant!(F1, label.accepted() == *accepted, "sample {sample}: {label:?} of {accepted} rows");
+            for (number, (label, accepted)) in counts.labels.iter().zip(&conductor.label_accepted[sample]).enumerate() {
+                let accepted = accepted - base(number + 1);
+                invariant!(F1, label.accepted() == accepted, "sample {sample}: {label:?} of {accepted} rows");
             }
         }
         let dead: u64 = conductor.streams.iter().map(|(_, account)| account.dead_lettered).sum();
+        let dead = dead + head.dead_letters_gone;
         invariant!(F14, dead == dead_letter_rows, "{dead} rows were rejected, {dead_letter_rows} are in dead letters");
     }
 
-    fn store_of(&self, sink: &str) -> Option<&Arc<dyn Store>> {
-        if sink == DEAD_LETTERS {
-            return Some(&self.dead_letter_store);
+    fn store_of(&self, manifest: &Manifest, sink: &str) -> Result<&Arc<dyn Store>, RunError> {
+        // A claim repeats the files of the process before.
+        if let Some(store) = self.left.get(sink).filter(|_| manifest.kind == ManifestKind::Claim) {
+            return Ok(store);
         }
-        let name = sink.strip_prefix("samples.")?;
-        self.samples.iter().find(|(other, _)| other == name)?.1.as_ref()
+        if sink == DEAD_LETTERS {
+            return Ok(&self.dead_letter_store);
+        }
+        let of_sample = |(name, _): &&(String, _)| sink.strip_prefix("samples.") == Some(name);
+        let store = self.samples.iter().find(of_sample).and_then(|(_, store)| store.as_ref());
+        store.ok_or_else(|| {
+            RunError::Unsupported(format!(
+                "files of {sink} are committed, and nothing says where they are to be published: start once more with the \
+                 pipeline file that wrote them"
+            ))
+        })
     }
 
     pub fn check_unpublished(&self, manifest: &Manifest) -> Result<(), RunError> {
-        check_unpublished(manifest, &|sink| self.store_of(sink))
+        check_unpublished(manifest, &|sink| self.store_of(manifest, sink))
     }
 
     /// Gives the manifest's files their public names; done again at start, so it may be repeated.
     pub fn publish(&self, manifest: &Manifest) -> Result<usize, RunError> {
-        publish_files(manifest, &|sink| self.store_of(sink))
+        publish_files(manifest, &|sink| self.store_of(manifest, sink))
     }
 
     fn tell(&self, manifest: &Manifest, state_bytes: u64, took_ms: u64, published: usize, failed_values: u64) {
@@ -409,12 +451,11 @@ pub struct GroupNames {
 /// before anyone is to see it.
 pub(super) fn check_unpublished<'a>(
     manifest: &Manifest,
-    store_of: &dyn Fn(&str) -> Option<&'a Arc<dyn Store>>,
+    store_of: &dyn Fn(&str) -> Result<&'a Arc<dyn Store>, RunError>,
 ) -> Result<(), RunError> {
     for entry in &manifest.files {
-        if let Some(store) = store_of(&entry.sink)
-            && store.size(&entry.file.staged)?.is_some()
-        {
+        let store = store_of(&entry.sink)?;
+        if store.size(&entry.file.staged)?.is_some() {
             verify_content(store.as_ref(), &entry.file)?;
         }
     }
@@ -424,7 +465,7 @@ pub(super) fn check_unpublished<'a>(
 /// Gives the manifest's files their public names.
 pub(super) fn publish_files<'a>(
     manifest: &Manifest,
-    store_of: &dyn Fn(&str) -> Option<&'a Arc<dyn Store>>,
+    store_of: &dyn Fn(&str) -> Result<&'a Arc<dyn Store>, RunError>,
 ) -> Result<usize, RunError> {
     let mut published = 0;
     let mut by_sink: BTreeMap<&str, Vec<_>> = BTreeMap::new();
@@ -432,9 +473,7 @@ pub(super) fn publish_files<'a>(
         by_sink.entry(&entry.sink).or_default().push(entry.file.clone());
     }
     for (sink, files) in by_sink {
-        if let Some(store) = store_of(sink) {
-            published += publish(store.as_ref(), &files)?;
-        }
+        published += publish(store_of(sink)?.as_ref(), &files)?;
     }
     Ok(published)
 }

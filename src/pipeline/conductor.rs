@@ -10,7 +10,9 @@ use crate::cell::{Advance, CellSpec, LaneInput, Mirror};
 use crate::commit::{Handover, InputEntry, TrackEntry};
 use crate::env::Clock;
 use crate::env::failpoint::{self, Failpoint};
-use crate::event::{CellMark, CloseReason, DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
+use crate::event::{
+    CellMark, CloseReason, DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark,
+};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
@@ -19,6 +21,7 @@ use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::route::Router;
+use crate::source::LogEnd;
 use crate::telemetry::{StreamProgress, Telemetry};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet};
@@ -308,7 +311,7 @@ impl Conductor {
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();
         let sealed = beat.told.map_or(i64::MIN, |told| told.watermark.0);
-        let handover = self.mirror.as_ref().map(|_| self.handover(sealed, beat));
+        let handover = self.mirror.as_ref().map(|mirror| self.handover(mirror, sealed, beat));
         beat.accepted = accounts.iter().map(|account| account.accepted).collect();
         let cut = ConductorCut {
             number: self.last_cut,
@@ -330,12 +333,16 @@ impl Conductor {
     }
 
     /// What the other cells are told with this cut: lanes hand out what is complete below `sealed`.
-    fn handover(&self, sealed: EventTime, beat: &Beat) -> Handover {
+    fn handover(&self, mirror: &Mirror, sealed: EventTime, beat: &Beat) -> Handover {
         let (_, needed) = self.frontier.get(self.cell.serving_lag_max_ms());
         let took = |(stream, account): (usize, &StreamAccount)| account.accepted > beat.accepted[stream];
         let accounts = self.router.accounts().iter().enumerate();
         let moved = accounts.filter(|at| took(*at)).map(|(stream, _)| self.names.streams[stream].clone());
-        Handover { mark: CellMark { watermark: sealed, needed, idle: beat.idle }, moved: moved.collect() }
+        let published = mirror.published(self.cell.scope.cell);
+        let mark = CellMark { watermark: sealed, needed, idle: beat.idle, published };
+        let groups = self.cell.groups.iter().enumerate().filter(|(group, _)| mirror.holds(*group));
+        let since = groups.map(|(_, group)| (group.spec.name.clone(), group.since)).collect();
+        Handover { mark, moved: moved.collect(), since }
     }
 
     /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.
@@ -398,8 +405,11 @@ impl Conductor {
         for (stream, (name, account)) in self.names.streams.iter().zip(self.router.accounts()).enumerate() {
             self.telemetry.stream(name, account);
             let (watermark, newest, idle_partitions) = self.router.progress(stream as u16, now);
-            let position_lag_records = self.router.position_lag(stream as u16, &ends);
-            let progress = StreamProgress { watermark, newest, position_lag_records, idle_partitions };
+            let end = |at| ends.get(&at).map(|end: &LogEnd| end.readable);
+            let position_lag_records = self.router.position_lag(stream as u16, end);
+            let known = self.router.partitions_of(stream as u16).filter_map(|at| ends.get(&at));
+            let blocked_records = known.map(|end| end.blocked).reduce(|sum, more| sum + more);
+            let progress = StreamProgress { watermark, newest, position_lag_records, blocked_records, idle_partitions };
             self.telemetry.stream_progress(name, &progress, self.clock.now_ms());
         }
         for ((stream, kind), rows) in &beat.dead {

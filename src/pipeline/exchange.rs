@@ -11,13 +11,16 @@ use crate::cell::{Mirror, MirrorError, Sequence};
 use crate::commit::{Handover, Manifest, decode_rows};
 use crate::config::Plan;
 use crate::env::Clock;
-use crate::event::{CellMark, FeatureBatch, Positions, RawBatch, RawRecord};
+use crate::event::{CellMark, EventTime, FeatureBatch, Positions, RawBatch, RawRecord};
 use crate::online::{OnlineSender, Version};
 use crate::pipeline::{RunError, StopSignal};
 use crate::source::kafka::{KafkaOptions, KafkaSource, ReconnectingKafka, TopicWriter};
-use crate::source::{InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent};
+use crate::source::{
+    InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent,
+};
 use arrow::array::RecordBatch;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -25,7 +28,7 @@ use std::time::Duration;
 const HEADER: &str = "conjoin";
 const FORMAT: u32 = 1;
 /// How long a commit may take to reach the brokers before it is sent anew.
-const FLUSH_MAX: Duration = Duration::from_secs(30);
+const FLUSH_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
@@ -90,11 +93,15 @@ pub struct KafkaExchange {
     writer: Mutex<Option<TopicWriter>>,
     owned: Mutex<BTreeMap<u32, Owned>>,
     online: OnlineSender,
+    /// Of the online store, as far as they were made good.
+    losses: AtomicU64,
+    /// The process is to end: nothing is tried again.
     stop: StopSignal,
+    /// Its cells have ended: nothing is read any more.
+    done: StopSignal,
 }
 
 impl KafkaExchange {
-    /// `exchanged` says which groups of the plan belong to no cell.
     pub fn new(
         plan: &Plan,
         connection: &KafkaConnection,
@@ -102,6 +109,7 @@ impl KafkaExchange {
         mirror: Arc<Mirror>,
         online: OnlineSender,
         stop: StopSignal,
+        done: StopSignal,
     ) -> KafkaExchange {
         KafkaExchange {
             connection: connection.clone(),
@@ -113,7 +121,9 @@ impl KafkaExchange {
             writer: Mutex::new(None),
             owned: Mutex::default(),
             online,
+            losses: AtomicU64::new(0),
             stop,
+            done,
         }
     }
 
@@ -146,7 +156,7 @@ impl KafkaExchange {
     pub fn run(&self, clock: &dyn Clock, flush_ms: u64) -> Result<(), RunError> {
         let Some(mut source) = self.open()? else { return Ok(()) };
         let mut published_ms = 0;
-        while !self.stop.requested() {
+        while !self.done.requested() {
             match source.poll(POLL_TIMEOUT)? {
                 SourceEvent::Batch(raw) => self.take(&raw, clock.monotonic_ms())?,
                 SourceEvent::Connection { ready: false, message } => tracing::warn!("{message}"),
@@ -164,8 +174,7 @@ impl KafkaExchange {
 
     fn open(&self) -> Result<Option<ReconnectingKafka>, RunError> {
         let input = internal_topic(&self.connection, &self.topic);
-        let options =
-            KafkaOptions { client_id: self.client_id.clone(), monitoring: false, ..KafkaOptions::default() };
+        let options = KafkaOptions { client_id: self.client_id.clone(), monitoring: false, ..KafkaOptions::default() };
         let mut backoff = BACKOFF_MIN;
         loop {
             let inputs = [(0, &input)];
@@ -173,7 +182,7 @@ impl KafkaExchange {
                 Ok(source) => return Ok(Some(source)),
                 Err(error) if error.retry() => {
                     tracing::warn!("{error}; trying again in {:.1} s", backoff.as_secs_f64());
-                    if self.stop.wait(backoff) {
+                    if self.done.wait(backoff) {
                         return Ok(None);
                     }
                     backoff = (backoff * 2).min(BACKOFF_MAX);
@@ -185,7 +194,8 @@ impl KafkaExchange {
 
     fn take(&self, raw: &RawBatch, now_ms: u64) -> Result<(), RunError> {
         for record in &raw.records {
-            let place = format!("{} partition {} offset {}", self.topic, raw.delta.partition.partition, record.position);
+            let place =
+                format!("{} partition {} offset {}", self.topic, raw.delta.partition.partition, record.position);
             let Some(letter) = letter(raw, record) else {
                 tracing::warn!("{place}: a record that Conjoin did not write is passed over");
                 continue;
@@ -198,10 +208,12 @@ impl KafkaExchange {
                 let bytes = record.payload.as_ref().map_or(&[][..], |range| raw.slice(range));
                 let rows = decode_rows(bytes).map_err(|error| RunError::Exchange(format!("{place}: {error}")))?;
                 self.mirror.part(letter.cell, at, group, &rows).map_err(failed)?;
-            } else if let Some(Handover { mark, moved }) = &letter.handover {
+            } else if let Some(Handover { mark, moved, since }) = &letter.handover {
                 let number = |name: &String| self.streams.iter().position(|known| known == name);
                 let moved: Vec<u16> = moved.iter().filter_map(number).map(|number| number as u16).collect();
-                self.mirror.mark(letter.cell, at, *mark, &moved, now_ms).map_err(failed)?;
+                // A cell that does not know a group yet has seen nothing of it.
+                let since = self.groups.iter().map(|name| since.get(name).copied().unwrap_or(EventTime::MAX)).collect();
+                self.mirror.mark(letter.cell, at, *mark, &moved, since, now_ms).map_err(failed)?;
             }
         }
         Ok(())
@@ -211,14 +223,24 @@ impl KafkaExchange {
     fn publish(&self) {
         let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
         let cells: BTreeSet<u32> = owned.keys().copied().collect();
+        let frontier = self.mirror.frontier();
+        if self.losses.swap(self.online.stats().losses(), Ordering::Relaxed) < self.online.stats().losses() {
+            self.mirror.own(&cells);
+        }
         for group in (0..self.groups.len()).filter(|group| self.mirror.holds(*group)) {
-            while let Some(batches) = self.mirror.take_due(group, ENTITIES_AT_ONCE, &cells) {
+            loop {
+                // What cannot be handed over without waiting stays due: reading goes on.
+                if self.online.room() < cells.len() {
+                    return self.mirror.hold_due(frontier);
+                }
+                let Some(batches) = self.mirror.take_due(group, frontier, ENTITIES_AT_ONCE, &cells) else { break };
                 for (cell, batch) in batches {
                     let owned = owned.get_mut(&cell).expect("only owned cells were asked for");
                     self.send_online(owned, batch);
                 }
             }
         }
+        self.mirror.drained(frontier, &cells);
     }
 
     fn send_online(&self, owned: &mut Owned, batch: FeatureBatch) {

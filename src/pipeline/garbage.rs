@@ -225,7 +225,8 @@ mod tests {
         fn claim(&self, writer: &str) -> Chain {
             let identity = Identity {
                 pipeline: "p",
-                semantics: &Default::default(),
+                definition: &Default::default(),
+                resets: &Default::default(),
                 writer: writer.into(),
                 chain: 7,
                 now_ms: self.clock.now_ms(),

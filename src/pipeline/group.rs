@@ -20,6 +20,7 @@ use crate::pipeline::start::{RunOptions, World, open, run};
 use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal};
 use crate::source::kafka::{GroupMember, MemberEvent, MemberOptions, ensure_topic};
 use crate::source::{GroupModeSpec, InputKind, SourceError};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -37,10 +38,10 @@ const KEEP_MS: i64 = 24 * 3_600_000;
 const ONLINE_FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// Runs this process's share of the plan until a stop is requested, or until it cannot be a member any more.
-pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunError> {
+pub fn run_group(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<(), RunError> {
     let spec = plan.group_mode.clone().ok_or_else(|| RunError::Unsupported("group_mode is not declared".into()))?;
     let state = open(&plan.state.path, &world)?;
-    if fresh {
+    if options.fresh {
         forget(state.as_ref())?;
     }
     let started_ms = world.clock.monotonic_ms();
@@ -48,7 +49,8 @@ pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunEr
         (view.started_ms, view.now_ms, view.phase) = (started_ms, started_ms, Phase::Connecting);
     });
     let failure = Failure::new(world.stop.clone());
-    let group = Group { plan, spec, state, world: &world, failure: &failure };
+    let resets = RefCell::new((options.resets, BTreeSet::new()));
+    let group = Group { plan, spec, state, world: &world, failure: &failure, resets };
     let result = group.run();
     world.board.update(|view| view.phase = Phase::Ended);
     // What stopped everything is the reason; what it stopped is its echo.
@@ -59,7 +61,8 @@ pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunEr
 /// chains or none.
 fn forget(state: &dyn Store) -> Result<(), StoreError> {
     let objects = state.list("")?;
-    let (agreed, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object.path.starts_with("generations/"));
+    let (agreed, others): (Vec<_>, Vec<_>) =
+        objects.into_iter().partition(|object| object.path.starts_with("generations/"));
     others.into_iter().chain(agreed).try_for_each(|object| state.delete(&object.path))
 }
 
@@ -69,6 +72,8 @@ struct Group<'a> {
     state: Arc<dyn Store>,
     world: &'a World,
     failure: &'a Failure,
+    /// Nodes whose state is forgotten, and the cells that have forgotten it: each does so once.
+    resets: RefCell<(BTreeSet<String>, BTreeSet<u32>)>,
 }
 
 /// A cell that runs here, or is to run here.
@@ -105,12 +110,15 @@ impl Group<'_> {
         if self.retry(|| self.ensure_topic(&generation))?.is_none() {
             return Ok(());
         }
+        self.world.online.watch(self.world.entropy.random_u64());
         let online =
             OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
                 .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         self.world.board.update(|view| view.online = Some(online.stats()));
         let groups: Vec<_> = self.plan.groups.iter().cloned().map(Arc::new).collect();
         let mirror = Arc::new(Mirror::new(count, &groups, &exchanged_groups(&self.plan)));
+        // It goes on while cells end: they tell the others of their last commit.
+        let done = StopSignal::default();
         let exchange = Arc::new(KafkaExchange::new(
             &self.plan,
             &self.spec.connection,
@@ -118,6 +126,7 @@ impl Group<'_> {
             mirror,
             online.sender(),
             self.world.stop.clone(),
+            done.clone(),
         ));
         let (reader, clock, flush_ms) =
             (exchange.clone(), self.world.clock.clone(), self.plan.online.flush_ms.max(1) as u64);
@@ -130,7 +139,7 @@ impl Group<'_> {
         for (number, cell) in &mut cells {
             self.end(*number, cell, exchange.as_ref());
         }
-        self.world.stop.request();
+        done.request();
         member.leave();
         // A thread's panic is the failure already.
         let _ = reading.join();
@@ -230,7 +239,13 @@ impl Group<'_> {
     }
 
     /// Starts what is ours and does not run, stops what is not ours and does.
-    fn settle(&self, generation: &Generation, now: u64, exchange: &Arc<KafkaExchange>, cells: &mut BTreeMap<u32, Cell>) {
+    fn settle(
+        &self,
+        generation: &Generation,
+        now: u64,
+        exchange: &Arc<KafkaExchange>,
+        cells: &mut BTreeMap<u32, Cell>,
+    ) {
         for (number, cell) in cells.iter_mut() {
             if !cell.wanted {
                 cell.stop.request();
@@ -264,7 +279,9 @@ impl Group<'_> {
             stop: cell.stop.clone(),
             exchange: Some(exchange.clone()),
         };
-        let options = RunOptions { scope, ..RunOptions::default() };
+        let (resets, done) = &mut *self.resets.borrow_mut();
+        let resets = if done.insert(number) { resets.clone() } else { BTreeSet::new() };
+        let options = RunOptions { scope, resets, ..RunOptions::default() };
         let body = move || run(Arc::new(plan), options, world).map(drop);
         match std::thread::Builder::new().name(format!("cell-{number}")).spawn(body) {
             Ok(thread) => cell.thread = Some(thread),
@@ -299,7 +316,8 @@ impl Group<'_> {
     fn tell(&self, now: u64, member: &GroupMember, cells: &BTreeMap<u32, Cell>) {
         let views: Vec<_> = cells.values().filter(|cell| cell.thread.is_some()).map(|cell| cell.board.view()).collect();
         let positions = views.iter().flat_map(|view| &view.committed);
-        member.commit_for_monitoring(&positions.map(|(topic, number, next)| ((topic.clone(), *number), *next)).collect());
+        member
+            .commit_for_monitoring(&positions.map(|(topic, number, next)| ((topic.clone(), *number), *next)).collect());
         let problem = cells.values().find_map(|cell| cell.problem.clone());
         let failed = cells.values().filter(|cell| cell.problem.is_some()).count();
         self.world.telemetry.cells(views.len(), failed);

@@ -11,7 +11,7 @@ use crate::env::failpoint::{self, Failpoint};
 use crate::event::{DecodedBatch, PartitionId, RawBatch};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::{Failure, RunError, StopSignal};
-use crate::source::{Source, SourceEvent};
+use crate::source::{LogEnd, Source, SourceEvent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +45,7 @@ enum Ticketed {
 }
 
 /// Where the logs end, as the sources last heard.
-type LogEnds = Arc<Mutex<BTreeMap<PartitionId, i64>>>;
+type LogEnds = Arc<Mutex<BTreeMap<PartitionId, LogEnd>>>;
 
 /// Partitions that must not be read on, as the router last said.
 pub type PauseList = Arc<Mutex<BTreeSet<PartitionId>>>;
@@ -57,6 +57,12 @@ struct Shared {
     log_ends: LogEnds,
     progress: Progress,
     stop: StopSignal,
+}
+
+impl Shared {
+    fn show_ends(&self, source: &dyn Source) {
+        self.log_ends.lock().unwrap_or_else(PoisonError::into_inner).extend(source.log_ends());
+    }
 }
 
 struct Tickets {
@@ -121,7 +127,7 @@ impl Intake {
     }
 
     /// As the sources last heard; only of inputs that tell.
-    pub fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+    pub fn log_ends(&self) -> BTreeMap<PartitionId, LogEnd> {
         self.log_ends.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -159,10 +165,14 @@ fn read(source: &mut dyn Source, shared: &Shared) -> Result<u64, RunError> {
         held = wanted;
         if let Some(positions) = shared.progress.newer(&mut told) {
             failpoint::step(Failpoint::OffsetCommit, || source.committed(&positions));
-            shared.log_ends.lock().unwrap_or_else(PoisonError::into_inner).extend(source.log_ends());
+            shared.show_ends(source);
         }
         let item = match failpoint::step(Failpoint::Read, || source.poll(POLL_TIMEOUT))? {
-            SourceEvent::Nothing => continue,
+            SourceEvent::Nothing => {
+                // Nothing is committed either while an open transaction holds everything back.
+                shared.show_ends(source);
+                continue;
+            }
             SourceEvent::Batch(batch) => Ticketed::Raw(batch),
             SourceEvent::CaughtUp(partition) => Ticketed::Event(Arrival::CaughtUp(partition)),
             SourceEvent::OutOfSight(partition) => Ticketed::Event(Arrival::OutOfSight(partition)),

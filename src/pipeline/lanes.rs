@@ -1,7 +1,7 @@
 //! Lanes: one thread per lane around the pure step, and what the lanes say about how far they are.
 
 use crate::cell::{Applied, Lane, LaneCut, LaneInput, LaneOutput};
-use crate::commit::{EncodedBlock, encode_block};
+use crate::commit::{EncodedBlock, Manifest, encode_block};
 use crate::event::{EventTime, FeatureBatch, Watermark};
 use crate::join::ClosedRows;
 use crate::online::{OnlineSender, Version};
@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Inputs that wait for one lane.
 pub const LANE_QUEUE_MAX: usize = 16;
+/// How long the end of a run waits for the online store to take what is left.
+pub const ONLINE_FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// How far the lanes are: the minimum over them is the frontier below which all features are complete.
 pub struct Frontier {
@@ -62,8 +64,15 @@ pub struct LaneOutlets {
 
 /// Hands feature values to the online writer with versions that rise: an entity belongs to one lane, and a later process
 /// has a higher epoch.
+///
+/// A lane never waits for the store: before it takes what is due it looks whether all lanes could hand over what they may
+/// take at once, and leaves it in its state otherwise.
 pub struct OnlineOutlet {
     sender: OnlineSender,
+    /// Batches that all lanes together may hand over at one tick.
+    batches_per_tick: usize,
+    /// Of the store, as far as the lane knows of them.
+    losses: u64,
     birth_ms: u64,
     epoch: u32,
     cut: u64,
@@ -71,8 +80,31 @@ pub struct OnlineOutlet {
 }
 
 impl OnlineOutlet {
-    pub fn new(sender: OnlineSender, born_at_ms: i64, epoch: u64, cut: u64) -> Self {
-        OnlineOutlet { sender, birth_ms: born_at_ms.max(0) as u64, epoch: epoch as u32, cut, step: 0 }
+    pub fn new(sender: OnlineSender, batches_per_tick: usize, head: &Manifest) -> Self {
+        OnlineOutlet {
+            sender,
+            batches_per_tick,
+            losses: 0,
+            birth_ms: head.born_at_ms.max(0) as u64,
+            epoch: head.epoch as u32,
+            cut: head.cut,
+            step: 0,
+        }
+    }
+
+    /// Whether the store has lost what it had since this was last asked.
+    fn store_lost(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.losses, self.sender.stats().losses());
+        self.losses > before
+    }
+
+    /// Whether what a tick takes can be handed over without waiting. The last tick waits for a store that is only slow.
+    fn has_room(&self, last: bool) -> bool {
+        if last && self.sender.room() < self.batches_per_tick && self.sender.stats().ready() {
+            // Without room after that, the rows are written when the pipeline starts next.
+            let _ = self.sender.flush(ONLINE_FLUSH_MAX);
+        }
+        self.sender.room() >= self.batches_per_tick
     }
 
     fn at_cut(&mut self, cut: u64) {
@@ -102,8 +134,16 @@ pub fn run(
     mut outlets: LaneOutlets,
 ) -> Result<(), RunError> {
     let mut out = LaneOutput::default();
-    for message in input {
+    for mut message in input {
         let roll = matches!(message, LaneInput::Cut { roll: true, .. });
+        if let LaneInput::Online { entities_max, .. } = &mut message {
+            if outlets.online.store_lost() {
+                lane.step(LaneInput::OnlineLost, &mut out);
+            }
+            if !outlets.online.has_room(*entities_max == usize::MAX) {
+                *entities_max = 0;
+            }
+        }
         lane.step(message, &mut out);
         if !deliver(number, &mut out, roll, &mut outlets)? {
             break;

@@ -10,6 +10,7 @@
 mod board;
 mod build;
 mod committer;
+mod compaction;
 mod conductor;
 mod exchange;
 mod garbage;
@@ -27,13 +28,13 @@ mod start;
 mod stop;
 
 pub use board::{Board, Phase, RunView};
-pub use build::{cell_spec, exchanged_groups, routed_streams};
+pub use build::{cell_spec, definition, exchanged_groups, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
 pub use conductor::ConductorCut;
 pub use exchange::{Exchange, KafkaExchange, SealedCommit, Told};
+pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
 pub use generation::{Generation, single_path};
 pub use group::run_group;
-pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
 pub use lanes::CutPart;
 pub use online_state::{LoadedOnline, load_online};
 pub use rescale::{Brokers, Extents, KafkaBrokers, RescaleOptions, Rescaled, Shape, rescale};

@@ -12,19 +12,21 @@ use crate::event::EventTime;
 use crate::feature::GroupStore;
 use crate::online::{OnlineStore, Version, Write};
 use crate::pipeline::generation::Generation;
-use crate::pipeline::{RunError, exchanged_groups, restore};
+use crate::pipeline::{RunError, definition, exchanged_groups, restore};
 use std::sync::Arc;
 
 /// Entities that are evaluated and written at once.
 const ENTITIES_AT_ONCE: usize = 8_192;
 
 /// What was loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedOnline {
     pub manifest: u64,
     pub entities: u64,
     /// As of when the features are.
     pub instant: EventTime,
+    /// Per feature group of the plan, since when it misses nothing.
+    pub groups_since: Arc<[EventTime]>,
 }
 
 /// Loads the features of every entity; `None` when no run has left any state.
@@ -44,16 +46,22 @@ pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<Loaded
     }
     let specs = plan.groups.iter().cloned().map(Arc::new).enumerate();
     let mut groups: Vec<GroupStore> = specs.map(|(number, spec)| GroupStore::new(number as u16, spec)).collect();
+    let mut groups_since = vec![EventTime::MIN; groups.len()];
     let mut newest: Option<Manifest> = None;
     for (_, place) in Generation::chains(generation.as_ref(), &plan.state.root) {
         if missing(&place) {
             continue;
         }
         let state = open_place(&place)?;
-        let Some(head) = read_for(state.as_ref(), &plan.pipeline, &plan.semantics)? else { continue };
+        let Some(head) = read_for(state.as_ref(), &plan.pipeline, &definition(plan))? else { continue };
+        // What one cell has not seen whole is not whole.
+        for ((since, node), group) in groups_since.iter_mut().zip(&head.layout.groups).zip(&mut groups) {
+            *since = node.since.max(*since);
+            group.learn_since(*since);
+        }
         let objects = restore::list(state.as_ref(), &head)?;
         // An entity belongs to one cell.
-        restore::read_features(state.as_ref(), &objects, |group, rows| {
+        restore::read_features(state.as_ref(), &objects, &head.layout, |group, rows| {
             groups[group].restore(&rows, &|_| true).map_err(crate::cell::LaneRestoreError::from).map_err(Into::into)
         })?;
         if newest.as_ref().is_none_or(|newest| newest.online_instant < head.online_instant) {
@@ -76,5 +84,6 @@ pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<Loaded
             entities += rows.len() as u64;
         }
     }
-    Ok(Some(LoadedOnline { manifest: head.number, entities, instant }))
+    let groups_since = head.layout.groups.iter().map(|group| group.since).collect();
+    Ok(Some(LoadedOnline { manifest: head.number, entities, instant, groups_since }))
 }

@@ -1,7 +1,9 @@
 //! Restore: reads the blocks that the last manifest names and gives each lane its own.
 
 use crate::cell::{Lane, LaneRestoreError, RestoredBlock};
-use crate::commit::{BlockEntry, Manifest, ObjectEntry, ObjectError, block_ref, read_block, read_footer};
+use crate::commit::{
+    BlockEntry, Layout, Manifest, Needed, ObjectEntry, ObjectError, block_ref, read_block, read_footer,
+};
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind, Payload, SegmentId};
 use crate::join::{ClosedRows, Segment};
@@ -26,6 +28,14 @@ pub type Objects = Vec<(ObjectEntry, Vec<BlockEntry>)>;
 pub fn list(store: &dyn Store, head: &Manifest) -> Result<Objects, RestoreError> {
     let listed = head.objects.iter().map(|object| Ok((object.clone(), read_footer(store, object)?)));
     listed.collect()
+}
+
+/// The order in which blocks were made, whatever objects they have been copied to since. Nodes number their segments each
+/// for itself.
+type Order = (SegmentId, usize, BlockClass);
+
+fn order(entry: &BlockEntry) -> Order {
+    (entry.segment, entry.lanes, entry.class)
 }
 
 /// One block and where to read it.
@@ -85,16 +95,18 @@ impl<'a> Sorted<'a> {
         needed_from: impl Iterator<Item = (BlockClass, i64)>,
         lane: Option<(usize, usize)>,
     ) -> Sorted<'a> {
-        let needed_from: BTreeMap<BlockClass, i64> = needed_from.collect();
+        let needed_from: Vec<_> = needed_from.collect();
+        let layout = &head.layout;
+        let needed = Needed::new(&needed_from, layout, objects.iter().flat_map(|(_, entries)| entries));
         let reader = Reader { store, lanes: lane.map(|(_, lanes)| lanes), head };
         let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
-        let mut others: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+        let mut others: BTreeMap<Order, Found<'_>> = BTreeMap::new();
         for (object, entries) in objects {
             let path: Arc<str> = object.path.as_str().into();
             // The same number of lanes deals the same key groups: then a lane needs no other lane's blocks.
             let mine = |entry: &&BlockEntry| {
                 lane.is_none_or(|(number, lanes)| entry.lanes != lanes || entry.segment.lane as usize == number)
-                    && needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
+                    && needed.needs(entry)
                     // That is the other cells'.
                     && entry.class.kind != BlockKind::Sealed
             };
@@ -106,14 +118,21 @@ impl<'a> Sorted<'a> {
                     BlockKind::ImpressionRows => segment.or_default().rows = Some(found),
                     BlockKind::ImpressionFeatures => segment.or_default().features = Some(found),
                     _ => {
-                        others.insert((entry.segment, entry.lanes, entry.offset), found);
+                        others.insert(order(entry), found);
                     }
                 }
             }
         }
         let none = Vec::new;
-        let mut sorted =
-            Sorted { reader, ids: none(), filed: none(), open: Vec::new(), labels: none(), states: none(), features: none() };
+        let mut sorted = Sorted {
+            reader,
+            ids: none(),
+            filed: none(),
+            open: Vec::new(),
+            labels: none(),
+            states: none(),
+            features: none(),
+        };
         for ((_, id, _), blocks) in segments {
             match &blocks.keys {
                 // Of rows that are in files the ids are all that is needed.
@@ -163,13 +182,13 @@ impl<'a> Sorted<'a> {
 
     /// The features of some groups.
     pub fn features(&self, lanes: &mut [Lane], of: impl Fn(usize) -> bool) -> Result<(), RestoreError> {
-        let wanted = |found: &&Found<'_>| of(found.entry.class.node as usize);
+        let wanted = |found: &&Found<'_>| of(self.reader.place(found.entry.class));
         self.features.iter().filter(wanted).try_for_each(|found| give(lanes, self.reader.other(found)?))
     }
 
     /// The rows of one group's features, in the order in which they were written.
     pub fn feature_rows(&self, group: usize) -> impl Iterator<Item = Result<RecordBatch, RestoreError>> {
-        let wanted = move |found: &&Found<'_>| found.entry.class.node as usize == group;
+        let wanted = move |found: &&Found<'_>| self.reader.place(found.entry.class) == group;
         self.features.iter().filter(wanted).map(|found| self.reader.read(found))
     }
 }
@@ -184,18 +203,23 @@ fn give(lanes: &mut [Lane], block: RestoredBlock) -> Result<(), RestoreError> {
 pub fn read_features(
     store: &dyn Store,
     objects: &Objects,
+    layout: &Layout,
     mut take: impl FnMut(usize, RecordBatch) -> Result<(), RestoreError>,
 ) -> Result<(), RestoreError> {
-    let mut blocks: BTreeMap<(SegmentId, usize, u64), Found<'_>> = BTreeMap::new();
+    let mut blocks: BTreeMap<Order, Found<'_>> = BTreeMap::new();
+    let needed = Needed::new(&[], layout, objects.iter().flat_map(|(_, entries)| entries));
     for (object, entries) in objects {
         let path: Arc<str> = object.path.as_str().into();
-        let wanted = |entry: &&BlockEntry| matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries);
+        let wanted = |entry: &&BlockEntry| {
+            matches!(entry.class.kind, BlockKind::Tiles | BlockKind::FeatureEntries) && !needed.is_superseded(entry)
+        };
         for entry in entries.iter().filter(wanted) {
-            blocks.insert((entry.segment, entry.lanes, entry.offset), Found { object: path.clone(), entry });
+            blocks.insert(order(entry), Found { object: path.clone(), entry });
         }
     }
     for found in blocks.into_values() {
-        take(found.entry.class.node as usize, read_found(store, &found)?)?;
+        let Some(group) = layout.group(found.entry.class.node) else { continue };
+        take(group, read_found(store, &found)?)?;
     }
     Ok(())
 }
@@ -227,13 +251,18 @@ impl Reader<'_> {
         read_found(self.store, found)
     }
 
-    fn filed_through(&self, sample: u16) -> Option<u32> {
-        self.head.counts.samples.get(sample as usize).and_then(|sample| sample.filed_through)
+    /// The place of the node in the plan; the blocks of others were left out.
+    fn place(&self, class: BlockClass) -> usize {
+        self.head.layout.place(class).expect("only blocks of nodes that are there are read")
+    }
+
+    fn filed_through(&self, class: BlockClass) -> Option<u32> {
+        self.head.counts.samples.get(self.place(class)).and_then(|sample| sample.filed_through)
     }
 
     /// Whether the rows of a block's bucket are in files that a manifest names.
     fn is_filed(&self, entry: &BlockEntry) -> bool {
-        self.filed_through(entry.class.node).is_some_and(|through| entry.bucket <= through as i64)
+        self.filed_through(entry.class).is_some_and(|through| entry.bucket <= through as i64)
     }
 
     /// Whether a block may stay where it is.
@@ -242,14 +271,14 @@ impl Reader<'_> {
     }
 
     fn closed_ids(&self, keys: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
-        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
+        let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
         let stored = self.stays(keys.entry);
         Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
     }
 
     fn segment(&self, id: SegmentId, blocks: &SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
         let Some(keys) = &blocks.keys else { return Ok(None) };
-        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
+        let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
         let whole = self.stays(keys.entry);
         let rows = blocks.rows.as_ref().ok_or_else(|| RestoreError::Block {
             path: self.store.describe(&keys.object),
@@ -257,6 +286,8 @@ impl Reader<'_> {
         })?;
         let segment = Segment {
             bucket,
+            cut: id.cut,
+            knows: Vec::new(),
             id: whole.then_some(id),
             payload: match whole {
                 true => Payload::Stored(self.reference(rows)?),
@@ -272,11 +303,11 @@ impl Reader<'_> {
         let rows = self.read(found)?;
         let (class, bucket) = (found.entry.class, found.entry.bucket);
         let stored = self.stays(found.entry);
-        let node = class.node as usize;
+        let node = self.place(class);
         Ok(match class.kind {
             BlockKind::ClosedIds => RestoredBlock::ClosedIds { sample: node, bucket: bucket as u32, rows, stored },
             BlockKind::LabelStates => {
-                let filed = self.filed_through(class.node);
+                let filed = self.filed_through(class);
                 RestoredBlock::LabelStates { sample: node, label: class.part as usize, rows, filed }
             }
             BlockKind::Labels => {

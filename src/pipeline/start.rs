@@ -1,21 +1,21 @@
 //! Start: takes the chain over, brings the state back, starts every thread, and waits for the end.
 
 use crate::cell::{CellScope, Lane, Mirror, feature_history};
-use crate::commit::{Chain, ChainError, Identity, Layout, Manifest, read_last};
+use crate::commit::{Chain, ChainError, Definition, Identity, Manifest, read_last};
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
-use crate::event::{KEY_GROUPS, PartitionId, Positions, Track};
+use crate::event::{PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
-use crate::pipeline::build::{cell_spec, routed_streams};
+use crate::pipeline::build::{cell_spec, definition, places, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Intake, PauseList};
-use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, OnlineOutlet, deliver_restored};
+use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
@@ -25,17 +25,14 @@ use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Cut parts and rejects that wait for the committer.
 const CUT_QUEUE_MAX: usize = 64;
-/// How long the end of a run waits for the online store to take what is left.
-const ONLINE_FLUSH_MAX: Duration = Duration::from_secs(30);
 
 /// How a pipeline is to run.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Stop at the end that each Kafka partition has now.
     pub until_end: bool,
@@ -45,6 +42,8 @@ pub struct RunOptions {
     pub fresh: bool,
     /// Which part of the pipeline runs.
     pub scope: CellScope,
+    /// Nodes whose state is forgotten, such as `joins.ctr`.
+    pub resets: BTreeSet<String>,
 }
 
 /// Everything of the outside that a run touches, apart from its inputs.
@@ -92,11 +91,7 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
 }
 
 /// The plan of a process that reads all partitions, with its chain where it lies.
-fn settled(
-    plan: Arc<Plan>,
-    state: Arc<dyn Store>,
-    world: &World,
-) -> Result<(Arc<Plan>, Arc<dyn Store>), RunError> {
+fn settled(plan: Arc<Plan>, state: Arc<dyn Store>, world: &World) -> Result<(Arc<Plan>, Arc<dyn Store>), RunError> {
     let path = single_path(&plan, state.as_ref())?;
     if path == plan.state.path {
         return Ok((plan, state));
@@ -127,7 +122,8 @@ struct Start<'a> {
 impl Start<'_> {
     fn run(self) -> Result<RunSummary, RunError> {
         let writer = format!("{:08x}", self.world.entropy.random_u64() as u32);
-        let chain = Chain::claim(self.state.clone(), &self.identity(writer.clone()))?;
+        let definition = definition(&self.plan);
+        let chain = Chain::claim(self.state.clone(), &self.identity(&definition, writer.clone()))?;
         check_current(&self.plan, self.options.scope.cell)?;
         let head = chain.head().clone();
         self.run_claimed(chain, &head, writer).map_err(|error| self.explain(&head, error))
@@ -148,7 +144,8 @@ impl Start<'_> {
     fn run_claimed(&self, chain: Chain, head: &Manifest, writer: String) -> Result<RunSummary, RunError> {
         let mut positions = self.positions(head)?;
         let until_end = self.options.until_end;
-        self.world.board.update(|view| view.phase = Phase::Connecting);
+        let groups_since = head.layout.groups.iter().map(|group| group.since).collect();
+        self.world.board.update(|view| (view.phase, view.groups_since) = (Phase::Connecting, groups_since));
         let scope = self.options.scope;
         let open = || sources::open(&self.plan, &positions, scope, until_end, &self.world.board, &self.world.stop);
         let Some(opened) = failpoint::step(Failpoint::Seek, open)? else {
@@ -160,7 +157,7 @@ impl Start<'_> {
         let starts = opened.sources.iter().flat_map(|source| source.starts());
         let new: Vec<_> = starts.filter(|(partition, _)| positions.next(*partition).is_none()).collect();
         new.iter().for_each(|(partition, start)| positions.set(*partition, *start));
-        let cell = Arc::new(cell_spec(&self.plan, self.options.scope));
+        let cell = Arc::new(cell_spec(&self.plan, self.options.scope, &head.layout));
         let router = self.router(&cell, &partitions, positions, head);
         self.world.board.update(|view| view.phase = Phase::Restoring);
 
@@ -175,15 +172,18 @@ impl Start<'_> {
         let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
         committer.check_unpublished(head)?;
         committer.publish(head)?;
-        committer.hand_over_again(head)?;
-        if let Some(exchange) = &self.world.exchange {
-            exchange.own(self.options.scope.cell, head);
-        }
+        self.join_others(&committer, head)?;
         let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
 
-        let online =
-            OnlineWriter::start(self.world.online.clone(), WriterLimits::default(), self.world.entropy.random_u64())
-                .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        // A tick takes one batch of each group from each lane; two ticks have room.
+        let (batches_per_tick, limits) = (cell.lanes * cell.groups.len(), WriterLimits::default());
+        let queue_batches_max = limits.queue_batches_max.max(2 * batches_per_tick);
+        let limits = WriterLimits { queue_batches_max, ..limits };
+        if self.options.scope.is_whole() {
+            self.world.online.watch(self.world.entropy.random_u64());
+        }
+        let online = OnlineWriter::start(self.world.online.clone(), limits, self.world.entropy.random_u64())
+            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
         self.world.board.update(|view| view.online = Some(online.stats()));
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell, self.mirror());
@@ -208,7 +208,7 @@ impl Start<'_> {
             let outlets = LaneOutlets {
                 sink: sink_in.clone(),
                 cuts: cuts_in.clone(),
-                online: OnlineOutlet::new(online.sender(), head.born_at_ms, head.epoch, head.cut),
+                online: OnlineOutlet::new(online.sender(), batches_per_tick, head),
                 frontier: frontier.clone(),
                 lanes: cell.lanes,
             };
@@ -267,16 +267,26 @@ impl Start<'_> {
         }
     }
 
+    /// Tells the other cells, where there are any, what the last owner may not have told, and that this one is here.
+    fn join_others(&self, committer: &Committer, head: &Manifest) -> Result<(), RunError> {
+        committer.hand_over_again(head)?;
+        if let Some(exchange) = &self.world.exchange {
+            exchange.own(self.options.scope.cell, head);
+        }
+        Ok(())
+    }
+
     /// What other cells know; nothing where there are none.
     fn mirror(&self) -> Arc<Mirror> {
         let exchange = self.world.exchange.as_ref();
         exchange.map_or_else(|| Arc::new(Mirror::new(1, &[], &[])), |exchange| exchange.mirror().clone())
     }
 
-    fn identity(&self, writer: String) -> Identity<'_> {
+    fn identity<'a>(&'a self, definition: &'a Definition, writer: String) -> Identity<'a> {
         Identity {
             pipeline: &self.plan.pipeline,
-            semantics: &self.plan.semantics,
+            definition,
+            resets: &self.options.resets,
             writer,
             chain: self.world.entropy.random_u64() as u32,
             now_ms: self.world.clock.now_ms(),
@@ -290,7 +300,10 @@ impl Start<'_> {
     }
 
     fn summary(&self, head: u64, online_left: u64) -> RunSummary {
-        RunSummary { view: self.world.board.view(), head, online_left }
+        let view = self.world.board.view();
+        // What the lanes had to leave in their state, because the store was away.
+        let due: u64 = view.counts.groups.iter().map(|group| group.due).sum();
+        RunSummary { view, head, online_left: online_left + due }
     }
 
     fn input_number(&self, name: &str) -> Option<u16> {
@@ -407,14 +420,10 @@ impl Start<'_> {
         Ok(Committer {
             dead_letters: DeadLetterSink::new(&streams, &inputs, naming, dead_letter_store.clone()),
             dead_letter_store,
-            layout: Layout {
-                lanes: plan.state.lanes,
-                key_groups: KEY_GROUPS,
-                samples: plan.samples.iter().map(sample_name).collect(),
-                groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
-                streams,
-            },
+            lanes: plan.state.lanes,
             samples: plan.samples.iter().map(sample_name).zip(stores.iter().cloned()).collect(),
+            left: left_behind(plan, head)?,
+            places: places(plan).into_iter().map(|(sink, place)| (sink, place.to_string())).collect(),
             work: CommitWork::new(head, plan.state.lanes),
             chain,
             state: self.state.clone(),
@@ -501,6 +510,33 @@ impl Start<'_> {
             .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
             .collect()
     }
+}
+
+/// The stores of files that the last manifest names and that the plan would look for elsewhere, or not at all.
+fn left_behind(plan: &Plan, head: &Manifest) -> Result<BTreeMap<String, Arc<dyn Store>>, RunError> {
+    let (now, mut left) = (places(plan), BTreeMap::new());
+    for (sink, before) in &head.places {
+        let named = head.files.iter().any(|entry| entry.sink == *sink);
+        if !named || now.get(sink).is_some_and(|place| place.to_string() == *before) {
+            continue;
+        }
+        let place =
+            Place::parse(before).map_err(|found| RunError::Unsupported(format!("{sink} was written to {found}")))?;
+        left.insert(sink.clone(), open_place(&with_options(place, &now, &plan.state.path))?);
+    }
+    Ok(left)
+}
+
+/// A bucket is reached as the pipeline file says for another place in it.
+fn with_options(place: Place, places: &BTreeMap<String, Place>, state: &Place) -> Place {
+    let Place::Bucket(spec) = place else { return place };
+    let alike = places.values().chain([state]).find_map(|other| match other {
+        Place::Bucket(other) if (other.cloud, &other.bucket) == (spec.cloud, &spec.bucket) => {
+            Some(other.options.clone())
+        }
+        _ => None,
+    });
+    Place::Bucket(crate::env::BucketSpec { options: alike.unwrap_or_default(), ..spec })
 }
 
 /// A topic that grew spreads the records of one key over two partitions, and what waits for each other no longer meets.

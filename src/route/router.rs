@@ -3,8 +3,8 @@
 //! Pure: the monotonic clock comes in as an argument and serves idleness alone.
 
 use crate::event::{
-    DecodedBatch, EventTime, Outside, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount, StreamId,
-    Track, Watermark, home_of, key_group, lane_of, partition_of,
+    DecodedBatch, EventTime, Outside, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount,
+    StreamId, Track, Watermark, home_of, key_group, lane_of, partition_of,
 };
 use crate::invariant;
 use crate::route::StreamTime;
@@ -326,10 +326,15 @@ impl Router {
     }
 
     /// Records that a stream's partitions have still to give, where their ends are known.
-    pub fn position_lag(&self, stream: StreamId, ends: &BTreeMap<PartitionId, i64>) -> Option<u64> {
+    pub fn position_lag(&self, stream: StreamId, end: impl Fn(PartitionId) -> Option<i64>) -> Option<u64> {
         let partitions = self.streams[stream as usize].partitions.iter();
-        let known = partitions.filter_map(|at| Some((ends.get(at)? - self.positions.next(*at)?).max(0) as u64));
+        let known = partitions.filter_map(|at| Some((end(*at)? - self.positions.next(*at)?).max(0) as u64));
         known.fold(None, |sum, lag| Some(sum.unwrap_or(0) + lag))
+    }
+
+    /// The partitions that carry a stream.
+    pub fn partitions_of(&self, stream: StreamId) -> impl Iterator<Item = PartitionId> + '_ {
+        self.streams[stream as usize].partitions.iter().copied()
     }
 
     /// Partitions that ran too far ahead of the slowest one that still has records to give; never the slowest itself.

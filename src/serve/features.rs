@@ -6,7 +6,8 @@
 //!
 //! All lists have one element per row of `entities`, in its order; a scalar entity holds for every row. Statuses:
 //! `PRESENT`, `NULL_VALUE` (the pipeline says null), `NOT_FOUND` (no such entity), `OUTSIDE_MAX_AGE` (the row is older
-//! than the store would keep it; its values are shown). Event times are ms since 1970.
+//! than the store would keep it, or than a group that was reset; its values are shown), `WARMING` (the group was added, and its window is not full yet).
+//! Event times are ms since 1970.
 
 use super::error::ApiError;
 use super::request::{EntityColumn, Fields, entity_keys, json_of, parse, unknown_entity};
@@ -74,8 +75,9 @@ pub(super) fn answer(state: &ServeState, body: &[u8]) -> Result<Vec<u8>, ApiErro
     let mut next_column = vec![0; used.len()];
     for feature in wanted {
         let read = used.binary_search(&feature.group).expect("every wanted feature's group is read");
-        let oldest = state.oldest_current(&groups[feature.group]);
-        let shown = show(oldest, &found[read], next_column[read], rows);
+        let oldest = state.oldest_current(feature.group);
+        let full_from = state.full_from(feature.group, feature.output);
+        let shown = show(oldest, full_from, &found[read], next_column[read], rows);
         next_column[read] += 1;
         features.insert(feature.shown, shown);
     }
@@ -213,18 +215,28 @@ fn row_count(columns: &[(&str, EntityColumn)]) -> Result<usize, ApiError> {
 }
 
 /// One feature over all rows. A group whose entity is all scalars was read once.
-fn show(oldest: EventTime, found: &[Option<StoredRow>], column: usize, rows: usize) -> Json {
+///
+/// `full_from` is given while the feature warms.
+fn show(
+    oldest: EventTime,
+    full_from: Option<EventTime>,
+    found: &[Option<StoredRow>],
+    column: usize,
+    rows: usize,
+) -> Json {
     let mut values = Vec::with_capacity(rows);
     let mut statuses = Vec::with_capacity(rows);
     let mut event_times = Vec::with_capacity(rows);
     for row in 0..rows {
         let stored = if found.len() == rows { &found[row] } else { &found[0] };
         let (value, status, time) = match stored {
+            None if full_from.is_some() => (Json::Null, "WARMING", Json::Null),
             None => (Json::Null, "NOT_FOUND", Json::Null),
             Some(stored) => {
                 let value = &stored.values[column];
                 let status = match value {
                     _ if stored.as_of < oldest => "OUTSIDE_MAX_AGE",
+                    Value::Null if full_from.is_some_and(|full| stored.as_of < full) => "WARMING",
                     Value::Null => "NULL_VALUE",
                     _ => "PRESENT",
                 };

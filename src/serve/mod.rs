@@ -19,7 +19,6 @@ pub use metrics::{LATENCY_BUCKETS_US, Route, RouteSnapshot, ServeMetrics, ServeS
 
 use crate::config::Plan;
 use crate::event::EventTime;
-use crate::feature::GroupSpec;
 use crate::model::Model;
 use crate::online::{OnlineStore, ttl_ms};
 use axum::Router;
@@ -62,18 +61,28 @@ pub struct ServeState {
     /// The instant as of which features are current; rows that the store should have dropped by then are outdated.
     /// Without it, no row is.
     pub online_instant: Option<Arc<dyn Fn() -> EventTime + Send + Sync>>,
+    /// Since when each feature group of the plan misses nothing; none is warming where it is not told.
+    pub groups_since: Arc<dyn Fn() -> Arc<[EventTime]> + Send + Sync>,
     /// A clock that never goes back, in microseconds, for latencies.
     pub monotonic_us: Arc<dyn Fn() -> u64 + Send + Sync>,
     pub requests: Arc<ServeMetrics>,
 }
 
 impl ServeState {
-    /// Rows of the group from before it are outdated.
-    fn oldest_current(&self, group: &GroupSpec) -> EventTime {
-        match &self.online_instant {
-            Some(instant) => instant().saturating_sub(ttl_ms(group)),
+    /// Rows of the group from before it are outdated: older than the store would keep them, or than the group itself.
+    fn oldest_current(&self, group: usize) -> EventTime {
+        let kept = match &self.online_instant {
+            Some(instant) => instant().saturating_sub(ttl_ms(&self.plan.groups[group])),
             None => EventTime::MIN,
-        }
+        };
+        (self.groups_since)().get(group).copied().unwrap_or(EventTime::MIN).max(kept)
+    }
+
+    /// When the feature will be full, while it is not.
+    fn full_from(&self, group: usize, output: usize) -> Option<EventTime> {
+        let since = *(self.groups_since)().get(group).filter(|since| **since > EventTime::MIN)?;
+        let full = *self.plan.groups[group].full_from(since).get(output)?;
+        self.online_instant.as_ref().is_none_or(|instant| instant() < full).then_some(full)
     }
 }
 

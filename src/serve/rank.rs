@@ -82,7 +82,7 @@ pub(super) fn answer(state: &ServeState, body: &[u8]) -> Result<Vec<u8>, ApiErro
         .collect();
     let mut found = state.store.read(&requests)?;
     for (read, found) in reads.iter().zip(&mut found) {
-        forget_outdated(state.oldest_current(&groups[read.group]), found);
+        forget_outdated(state.oldest_current(read.group), found);
     }
     let columns = input_columns(model, &reads, found, context);
     let shown: Vec<InputColumn<'_>> = columns

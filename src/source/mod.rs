@@ -39,6 +39,15 @@ pub enum SourceEvent {
     Connection { ready: bool, message: String },
 }
 
+/// Where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The position behind the last record that may be read: what is left to read is this less the position.
+    pub readable: i64,
+    /// Records behind it that an open transaction holds back, its own and all that follow.
+    pub blocked: u64,
+}
+
 /// One thread's view of some partitions.
 pub trait Source: Send {
     /// The partitions this source reads, ascending.
@@ -61,8 +70,8 @@ pub trait Source: Send {
     /// Takes note of what was committed, for whoever watches from outside; nothing depends on it.
     fn committed(&mut self, _positions: &Positions) {}
 
-    /// Where the logs end, as last heard: what is left to read is this less the position. Empty where that is not known.
-    fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+    /// Where the logs end, as last heard. Empty where that is not known.
+    fn log_ends(&self) -> BTreeMap<PartitionId, LogEnd> {
         BTreeMap::new()
     }
 

@@ -102,6 +102,8 @@ impl Telemetry {
         self.set_or_remove(Metric::StreamEventTimeLag, &[stream], progress.newest.map(lag_seconds));
         let records = progress.position_lag_records.map(|records| records as f64);
         self.set_or_remove(Metric::StreamPositionLag, &[stream], records);
+        let blocked = progress.blocked_records.map(|records| records as f64);
+        self.set_or_remove(Metric::StreamBlocked, &[stream], blocked);
         self.set(Metric::StreamIdlePartitions, &[stream], progress.idle_partitions as f64);
     }
 
@@ -194,6 +196,11 @@ impl Telemetry {
 
     pub fn online_backlog(&self, entities: usize) {
         self.set(Metric::OnlineBacklog, &[], entities as f64);
+    }
+
+    /// How often the online store lost what it had acknowledged, since the process started.
+    pub fn online_losses(&self, losses: u64) {
+        self.count_to(Metric::OnlineLosses, &[], losses);
     }
 
     pub fn online_flush(&self, duration_seconds: f64) {
@@ -369,6 +376,7 @@ mod tests {
             watermark,
             newest: Some(9_000),
             position_lag_records: None,
+            blocked_records: None,
             idle_partitions: 0,
         };
         telemetry.stream_progress("clicks", &progress(Watermark(4_000)), 10_500);

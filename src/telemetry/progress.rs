@@ -10,6 +10,8 @@ pub struct StreamProgress {
     pub newest: Option<EventTime>,
     /// Records to the log's end, where there is a log.
     pub position_lag_records: Option<u64>,
+    /// Records in the log that an open transaction holds back, where there is a log.
+    pub blocked_records: Option<u64>,
     pub idle_partitions: usize,
 }
 

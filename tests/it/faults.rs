@@ -41,19 +41,19 @@ impl Case {
 }
 
 /// An empty pipeline over a log that is written.
-fn started(log: &Log) -> TempDir {
+pub fn started(log: &Log) -> TempDir {
     let folder = scratch();
     log.write_pipeline(folder.path());
     folder
 }
 
 /// The newest manifest.
-fn newest(folder: &Path) -> Value {
+pub fn newest(folder: &Path) -> Value {
     let path = folder.join(format!("state/manifests/{:020}.json", newest_manifest(folder)));
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
-fn records(streams: &Value) -> u64 {
+pub fn records(streams: &Value) -> u64 {
     streams.as_object().unwrap().values().map(|stream| stream["records"].as_u64().unwrap()).sum()
 }
 
@@ -62,7 +62,7 @@ fn last_line(text: &str) -> String {
     text.lines().last().unwrap_or_default().to_owned()
 }
 
-fn says(error: &str, words: &[&str]) {
+pub fn says(error: &str, words: &[&str]) {
     assert!(words.iter().all(|word| error.contains(word)), "{words:?} in:\n{error}");
     assert!(!error.contains("panicked"), "{error}");
 }

@@ -28,7 +28,8 @@ impl Group {
         setup.write_pipeline(&brokers(), &SHORT_TIMES);
         let path = setup.path().join("pipeline.yaml");
         let text = std::fs::read_to_string(&path).unwrap().replace("lanes: 2", "lanes: 1");
-        std::fs::write(&path, format!("{text}group_mode: {{ instance: nobody, session_timeout: {SESSION} }}\n")).unwrap();
+        std::fs::write(&path, format!("{text}group_mode: {{ instance: nobody, session_timeout: {SESSION} }}\n"))
+            .unwrap();
         let mut world = crate::end_to_end::short_worlds();
         world.records.iter_mut().for_each(place);
         Group { setup, world }
@@ -57,6 +58,17 @@ impl Group {
         Some(generation.path().join(format!("{number:05}")))
     }
 
+    fn manifest(&self, cell: u32) -> Value {
+        wait_for("a manifest that stays while it is read", || {
+            let newest = files(&self.cell(cell as i32)?.join("manifests"), ".json").pop()?;
+            serde_json::from_slice(&std::fs::read(newest).ok()?).ok()
+        })
+    }
+
+    fn online_instant(&self, cell: u32) -> i64 {
+        self.manifest(cell)["online_instant"].as_i64().unwrap()
+    }
+
     fn wait_for_commits(&self) {
         let before = self.heads();
         wait_for("a commit of every cell", || {
@@ -78,7 +90,8 @@ pub(crate) fn place(record: &mut Record) {
 }
 
 pub(crate) fn place_in(record: &mut Record, partitions: i32) {
-    let payload: Value = record.payload.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let payload: Value =
+        record.payload.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
     let user = if record.topic == FEED { &payload["user"]["id"] } else { &payload["uid"] };
     record.partition = match user.as_str() {
         Some(user) => Partitioner::Murmur2.partition(user.as_bytes(), partitions as u32) as i32,
@@ -130,9 +143,20 @@ fn processes_that_come_go_and_die_give_the_samples_and_features_of_one() {
     runs.into_iter().for_each(stop);
     let oracle = Oracle::new(&group.world, SHORT);
     group.setup.check_samples(&oracle);
-    let instants = (0..PARTITIONS).map(|cell| {
-        let newest = files(&group.cell(cell).unwrap().join("manifests"), ".json").pop().unwrap();
-        serde_json::from_slice::<Value>(&std::fs::read(newest).unwrap()).unwrap()["online_instant"].as_i64().unwrap()
+    // A user's features are its cell's; an item's are as of the lowest watermark of all cells when they were written.
+    let of_user = |user: &str| group.online_instant(Partitioner::Murmur2.partition(user.as_bytes(), PARTITIONS as u32));
+    group.setup.check_redis_at(&oracle, |kind, entity, ts| match kind {
+        "item_ctr" => ts.unwrap_or_else(|| panic!("{entity} was never written")),
+        _ => of_user(entity),
     });
-    group.setup.check_redis(&oracle, instants.min().unwrap());
+    // Whoever comes next lets every window slide empty, also for what others wrote.
+    let last = group.start("d");
+    let end = group.world.impressions.iter().map(|shown| shown.ts).max().unwrap() + 40_000;
+    wait_for("every window to slide empty", || {
+        (0..PARTITIONS as u32)
+            .all(|cell| group.manifest(cell)["handover"]["watermark"].as_i64() > Some(end))
+            .then_some(())
+    });
+    stop(last);
+    group.setup.check_redis(&oracle, end);
 }

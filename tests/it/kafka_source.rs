@@ -4,11 +4,11 @@ use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use conjoin::event::{PartitionId, PositionDelta, Positions, RawBatch};
 use conjoin::source::kafka::{KafkaOptions, KafkaSource, ReconnectingKafka};
 use conjoin::source::{
-    InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent,
+    InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, LogEnd, Source, SourceError, SourceEvent,
 };
 use rdkafka::mocking::MockCluster;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Statistics and metadata often enough that a test need not wait for them.
@@ -52,6 +52,10 @@ fn from_start(topic: &str, until_end: bool) -> KafkaSource {
 
 fn failure(result: Result<KafkaSource, SourceError>) -> SourceError {
     result.err().expect("connect should have failed")
+}
+
+fn end(readable: i64) -> LogEnd {
+    LogEnd { readable, blocked: 0 }
 }
 
 fn at(partition: u32) -> PartitionId {
@@ -196,7 +200,7 @@ fn an_unbounded_read_says_when_it_caught_up_and_goes_on() {
     assert_eq!(seen.payloads[&at(0)], numbers(0..5));
     seen.until(&mut source, |_| true).unwrap();
     let began = Instant::now();
-    while source.log_ends() != BTreeMap::from([(at(0), 5), (at(1), 10)]) {
+    while source.log_ends() != BTreeMap::from([(at(0), end(5)), (at(1), end(10))]) {
         seen.take(source.poll(Duration::from_millis(50)).unwrap());
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", source.log_ends());
     }
@@ -216,6 +220,71 @@ fn several_topics_share_a_source_and_keep_apart() {
     assert_eq!(seen.payloads[&at(0)], numbers(0..10));
     assert_eq!(seen.payloads[&second_partition], numbers(100..120));
     assert_eq!(source.partitions(), vec![at(0), second_partition]);
+}
+
+fn only(partitions: &[u32], until_end: bool) -> KafkaOptions {
+    KafkaOptions { partitions: Some(partitions.iter().copied().collect::<BTreeSet<u32>>()), ..options(until_end) }
+}
+
+#[test]
+fn only_the_partitions_asked_for_are_read_of_every_topic() {
+    let producer = KafkaProducer::new();
+    let (first, second) = (producer.create_topic("some", 4), producer.create_topic("more", 4));
+    for partition in 0..4 {
+        produce(&producer, &first, partition, partition * 100..partition * 100 + 10);
+        produce(&producer, &second, partition, partition * 100 + 50..partition * 100 + 60);
+    }
+    let inputs = [input(&first, KafkaStart::Earliest), input(&second, KafkaStart::Earliest)];
+    let of = |input, partition| PartitionId { input, partition };
+    let mut source = open(&inputs, &Positions::default(), only(&[1, 3], true)).unwrap();
+    assert_eq!(source.partitions(), [of(0, 1), of(0, 3), of(1, 1), of(1, 3)]);
+    assert_eq!(source.partition_counts(), BTreeMap::from([(0, 4), (1, 4)]), "of the topic as a whole");
+    assert_eq!(source.starts().len(), 4);
+    let seen = read_to_end(&mut source);
+    assert_eq!(seen.payloads.len(), 4);
+    assert_eq!(seen.payloads[&of(0, 3)], numbers(300..310));
+    assert_eq!(seen.payloads[&of(1, 1)], numbers(150..160));
+    drop(source);
+
+    produce(&producer, &first, 3, 310..320);
+    let mut source = open(&inputs, &seen.positions, only(&[3], false)).unwrap();
+    let mut more = Seen::default();
+    more.until(&mut source, |seen| seen.count() == 10 && seen.caught_up.len() >= 2).unwrap();
+    assert_eq!(more.payloads[&of(0, 3)], numbers(310..320));
+    let began = Instant::now();
+    let end = |readable| conjoin::source::LogEnd { readable, blocked: 0 };
+    while source.log_ends() != BTreeMap::from([(of(0, 3), end(20)), (of(1, 3), end(10))]) {
+        more.take(source.poll(Duration::from_millis(50)).unwrap());
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", source.log_ends());
+    }
+    source.pause(of(0, 2));
+    source.resume(of(0, 2));
+    source.pause(of(0, 3));
+    produce(&producer, &first, 3, 320..330);
+    source.resume(of(0, 3));
+    more.until(&mut source, |seen| seen.count() == 20).unwrap();
+    assert_eq!(more.payloads[&of(0, 3)], numbers(310..330));
+}
+
+#[test]
+fn a_partition_that_the_topic_does_not_have_cannot_be_asked_for() {
+    let producer = KafkaProducer::new();
+    let topic = producer.create_topic("few", 2);
+    let error = failure(open(&[input(&topic, KafkaStart::Earliest)], &Positions::default(), only(&[0, 2], true)));
+    let text = error.to_string();
+    assert!(!error.retry() && text.contains(&topic) && text.contains("has 2 partitions"), "{text}");
+}
+
+#[test]
+fn a_reader_of_some_partitions_stops_as_well_when_the_topic_grows() {
+    let producer = KafkaProducer::new();
+    let topic = producer.create_topic("grow-some", 2);
+    let mut source = open(&[input(&topic, KafkaStart::Earliest)], &Positions::default(), only(&[1], false)).unwrap();
+    let mut seen = Seen::default();
+    seen.until(&mut source, |seen| !seen.caught_up.is_empty()).unwrap();
+    producer.grow_topic(&topic, 3);
+    let error = seen.until(&mut source, |_| false).unwrap_err();
+    assert!(!error.retry() && error.to_string().contains("grew from 2 to 3 partitions"), "{error}");
 }
 
 #[test]
@@ -416,12 +485,17 @@ fn positions_are_shown_to_monitoring() {
     let mut source = open(&[input(&topic, KafkaStart::Earliest)], &Positions::default(), options).unwrap();
     let mut seen = Seen::default();
     seen.until(&mut source, |seen| seen.count() == 10).unwrap();
+    let silent = KafkaOptions { group_id: unique("silent"), monitoring: false, ..KafkaOptions::default() };
+    let mut quiet = open(&[input(&topic, KafkaStart::Earliest)], &Positions::default(), silent.clone()).unwrap();
+    quiet.committed(&seen.positions);
     source.commit_for_monitoring(&seen.positions);
     let began = Instant::now();
     while producer.committed(&group, &topic, 0) != Some(10) {
         seen.take(source.poll(Duration::from_millis(50)).unwrap());
         assert!(began.elapsed() < Duration::from_secs(30), "nothing was committed");
     }
+    drop(quiet);
+    assert_eq!(producer.committed(&silent.group_id, &topic, 0), None, "monitoring was switched off");
 }
 
 #[test]

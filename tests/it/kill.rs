@@ -40,6 +40,7 @@ const SECOND: [&str; 12] = [
 /// Two topics and a pipeline over them.
 pub struct Log {
     pub kafka: KafkaProducer,
+    brokers: String,
     pub feed: String,
     pub clicks: String,
 }
@@ -49,12 +50,16 @@ impl Log {
         // Small batches, one per fetch: then there are many commits although the log is short.
         let kafka = KafkaProducer::with(&brokers(), &[("batch.num.messages", "8")]);
         let (feed, clicks) = (kafka.create_topic("kill-feed", 2), kafka.create_topic("kill-clicks", 1));
-        Log { kafka, feed, clicks }
+        Log::on(&brokers(), kafka, feed, clicks)
+    }
+
+    /// On topics that are there: two partitions and one.
+    pub fn on(brokers: &str, kafka: KafkaProducer, feed: String, clicks: String) -> Log {
+        Log { kafka, brokers: brokers.to_owned(), feed, clicks }
     }
 
     pub fn write_pipeline(&self, folder: &Path) {
-        let Log { feed, clicks, .. } = self;
-        let brokers = brokers();
+        let Log { feed, clicks, brokers, .. } = self;
         let text = format!(
             r#"version: 1
 pipeline: kill
@@ -230,6 +235,8 @@ fn times(point: Failpoint) -> &'static [u64] {
         Read => &[3],
         ClaimList | ClaimLoad | ClaimWrite | Seek | RestoreList | Sweep | SweepObject | Restore => &[1],
         ForgetObject | ForgetManifests => &[1],
+        // One process has nobody to tell; tests of groups kill it there.
+        HandOver => &[],
         StoreOpen | StoreWrite | StoreFsync | StoreLink | StoreUnlink | StoreSync => &[1, 8],
         _ => &[1, 5],
     }

@@ -6,6 +6,8 @@
 
 mod support;
 
+mod brokers;
+mod change;
 mod cli;
 mod dead_letters;
 mod end_to_end;
@@ -13,14 +15,19 @@ mod faults;
 mod generated_events;
 mod group;
 mod inspect;
+mod kafka_member;
 mod kafka_source;
+mod kafka_writer;
 mod kill;
 mod model_contract;
 mod model_scores;
+mod online_faults;
 mod online_redis;
 mod object_store;
 mod oracle;
+mod pressure;
 mod rank_parity;
+mod repartition;
 mod rescale;
 mod serve_http;
 mod simulation;

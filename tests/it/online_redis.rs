@@ -38,10 +38,10 @@ fn write(store: &dyn OnlineStore, step: u32, rows: &[(&str, i64, i64)]) -> Write
 }
 
 /// The plainest client there is, to see what other programs see.
-struct Wire(TcpStream);
+pub struct Wire(TcpStream);
 
 impl Wire {
-    fn open(url: &str) -> Wire {
+    pub fn open(url: &str) -> Wire {
         let address = url.trim_start_matches("redis://").trim_end_matches('/');
         let address = address.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("an address");
         let stream = TcpStream::connect(address).expect("the server listens");
@@ -50,7 +50,7 @@ impl Wire {
     }
 
     /// Sends an inline command and gives the raw answer.
-    fn ask(&mut self, command: &str) -> String {
+    pub fn ask(&mut self, command: &str) -> String {
         self.0.write_all(format!("{command}\r\n").as_bytes()).expect("the server reads");
         let mut answer = vec![0; 1 << 16];
         let length = self.0.read(&mut answer).expect("the server answers");

@@ -116,7 +116,11 @@ fn topics_that_grew_are_taken_over_once_they_are_read() {
     setup.produce(&rest);
     setup.grow_topics(PARTITIONS as usize + 2);
     let unread = conjoin(&setup, "rescale", &GROUP);
-    assert!(!unread.status.success() && said(&unread).contains("records that lie in it from before"), "{}", said(&unread));
+    assert!(
+        !unread.status.success() && said(&unread).contains("records that lie in it from before"),
+        "{}",
+        said(&unread)
+    );
     let alone = json(&setup, "rescale", &[]);
     assert_eq!([&alone["from"]["cells"], &alone["to"]["cells"]], [&Value::Null, &Value::Null], "{alone}");
     Conjoin::run(setup.path(), "grown", &["--until-end", "--json"]).summary();

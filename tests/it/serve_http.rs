@@ -56,6 +56,7 @@ pub fn state(store: Arc<dyn OnlineStore>) -> ServeState {
         metrics_text: Arc::new(|| "conjoin_up 1\n".to_owned()),
         ready: Arc::new(|| Readiness { ready: false, reasons: vec!["still reading".to_owned()] }),
         online_instant: None,
+        groups_since: Arc::new(|| Arc::from([])),
         monotonic_us: clock(),
         requests: Arc::new(ServeMetrics::default()),
     }
@@ -110,6 +111,32 @@ fn a_row_older_than_the_store_keeps_it_is_marked_and_not_scored_with() {
     assert_eq!(body["features"]["user_clicks_1h"]["values"], json!([3]));
     let (_, body) = server.rank(rank_request());
     assert_eq!(body["missing"], json!({"user_clicks_1h": 2, "user_impressions_1h": 2, "item_ctr_1h": 1}));
+}
+
+#[test]
+fn a_feature_of_a_group_that_was_added_is_warming_until_its_window_is_full() {
+    // The window of an hour that begins with the minute of 60,000 is full at 3,660,000.
+    let at = |instant: i64| {
+        let groups_since: Arc<[i64]> = [i64::MIN, 1_500].into();
+        let groups_since = Arc::new(move || groups_since.clone());
+        serve(ServeState { online_instant: Some(Arc::new(move || instant)), groups_since, ..state(filled()) })
+    };
+    let body = json!({"features": ["item_ctr_1h", "item_clicks_1h"], "entities": {"item_id": ["b", "nobody", "a"]}});
+    let statuses =
+        |server: &Server, feature: &str| server.features(body.clone()).1["features"][feature]["statuses"].clone();
+    let warming = at(3_659_999);
+    assert_eq!(statuses(&warming, "item_clicks_1h"), json!(["PRESENT", "WARMING", "PRESENT"]), "a value is a value");
+    assert_eq!(
+        at(3_659_999).features(json!({"group": "user", "entities": {"user_id": "u9"}})).1["features"]["user_clicks_1h"]
+            ["statuses"],
+        json!(["NOT_FOUND"]),
+        "the other group is whole"
+    );
+    assert_eq!(statuses(&at(3_660_000), "item_clicks_1h"), json!(["PRESENT", "NOT_FOUND", "PRESENT"]));
+    // What another definition of the group has left in the store is outdated.
+    let reset = ServeState { groups_since: Arc::new(|| Arc::from([1_500, i64::MIN])), ..state(filled()) };
+    let (_, body) = serve(reset).features(json!({"group": "user", "entities": {"user_id": "u1"}}));
+    assert_eq!(body["features"]["user_clicks_1h"]["statuses"], json!(["OUTSIDE_MAX_AGE"]));
 }
 
 fn rank_request() -> Json {

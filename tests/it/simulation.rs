@@ -2,10 +2,14 @@
 //!
 //! `SIM_SEED=17 cargo test --test it simulation` runs the seed 17 alone.
 
+#[path = "simulation/change.rs"]
+mod change;
 #[path = "simulation/disk.rs"]
 mod disk;
 #[path = "simulation/harness.rs"]
 mod harness;
+#[path = "simulation/memory.rs"]
+mod memory;
 #[path = "simulation/named.rs"]
 mod named;
 #[path = "simulation/rescale.rs"]
@@ -81,7 +85,14 @@ const WINDOWS: [Window; 7] = [
 
 /// The sample rows by definition, sorted.
 fn expected(setup: &Setup, logs: &Logs) -> Vec<String> {
+    expected_from(setup, logs, i64::MIN)
+}
+
+/// Those of a sample for which there are no impressions before `from`.
+fn expected_from(setup: &Setup, logs: &Logs, from: i64) -> Vec<String> {
     let events = events(setup, logs);
+    let its_own = |event: &&Event| event.stream != IMPRESSIONS || event.ts >= from;
+    let its_own: Vec<Event> = events.iter().filter(its_own).cloned().collect();
     let rules = RULES.map(|(_, stream, before, within)| LabelRule { stream, before, within });
     let shown = |event: &Event, field: &str| match &event.fields[field] {
         serde_json::Value::Null => "-".to_string(),
@@ -89,7 +100,7 @@ fn expected(setup: &Setup, logs: &Logs) -> Vec<String> {
         other => other.to_string(),
     };
     let mut rows = Vec::new();
-    for joined in join(&events, IMPRESSIONS, &rules) {
+    for joined in join(&its_own, IMPRESSIONS, &rules) {
         let imp = joined.impression;
         let mut cells: BTreeMap<&str, String> = BTreeMap::new();
         for field in ["request_id", "user_id", "item_id", "ts"] {

@@ -8,7 +8,7 @@
 use super::compare::Explain;
 use super::join::{Anchors, Joined};
 use super::{AccountCompared, SampleAudit};
-use crate::event::{Fingerprint, SampleCounts};
+use crate::event::{EventTime, Fingerprint, SampleCounts};
 use std::collections::BTreeSet;
 
 pub(super) struct Explanations<'a> {
@@ -34,6 +34,8 @@ impl<'a> Explanations<'a> {
         let mut accounts = Vec::new();
         let late_left = run.anchor.late.saturating_sub(anchors.account.late);
         let grown = has_grown(audit);
+        // Books that begin at a change hold less than the whole input gives.
+        let is_whole = audit.node.since == EventTime::MIN;
         let anchor_unsure = late_left > 0 || !anchors.conflicts.is_empty();
         let ours = &anchors.account;
         for (outcome, run, recomputed) in [
@@ -42,7 +44,7 @@ impl<'a> Explanations<'a> {
             ("conflict", run.anchor.conflict, ours.conflict),
             ("late", run.anchor.late, ours.late),
         ] {
-            let explained = run == recomputed || anchor_unsure;
+            let explained = run == recomputed || anchor_unsure || !is_whole;
             let of = audit.sample.sample.name.clone();
             accounts.push(AccountCompared { of, outcome, run, recomputed, explained });
         }
@@ -57,7 +59,7 @@ impl<'a> Explanations<'a> {
                 ("conflict", run.conflict, ours.conflict),
                 ("late", run.late, ours.late),
             ] {
-                let explained = run == recomputed || unsure;
+                let explained = run == recomputed || unsure || !is_whole;
                 let of = format!("{}.{}", audit.sample.sample.name, audit_join_name(audit, labels_unsure.len()));
                 accounts.push(AccountCompared { of, outcome, run, recomputed, explained });
             }
@@ -68,7 +70,7 @@ impl<'a> Explanations<'a> {
             let ours = &audit.groups[group.group];
             let run = audit.head.counts.groups.get(group.group).map_or(&[][..], |counts| &counts.uses);
             let late = run.iter().zip(&ours.accounts).any(|(run, ours)| run.late > ours.late);
-            let unsure = grown || late || ours.conflicts > 0;
+            let (unsure, is_whole) = (grown || late || ours.conflicts > 0, ours.is_whole);
             for (run, ours) in run.iter().zip(&ours.accounts) {
                 for (outcome, run, recomputed) in [
                     ("masked", run.masked, ours.masked),
@@ -77,7 +79,7 @@ impl<'a> Explanations<'a> {
                     ("late", run.late, ours.late),
                 ] {
                     let of = format!("features.{}", audit.plan.groups[group.group].name);
-                    let explained = run == recomputed || unsure;
+                    let explained = run == recomputed || unsure || !is_whole;
                     accounts.push(AccountCompared { of, outcome, run, recomputed, explained });
                 }
             }

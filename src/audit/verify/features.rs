@@ -12,7 +12,7 @@ use arrow::array::{
     TimestampMillisecondArray, new_empty_array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::cast;
+use arrow::compute::{cast, nullif};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, Schema, TimestampMillisecondType};
 use arrow::error::ArrowError;
 use std::collections::BTreeMap;
@@ -21,6 +21,10 @@ use std::sync::Arc;
 /// All events of one group.
 pub(super) struct Group<'a> {
     spec: &'a GroupSpec,
+    /// Since when each output is full.
+    full_from: Vec<EventTime>,
+    /// Whether its books begin with the chain.
+    pub is_whole: bool,
     /// (entity, aggregate), in the order of time.
     events: BTreeMap<(Fingerprint, usize), Vec<Seen>>,
     pub accounts: Vec<FeatureAccount>,
@@ -28,7 +32,8 @@ pub(super) struct Group<'a> {
     pub conflicts: u64,
 }
 
-pub(super) fn group<'a>(plan: &Plan, spec: &'a GroupSpec, streams: &[StreamRows]) -> Group<'a> {
+/// The group misses nothing `since` then.
+pub(super) fn group<'a>(plan: &Plan, spec: &'a GroupSpec, since: EventTime, streams: &[StreamRows]) -> Group<'a> {
     let mut events: BTreeMap<(Fingerprint, usize), Vec<Seen>> = BTreeMap::new();
     let (mut accounts, mut conflicts) = (Vec::new(), 0);
     for used in &spec.uses {
@@ -68,7 +73,7 @@ pub(super) fn group<'a>(plan: &Plan, spec: &'a GroupSpec, streams: &[StreamRows]
         accounts.push(account);
     }
     events.values_mut().for_each(|seen| seen.sort_by_key(|event| (event.ts, event.id, event.content)));
-    Group { spec, events, accounts, conflicts }
+    Group { spec, full_from: spec.full_from(since), is_whole: since == EventTime::MIN, events, accounts, conflicts }
 }
 
 impl Group<'_> {
@@ -92,6 +97,10 @@ impl Group<'_> {
             let (column, _) = derived.expression.evaluate_or_null(&RecordBatch::try_new(so_far, columns.clone())?);
             let wanted = schema.field(columns.len()).data_type();
             columns.push(if column.data_type() == wanted { column } else { cast(&column, wanted)? });
+        }
+        for (column, full_from) in columns.iter_mut().zip(&self.full_from) {
+            let warming: BooleanArray = instants.iter().map(|instant| Some(instant < full_from)).collect();
+            *column = nullif(column, &warming)?;
         }
         RecordBatch::try_new(schema.clone(), columns)
     }

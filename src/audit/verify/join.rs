@@ -6,7 +6,7 @@
 //! Shares with a run: fingerprints, content hashes, and the exact float sum of `event`.
 
 use super::input::{Row, StreamRows};
-use crate::event::{AnchorAccount, ExactSum, Fingerprint, LabelAccount};
+use crate::event::{AnchorAccount, EventTime, ExactSum, Fingerprint, LabelAccount};
 use crate::join::{JoinSpec, LabelSpec, Take};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, new_null_array};
 use arrow::compute::interleave;
@@ -39,11 +39,12 @@ pub(super) struct KeySets {
     pub key: usize,
 }
 
-pub(super) fn anchors(spec: &JoinSpec, stream: &StreamRows, sets: KeySets) -> Anchors {
+/// Impressions before `from` are late, as for a sample that begins there.
+pub(super) fn anchors(spec: &JoinSpec, stream: &StreamRows, sets: KeySets, from: EventTime) -> Anchors {
     let mut account = AnchorAccount::default();
     let mut rows: Vec<Anchor> = Vec::new();
     for row in &stream.rows {
-        if row.is_late() {
+        if row.is_late() || row.ts < from {
             account.late += 1;
         } else {
             rows.push(Anchor { row: *row, id: stream.key(sets.id, row), key: stream.key(sets.key, row) });

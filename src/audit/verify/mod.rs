@@ -5,7 +5,8 @@
 //!
 //! In: a plan, its state, its inputs, its published files. Out: a [`VerifyReport`].
 //! Holds: rows that are pending, or closed and in no file yet, are not expected; a difference that the order of arrival may
-//! have made is counted as explained, never hidden.
+//! have made is counted as explained, never hidden. Of a sample whose definition changed while the pipeline ran, only
+//! impressions since then are compared, and books that begin at a change are not; the report says so.
 //! Shared with a run, and so not checked here: sources, `decode` (with hashing and `where`), `sample::build` (computed
 //! columns, negative sampling), the expressions of derived features. Not shared: routing, lanes, the join's state, tiles,
 //! snapshots, commits, Parquet writing.
@@ -23,10 +24,11 @@ pub use files::{BadFile, FilesCompared};
 pub use input::ReadRange;
 
 use crate::audit::{AuditError, OwnState, open_existing, own_state};
-use crate::commit::{Manifest, changed_nodes};
+use crate::commit::{Manifest, SampleNode, changed_nodes, first_impression};
 use crate::config::{Plan, SamplePlan};
 use crate::env::Store;
 use crate::event::{EventTime, Fingerprint, Payload, StreamAccount};
+use crate::feature::null_where;
 use crate::join::ClosedPart;
 use crate::sample::build;
 use crate::sink::read_stored;
@@ -70,6 +72,8 @@ pub struct StreamCompared {
     pub stream: String,
     pub run: StreamAccount,
     pub recomputed: StreamAccount,
+    /// When it was added or reset: its rows before were never read, or read as something else.
+    pub since: Option<EventTime>,
     pub equal: bool,
 }
 
@@ -78,6 +82,8 @@ pub struct SampleCompared {
     pub sample: String,
     /// Impressions before this time are in files, in every cell; `null` when none is.
     pub filed_before: Option<EventTime>,
+    /// Impressions before it were written under another definition, and are not compared; `null` when none was.
+    pub compared_from: Option<EventTime>,
     /// Rows that negative sampling leaves out, among those expected.
     pub sampled_out: u64,
     #[serde(flatten)]
@@ -102,11 +108,17 @@ pub fn verify(plan: &Plan, options: VerifyOptions) -> Result<VerifyReport, Audit
     let head = &state.whole();
     let changed = changed_nodes(&head.semantics, &plan.semantics);
     if !changed.is_empty() {
-        return Err(AuditError::Refused(crate::commit::ClaimRefusal::Semantics { nodes: changed }));
+        return Err(AuditError::Asked(format!(
+            "the pipeline file is not the one that the state was written with ({}): verify with that file, or let a run \
+             take the change over first",
+            changed.join(", ")
+        )));
     }
     let named = files::named_files(state)?;
     let log = read_log(plan, head, options.from.is_some())?;
-    let groups: Vec<Group<'_>> = plan.groups.iter().map(|spec| features::group(plan, spec, &log.streams)).collect();
+    let groups = plan.groups.iter().zip(&head.layout.groups);
+    let groups: Vec<Group<'_>> =
+        groups.map(|(spec, node)| features::group(plan, spec, node.since, &log.streams)).collect();
     let mut report = VerifyReport {
         pipeline: plan.pipeline.clone(),
         manifest: head.number,
@@ -128,7 +140,8 @@ pub fn verify(plan: &Plan, options: VerifyOptions) -> Result<VerifyReport, Audit
     for (number, sample) in plan.samples.iter().enumerate() {
         let sink = format!("samples.{}", sample.sample.name);
         let files = named.get(&sink).map_or(&[][..], Vec::as_slice);
-        let audit = SampleAudit { plan, head, state, log: &log, groups: &groups, number, sample, options };
+        let node = &head.layout.samples[number];
+        let audit = SampleAudit { plan, head, node, state, log: &log, groups: &groups, number, sample, options };
         match audit.run(&sink, files)? {
             Some(compared) => report.samples.push(compared),
             None => report.problems.push(format!("{sink} writes no Parquet: there is nothing to compare")),
@@ -152,8 +165,10 @@ pub fn verify(plan: &Plan, options: VerifyOptions) -> Result<VerifyReport, Audit
 fn streams(plan: &Plan, head: &Manifest, log: &Log) -> Vec<StreamCompared> {
     let compared = plan.streams.iter().zip(&log.streams).map(|(stream, read)| {
         let run = head.streams.get(&stream.name).copied().unwrap_or_default();
-        let equal = run == read.account;
-        StreamCompared { stream: stream.name.clone(), run, recomputed: read.account, equal }
+        let node = head.layout.streams.iter().find(|node| node.name == stream.name);
+        let since = node.map(|node| node.since).filter(|since| *since > EventTime::MIN);
+        let equal = since.is_some() || run == read.account;
+        StreamCompared { stream: stream.name.clone(), run, recomputed: read.account, since, equal }
     });
     compared.collect()
 }
@@ -163,6 +178,7 @@ struct SampleAudit<'a> {
     plan: &'a Plan,
     /// All cells together.
     head: &'a Manifest,
+    node: &'a SampleNode,
     state: &'a OwnState,
     log: &'a Log,
     groups: &'a [Group<'a>],
@@ -185,7 +201,9 @@ impl SampleAudit<'_> {
             let decode = &self.plan.streams[stream as usize].decode;
             KeySets { id: decode.id, key: decode.key }
         };
-        let anchors = join::anchors(spec, &self.log.streams[spec.anchor as usize], sets(spec.anchor));
+        let before_ms = spec.labels.iter().map(|label| label.before_ms).max().unwrap_or(0);
+        let from = first_impression(self.node.since, before_ms, spec.bucket_ms);
+        let anchors = join::anchors(spec, &self.log.streams[spec.anchor as usize], sets(spec.anchor), from);
         let joins: Vec<Joined<'_>> = spec
             .labels
             .iter()
@@ -205,7 +223,12 @@ impl SampleAudit<'_> {
         let mut found = Side::new(schema, &id).map_err(broken)?;
         let (mut files, mut rows_read) = (files, 0);
         if let Some(store) = &store {
+            let old = self.files_of_old_rows(named);
             for path in readable {
+                if let Some(rows) = old.get(path.as_str()) {
+                    rows_read += rows;
+                    continue;
+                }
                 rows_read += self.find(store.as_ref(), &path, &mut found, &mut files);
             }
         }
@@ -217,6 +240,7 @@ impl SampleAudit<'_> {
         Ok(Some(SampleCompared {
             sample: self.sample.sample.name.clone(),
             filed_before,
+            compared_from: self.compared_from(),
             sampled_out,
             rows,
             files,
@@ -232,6 +256,10 @@ impl SampleAudit<'_> {
         places.unwrap_or_default()
     }
 
+    fn compared_from(&self) -> Option<EventTime> {
+        Some(self.node.rows_since).filter(|since| *since > EventTime::MIN)
+    }
+
     /// Impressions of a cell before this time are in files; `None` when none is.
     fn filed_before(&self, cell: u32) -> Option<EventTime> {
         let chain = self.state.chains.iter().find(|chain| chain.cell == cell)?;
@@ -240,16 +268,18 @@ impl SampleAudit<'_> {
     }
 
     fn is_asked_for(&self, ts: EventTime) -> bool {
-        self.options.from.is_none_or(|from| ts >= from) && self.options.to.is_none_or(|to| ts < to)
+        let from = self.compared_from().max(self.options.from);
+        from.is_none_or(|from| ts >= from) && self.options.to.is_none_or(|to| ts < to)
+    }
+
+    /// Files without a row that is compared, by path, with their rows: their columns may be others.
+    fn files_of_old_rows<'f>(&self, named: &'f [crate::event::StagedFile]) -> BTreeMap<&'f str, u64> {
+        let old = named.iter().filter(|file| file.max_time < self.node.rows_since);
+        old.flat_map(|file| [(file.staged.as_str(), file.rows), (file.path.as_str(), file.rows)]).collect()
     }
 
     /// Builds the rows that should be in files; gives how many negative sampling leaves out.
-    fn expect(
-        &self,
-        anchors: &Anchors,
-        joins: &[Joined<'_>],
-        expected: &mut Side,
-    ) -> Result<u64, AuditError> {
+    fn expect(&self, anchors: &Anchors, joins: &[Joined<'_>], expected: &mut Side) -> Result<u64, AuditError> {
         let filed: BTreeMap<u32, Option<EventTime>> =
             self.state.chains.iter().map(|chain| (chain.cell, self.filed_before(chain.cell))).collect();
         let stream = &self.log.streams[self.sample.join.anchor as usize];
@@ -288,7 +318,10 @@ impl SampleAudit<'_> {
         let mut features = Vec::new();
         for group in &spec.groups {
             let entities: Vec<Fingerprint> = rows.iter().map(|row| stream.key(group.key_set, row)).collect();
-            features.push(self.groups[group.group].evaluate(&entities, &instants)?);
+            let values = self.groups[group.group].evaluate(&entities, &instants)?;
+            let name = &self.plan.groups[group.group].name;
+            let since = self.node.groups.get(name).copied().unwrap_or(EventTime::MIN);
+            features.push(null_where(&values, &instants.iter().map(|instant| Some(*instant < since)).collect()));
         }
         let part = ClosedPart {
             payload: Payload::Memory(payload.clone()),
@@ -319,13 +352,15 @@ impl SampleAudit<'_> {
 
     /// Rows in the range that was asked for.
     fn asked_for(&self, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-        if self.options.from.is_none() && self.options.to.is_none() {
+        if self.compared_from().is_none() && self.options.from.is_none() && self.options.to.is_none() {
             return Ok(rows.clone());
         }
         let decode = &self.plan.streams[self.sample.join.anchor as usize].decode;
         let name = &decode.columns[decode.time].name;
         let times = rows.column_by_name(name).ok_or_else(|| {
-            ArrowError::SchemaError(format!("--from and --to need the column {name} in the sample: select it"))
+            ArrowError::SchemaError(format!(
+                "--from, --to and a definition that changed need the column {name} in the sample: select it"
+            ))
         })?;
         let times = arrow::array::AsArray::as_primitive_opt::<arrow::datatypes::TimestampMillisecondType>(times)
             .ok_or_else(|| ArrowError::SchemaError(format!("the column {name} is no time")))?;

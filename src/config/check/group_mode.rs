@@ -43,7 +43,7 @@ fn connection(c: &mut Checker<'_>, inputs: &[InputSpec], path: &Path) -> Option<
     let mut found: Option<KafkaConnection> = None;
     for input in inputs {
         let InputKind::Kafka(topic) = &input.kind else {
-            c.error(path, format!("the input `{}` is no Kafka topic", input.name))
+            c.error(path, format!("`{}`, an input that is no Kafka topic", input.name))
                 .expected("topics alone: partitions are what is handed out")
                 .help("remove `group_mode`, or read this input from a topic");
             return None;
@@ -51,7 +51,8 @@ fn connection(c: &mut Checker<'_>, inputs: &[InputSpec], path: &Path) -> Option<
         match &found {
             Some(first) if first.name != topic.connection.name => {
                 let (first, second) = (first.name.clone(), topic.connection.name.clone());
-                c.error(path, format!("topics of two connections, `{first}` and `{second}`")).expected("one Kafka cluster");
+                c.error(path, format!("topics of two connections, `{first}` and `{second}`"))
+                    .expected("one Kafka cluster");
                 return None;
             }
             _ => found = Some(topic.connection.clone()),

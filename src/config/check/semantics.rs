@@ -1,7 +1,9 @@
 //! Semantics: a hash per node over what gives its state meaning, so that a restart can tell what changed.
 //!
 //! The texts below are part of the state format: a change of their wording makes every state look changed. Sinks,
-//! serving, models, lateness and memory are not in them, because state stays right when they change.
+//! serving, models, lateness and memory are not in them, because state stays right when they change. What can change
+//! without its state has a node of its own (`derived`, `columns`, `negatives`); what a change means is decided in
+//! `commit::change`.
 
 use crate::config::plan::{SamplePlan, StreamPlan};
 use crate::config::sql::type_name;
@@ -28,17 +30,16 @@ pub fn hashes(
     }
     for group in groups {
         add(format!("features.{}", group.name), group_text(streams, group));
+        add(format!("derived.{}", group.name), derived_text(group));
     }
     for sample in samples {
         add(format!("joins.{}", sample.sample.name), join_text(streams, sample));
-        add(format!("samples.{}", sample.sample.name), sample_text(groups, sample));
+        add(format!("samples.{}", sample.sample.name), format!("lag {}\n", sample.sample.serving_lag_ms));
+        add(format!("columns.{}", sample.sample.name), columns_text(streams, groups, sample));
+        add(format!("negatives.{}", sample.sample.name), negatives_text(sample));
     }
     // State is dealt out by it.
     add("the partitioner".into(), partitioner.name().into());
-    // State refers to nodes by their numbers.
-    add("the order of streams".into(), streams.iter().map(|stream| format!("{}\n", stream.name)).collect());
-    add("the order of features".into(), groups.iter().map(|group| format!("{}\n", group.name)).collect());
-    add("the order of samples".into(), samples.iter().map(|sample| format!("{}\n", sample.sample.name)).collect());
     hashes
 }
 
@@ -143,6 +144,11 @@ fn group_text(streams: &[StreamPlan], group: &GroupSpec) -> String {
             }
         }
     }
+    text
+}
+
+fn derived_text(group: &GroupSpec) -> String {
+    let mut text = String::new();
     for derived in &group.derived {
         line!(text, "derived {} {}", derived.name, sql(Some(&derived.expression)));
     }
@@ -171,21 +177,31 @@ fn join_text(streams: &[StreamPlan], sample: &SamplePlan) -> String {
     text
 }
 
-fn sample_text(groups: &[GroupSpec], sample: &SamplePlan) -> String {
+fn columns_text(streams: &[StreamPlan], groups: &[GroupSpec], sample: &SamplePlan) -> String {
+    let anchor = &streams[sample.join.anchor as usize].decode;
     let sample = &sample.sample;
     let mut text = String::new();
-    line!(text, "lag {}", sample.serving_lag_ms);
     for group in &sample.groups {
-        line!(text, "group {} {}", groups[group.group].name, group.key_set);
+        line!(
+            text,
+            "group {} by {}",
+            groups[group.group].name,
+            names(&anchor.columns, &anchor.key_sets[group.key_set])
+        );
     }
     for column in &sample.columns {
         line!(text, "column {} {}", column.name, sql(Some(&column.expression)));
     }
-    if let Some(negatives) = &sample.negatives {
-        line!(text, "negatives {} {}", sql(Some(&negatives.filter)), negatives.keep);
-    }
     for field in sample.schema.fields() {
         line!(text, "row {} {}", field.name(), type_name(field.data_type()));
+    }
+    text
+}
+
+fn negatives_text(sample: &SamplePlan) -> String {
+    let mut text = String::new();
+    if let Some(negatives) = &sample.sample.negatives {
+        line!(text, "negatives {} {}", sql(Some(&negatives.filter)), negatives.keep);
     }
     text
 }

@@ -94,7 +94,7 @@ proptest! {
             let frontier = cells.iter().map(|cell| cell.sealed).min().unwrap();
             let values = merged.evaluate(&prints, &[frontier; 6]).unwrap();
             for entity in 0..6u8 {
-                let right = expected(&spec, &all, entity, frontier);
+                let right = expected(&spec, EventTime::MIN, &all, entity, frontier);
                 prop_assert_eq!(row_text(&values, entity as usize), right, "e{} at {}", entity, frontier);
             }
             merged.advance(Watermark::MIN, frontier - dice.roll(3));

@@ -50,5 +50,6 @@ fn connection(plan: &Plan) -> Result<&KafkaConnection, RunError> {
         InputKind::Kafka(topic) => Some(&topic.connection),
         _ => None,
     });
-    topics.ok_or_else(|| RunError::Unsupported("the pipeline reads no topic any more, but its state is a group's".into()))
+    topics
+        .ok_or_else(|| RunError::Unsupported("the pipeline reads no topic any more, but its state is a group's".into()))
 }

@@ -96,7 +96,7 @@ fn sealed(
                 true => take(number(&group), &rows),
                 false => Ok(()),
             },
-            Told::Mark { cell, at, mark } => heard.mark(cell, at, mark, &[], 0).map(drop).map_err(broken),
+            Told::Mark { cell, at, mark } => heard.mark(cell, at, mark, &[], Vec::new(), 0).map(drop).map_err(broken),
         })?;
     }
     // Nobody knows whether the last commit of a cell came through; where it is the first one there may be no topic yet.
@@ -111,7 +111,7 @@ fn sealed(
             }
         }
         let at = Sequence { chain, cut, part: parts.len() as u32 };
-        heard.mark(cell.cell, at, handover.mark, &[], 0).map_err(broken)?;
+        heard.mark(cell.cell, at, handover.mark, &[], Vec::new(), 0).map_err(broken)?;
     }
     Ok(())
 }
@@ -130,7 +130,8 @@ fn of_head(cell: &AtRest) -> Result<Vec<((u16, u32), usize, RecordBatch)>, RunEr
                 reason: format!("sha256 {}", entry.sha256),
             })?;
             let rows = read_block(cell.store.as_ref(), &block)?;
-            parts.push(((entry.segment.lane, entry.segment.ordinal), entry.class.node as usize, rows));
+            let group = cell.head.layout.group(entry.class.node).unwrap_or(usize::MAX);
+            parts.push(((entry.segment.lane, entry.segment.ordinal), group, rows));
         }
     }
     Ok(parts)

@@ -7,13 +7,13 @@
 
 use crate::cell::{CellScope, Lane, LaneInput, LaneOutput, Mirror, feature_history};
 use crate::commit::{
-    Chain, EncodedBlock, Handover, Layout, Manifest, ObjectEntry, encode_block, object_path, verify_object,
-    write_object,
+    Chain, EncodedBlock, Handover, Layout, Manifest, ObjectEntry, encode_block, first_layout, object_path,
+    verify_object, write_object,
 };
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind, CellMark, EventTime, KEY_GROUPS, LaneCounts, StreamAccount};
-use crate::pipeline::build::cell_spec;
+use crate::pipeline::build::{cell_spec, definition};
 use crate::pipeline::rescale::books::Books;
 use crate::pipeline::rescale::floor::Floor;
 use crate::pipeline::rescale::gather::Gathered;
@@ -27,6 +27,11 @@ use std::sync::Arc;
 const CUT: u64 = 1;
 /// How many bytes of memory a byte of state is taken for: blocks are compressed, and rows are indexed.
 const SWELL: u64 = 4;
+
+/// What a chain begins with; one that has changed since is refused.
+pub fn layout(plan: &Plan, lanes: usize) -> Layout {
+    Layout { lanes, ..first_layout(&definition(plan), KEY_GROUPS) }
+}
 
 /// Everything that new cells are made of.
 pub struct Making<'a> {
@@ -61,7 +66,10 @@ impl Made {
 
 impl Making<'_> {
     /// Writes the state of every new cell; `claim` gives the chain of one.
-    pub fn cells(&self, claim: &dyn Fn(u32) -> Result<(Arc<dyn Store>, Chain), RunError>) -> Result<Vec<Made>, RunError> {
+    pub fn cells(
+        &self,
+        claim: &dyn Fn(u32) -> Result<(Arc<dyn Store>, Chain), RunError>,
+    ) -> Result<Vec<Made>, RunError> {
         let count = self.shape.count();
         let lots = (self.bytes * SWELL).div_ceil(self.plan.state.memory_bytes.max(1)).clamp(1, count as u64);
         let mut made = Vec::with_capacity(count as usize);
@@ -81,7 +89,7 @@ impl Making<'_> {
         let groups: Vec<_> = self.plan.groups.iter().cloned().map(Arc::new).collect();
         let of = |cell: &u32| {
             let scope = CellScope { cell: *cell, cells: self.shape.count() };
-            let mut spec = cell_spec(self.plan, scope);
+            let mut spec = cell_spec(self.plan, scope, &layout(self.plan, self.shape.lanes));
             spec.lanes = self.shape.lanes;
             let mirror = match self.shape.cells {
                 Some(cells) => Mirror::new(cells, &groups, &exchanged_groups(self.plan)),
@@ -156,18 +164,21 @@ impl Making<'_> {
         }
         let plan = self.plan;
         let names: Vec<String> = plan.streams.iter().map(|stream| stream.name.clone()).collect();
-        let streams = names.iter().cloned().zip(books.streams.into_iter().chain(std::iter::repeat(StreamAccount::default())));
-        let mark = CellMark { watermark: self.floor.watermark, needed: EventTime::MIN, idle: false };
+        let streams =
+            names.iter().cloned().zip(books.streams.into_iter().chain(std::iter::repeat(StreamAccount::default())));
+        let mark = CellMark {
+            watermark: self.floor.watermark,
+            needed: EventTime::MIN,
+            idle: false,
+            published: EventTime::MIN,
+        };
+        let exchanged = exchanged_groups(plan);
+        let groups = plan.groups.iter().zip(exchanged).filter(|(_, exchanged)| *exchanged);
+        let since: BTreeMap<_, _> = groups.map(|(group, _)| (group.name.clone(), EventTime::MIN)).collect();
         let next = Manifest {
             cut: CUT,
             committed_at_ms: now_ms,
-            layout: Layout {
-                lanes: self.shape.lanes,
-                key_groups: KEY_GROUPS,
-                samples: plan.samples.iter().map(|sample| sample.sample.name.clone()).collect(),
-                groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
-                streams: names.clone(),
-            },
+            layout: layout(plan, self.shape.lanes),
             inputs: reading.inputs,
             tracks: reading.tracks,
             watermark: self.floor.watermark,
@@ -176,7 +187,7 @@ impl Making<'_> {
             counts: books.counts,
             objects: object.into_iter().collect(),
             needed_from: needed_from.into_iter().collect(),
-            handover: self.shape.cells.map(|_| Handover { mark, moved: Vec::new() }),
+            handover: self.shape.cells.map(|_| Handover { mark, moved: Vec::new(), since: since.clone() }),
             totals: books.totals,
             ..chain.head().clone()
         };

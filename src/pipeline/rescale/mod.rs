@@ -42,13 +42,14 @@ use crate::config::Plan;
 use crate::env::{Clock, Created, Entropy, Place, Store, open_place};
 use crate::event::BlockClass;
 use crate::pipeline::RunError;
+use crate::pipeline::build::definition;
 use crate::pipeline::generation::Generation;
 use crate::pipeline::restore::Sorted;
 use books::{Books, Uses, split};
 use floor::floor;
 use make::Making;
 use rest::{AtRest, Outputs};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// What may be asked for.
@@ -95,12 +96,20 @@ impl Source {
 
     /// The newest manifest of each chain that has any, untouched; refused as a claim would be.
     fn heads(&self, plan: &Plan) -> Result<Vec<Manifest>, RunError> {
-        let mut heads = Vec::new();
+        let (mut heads, definition) = (Vec::new(), definition(plan));
         for (_, place) in &self.chains {
             if place.folder().is_some_and(|folder| !folder.is_dir()) {
                 continue;
             }
-            heads.extend(read_for(open_place(place)?.as_ref(), &plan.pipeline, &plan.semantics)?);
+            let Some(head) = read_for(open_place(place)?.as_ref(), &plan.pipeline, &definition)? else { continue };
+            let unchanged = make::layout(plan, head.layout.lanes);
+            if head.semantics != plan.semantics || head.layout != unchanged {
+                return Err(RunError::Unsupported(format!(
+                    "{place}: the pipeline file has changed since the state began, and such state cannot be dealt out anew \
+                     yet. Nothing was changed. Let it go on in its shape, or start anew with --fresh"
+                )));
+            }
+            heads.push(head);
         }
         Ok(heads)
     }
@@ -199,7 +208,8 @@ impl Move<'_> {
 
     fn bring_to_rest(&self, outputs: &Outputs) -> Result<Vec<AtRest>, RunError> {
         let writer = format!("{:08x}", self.entropy.random_u64() as u32);
-        let identity = rest::identity(self.plan, &writer, self.clock.as_ref(), self.entropy);
+        let (definition, resets) = (definition(self.plan), BTreeSet::new());
+        let identity = rest::identity(self.plan, &definition, &resets, &writer, self.clock.as_ref(), self.entropy);
         let bring = |chain: &(u32, Place)| AtRest::bring(self.plan, chain.clone(), outputs, &identity, self.clock);
         self.source.chains.iter().map(bring).collect()
     }
@@ -227,7 +237,8 @@ impl Move<'_> {
         let floor = floor(&heads, self.plan.samples.len());
         let sort = |cell| sorted(self.plan, cell);
         let sorted: Vec<Sorted<'_>> = old.iter().map(sort).collect();
-        let gathered = gather::gather(self.plan, self.brokers, self.source.generation.as_ref(), old, &sorted, floor.needed)?;
+        let gathered =
+            gather::gather(self.plan, self.brokers, self.source.generation.as_ref(), old, &sorted, floor.needed)?;
         let (plan, shape, bytes) = (self.plan, rescaled.to, rescaled.bytes_read);
         let making = Making { plan, shape, floor: &floor, sorted: &sorted, gathered: &gathered, bytes };
         let made = making.cells(&|cell| self.claim(generation, cell, &heads))?;
@@ -257,7 +268,8 @@ impl Move<'_> {
     ) -> Result<(Arc<dyn Store>, Chain), RunError> {
         let store = open_place(&generation.cell(&self.plan.state.root, cell))?;
         let writer = format!("{:08x}", self.entropy.random_u64() as u32);
-        let mut identity = rest::identity(self.plan, &writer, self.clock.as_ref(), self.entropy);
+        let (definition, resets) = (definition(self.plan), BTreeSet::new());
+        let mut identity = rest::identity(self.plan, &definition, &resets, &writer, self.clock.as_ref(), self.entropy);
         let youngest = old.iter().map(|head| head.born_at_ms + 1).max().unwrap_or(0);
         identity.now_ms = identity.now_ms.max(youngest);
         let chain = Chain::claim(store.clone(), &identity)?;
@@ -269,7 +281,8 @@ impl Move<'_> {
         self.refuse_others(old)?;
         if generation.write(self.root.as_ref())? == Created::AlreadyThere {
             return Err(RunError::Unsupported(
-                "another rescale was faster; nothing was changed by this one. Look at the state with `conjoin inspect`".into(),
+                "another rescale was faster; nothing was changed by this one. Look at the state with `conjoin inspect`"
+                    .into(),
             ));
         }
         if let Err(error) = self.refuse_others(old) {
@@ -312,9 +325,5 @@ fn sorted<'a>(plan: &Plan, cell: &'a AtRest) -> Sorted<'a> {
 
 fn books_of(plan: &Plan, head: &Manifest) -> Books {
     let account = |stream: &crate::config::StreamPlan| head.streams.get(&stream.name).copied().unwrap_or_default();
-    Books {
-        streams: plan.streams.iter().map(account).collect(),
-        counts: head.counts.clone(),
-        totals: head.totals,
-    }
+    Books { streams: plan.streams.iter().map(account).collect(), counts: head.counts.clone(), totals: head.totals }
 }

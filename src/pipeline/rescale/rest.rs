@@ -5,7 +5,7 @@
 //! Holds: whoever had the chain is fenced; the chain is as good as before, and may be gone on with if nothing follows.
 
 use crate::cell::{CellScope, Lane, Mirror, feature_history};
-use crate::commit::{Chain, FileEntry, Identity, Manifest, read_last};
+use crate::commit::{Chain, Definition, FileEntry, Identity, Manifest, read_last};
 use crate::config::Plan;
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
 use crate::pipeline::RunError;
@@ -64,10 +64,18 @@ pub struct AtRest {
 }
 
 /// The identity of a claim by this process.
-pub fn identity<'a>(plan: &'a Plan, writer: &str, clock: &dyn Clock, entropy: &dyn Entropy) -> Identity<'a> {
+pub fn identity<'a>(
+    plan: &'a Plan,
+    definition: &'a Definition,
+    resets: &'a BTreeSet<String>,
+    writer: &str,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Identity<'a> {
     Identity {
         pipeline: &plan.pipeline,
-        semantics: &plan.semantics,
+        definition,
+        resets,
         writer: writer.into(),
         chain: entropy.random_u64() as u32,
         now_ms: clock.now_ms(),
@@ -85,7 +93,14 @@ impl AtRest {
         let store = open_place(&place)?;
         let mut chain = Chain::claim(store.clone(), identity)?;
         let objects = restore::list(store.as_ref(), chain.head())?;
-        let of = |sink: &str| outputs.of(sink);
+        let of = |sink: &str| {
+            outputs.of(sink).ok_or_else(|| {
+                RunError::Unsupported(format!(
+                    "files of {sink} are committed, and nothing says where they are to be published: start once more with \
+                     the pipeline file that wrote them"
+                ))
+            })
+        };
         check_unpublished(chain.head(), &of)?;
         publish_files(chain.head(), &of)?;
         if let Some(rolled) = roll(plan, chain.head(), &store, &objects, outputs, clock)? {
@@ -103,7 +118,8 @@ impl AtRest {
     /// Deletes files that were written for this chain and that no manifest names: nobody can name them any more.
     pub fn sweep(&self, plan: &Plan, outputs: &Outputs) -> Result<(), RunError> {
         let named: BTreeSet<&str> = self.head.files.iter().map(|entry| entry.file.staged.as_str()).collect();
-        let samples = outputs.names.iter().zip(&outputs.samples).filter_map(|(name, store)| Some((name, store.as_ref()?)));
+        let samples =
+            outputs.names.iter().zip(&outputs.samples).filter_map(|(name, store)| Some((name, store.as_ref()?)));
         let letters = crate::sink::DEAD_LETTERS.to_string();
         for (name, store) in samples.chain([(&letters, &outputs.dead_letters)]) {
             let naming = naming(plan, name, 0, &self.head);
@@ -141,7 +157,7 @@ fn roll(
         return Ok(None);
     }
     let lanes = head.layout.lanes;
-    let mut spec = cell_spec(plan, CellScope::WHOLE);
+    let mut spec = cell_spec(plan, CellScope::WHOLE, &head.layout);
     spec.lanes = lanes;
     let spec = Arc::new(spec);
     let history = feature_history(&spec, Arc::new(Mirror::new(1, &[], &[])));

@@ -83,7 +83,8 @@ impl GroupMember {
             .create_with_context(Observer::new(&topics.join(",")))
             .map_err(|error| settings::misconfigured(connection, &error))?;
         let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let joined = partition_count(&client, connection, topics, options.connect_timeout).and_then(|count| {
+        let counts = count_partitions(&client, connection, topics, options.connect_timeout);
+        let joined = counts.and_then(|counts| common(connection, topics, &counts)).and_then(|count| {
             client.subscribe(&names).map_err(|error| SourceError::Broker {
                 input: format!("group {group}"),
                 message: format!("cannot be joined: {error}"),
@@ -190,28 +191,31 @@ impl GroupMember {
     /// Tells what is ours, once the brokers have said that the topics are what they were when we joined.
     fn check_assignment(&mut self) -> Result<(), SourceError> {
         let Some(list) = self.unchecked.take() else { return Ok(()) };
-        match partition_count(self.client(), &self.connection, &self.topics, COUNT_WAIT) {
-            Ok(count) => {
-                let beyond = list.iter().map(|(_, number)| number + 1).max().unwrap_or(0);
-                if count.max(beyond) != self.partition_count {
-                    return Err(self.stopped(
-                        false,
-                        format!(
-                            "the topics {} grew from {} to {} partitions: records of one key may now lie in two of them. \
-                             What was read is safe. Stop all processes and follow docs/OPERATING.md",
-                            self.topics.join(", "),
-                            self.partition_count,
-                            count.max(beyond)
-                        ),
-                    ));
-                }
-            }
+        let counts = match count_partitions(self.client(), &self.connection, &self.topics, COUNT_WAIT) {
+            Ok(counts) => counts,
             Err(error) if error.retry() => {
                 self.lose_brokers(error.to_string());
                 self.unchecked = Some(list);
                 return Ok(());
             }
             Err(error) => return Err(error),
+        };
+        for (topic, counted) in self.topics.iter().zip(counts) {
+            // A broker that counts may have heard less than the one that assigns.
+            let assigned =
+                list.iter().filter(|(name, _)| name == topic).map(|(_, number)| number + 1).max().unwrap_or(0);
+            let count = counted.max(assigned);
+            if count != self.partition_count {
+                return Err(self.stopped(
+                    false,
+                    format!(
+                        "topic {topic} had {} partitions and has {count} now: records of one key may lie in two of them. What \
+                         was read is safe. Stop all processes, and copy what belongs together to new topics with `conjoin \
+                         repartition`",
+                        self.partition_count
+                    ),
+                ));
+            }
         }
         match even(&self.topics, &list) {
             Ok(ours) => {
@@ -326,21 +330,22 @@ impl Drop for GroupMember {
 }
 
 /// How many partitions each of the topics has.
-fn partition_count(
+fn count_partitions(
     client: &Client,
     connection: &KafkaConnection,
     topics: &[String],
     timeout: Duration,
-) -> Result<u32, SourceError> {
-    let mut counts = Vec::with_capacity(topics.len());
-    for topic in topics {
-        counts.push(Inquiry { client, connection, topic, timeout }.partition_count()?);
-    }
+) -> Result<Vec<u32>, SourceError> {
+    topics.iter().map(|topic| Inquiry { client, connection, topic, timeout }.partition_count()).collect()
+}
+
+/// The number of partitions that all topics have.
+fn common(connection: &KafkaConnection, topics: &[String], counts: &[u32]) -> Result<u32, SourceError> {
     let count = counts.first().copied().unwrap_or(0);
     if counts.iter().all(|other| *other == count) {
         return Ok(count);
     }
-    let found: Vec<String> = topics.iter().zip(&counts).map(|(topic, count)| format!("{topic} has {count}")).collect();
+    let found: Vec<String> = topics.iter().zip(counts).map(|(topic, count)| format!("{topic} has {count}")).collect();
     Err(SourceError::Input {
         input: format!("connections.{}", connection.name),
         message: format!(

@@ -9,7 +9,8 @@
 //! Holds: every offset is delivered once and in order, or the source stops and names the missing range (F6). What was
 //! deleted behind our back, a checksum that does not fit, a topic that vanished or grew: all stop it, none is skipped.
 //! Also here, because no other folder knows the client: a seat in a consumer group that fetches nothing ([`GroupMember`]),
-//! internal topics ([`ensure_topic`], [`TopicWriter`]).
+//! topics to write to ([`ensure_topic`], [`TopicWriter`]), and the committed offsets of a group without members
+//! ([`GroupOffsets`]).
 //! Does not: commit offsets for any purpose but monitoring, start a thread of its own. librdkafka reconnects by itself;
 //! after an error that it does not recover from a [`KafkaSource`] is done, and [`ReconnectingKafka`] makes a new one.
 //!
@@ -19,6 +20,7 @@
 mod extent;
 mod member;
 mod observe;
+mod offsets;
 mod partition;
 mod playback;
 mod reader;
@@ -30,10 +32,11 @@ mod writer;
 
 pub use extent::extents;
 pub use member::{GroupMember, MemberEvent, MemberOptions};
+pub use offsets::GroupOffsets;
 pub use playback::{Original, Outgoing, fetch_originals, produce};
 
 use crate::event::{PartitionId, Positions};
-use crate::source::{InputKind, InputSpec, KafkaConnection, Source, SourceError, SourceEvent};
+use crate::source::{InputKind, InputSpec, KafkaConnection, LogEnd, Source, SourceError, SourceEvent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use reader::TopicReader;
 pub use reconnect::ReconnectingKafka;
@@ -67,6 +70,8 @@ pub struct KafkaOptions {
     pub batch_records_max: usize,
     /// One drain of a client stops at about this many payload bytes.
     pub batch_bytes_max: usize,
+    /// Of a larger record only so much is copied, and a byte: enough for `decode` to refuse it.
+    pub record_bytes_max: usize,
 }
 
 impl Default for KafkaOptions {
@@ -80,6 +85,7 @@ impl Default for KafkaOptions {
             connect_timeout: Duration::from_secs(10),
             batch_records_max: 8192,
             batch_bytes_max: 4 << 20,
+            record_bytes_max: 8 << 20,
         }
     }
 }
@@ -240,7 +246,7 @@ impl Source for KafkaSource {
     }
 
     /// A few seconds old.
-    fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+    fn log_ends(&self) -> BTreeMap<PartitionId, LogEnd> {
         self.readers.iter().flat_map(TopicReader::log_ends).collect()
     }
 

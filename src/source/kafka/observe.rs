@@ -4,6 +4,7 @@
 //! Holds: what a consumer group assigns is taken note of and never handed to the client, so that a member fetches nothing.
 //! Does not: decide anything.
 
+use crate::source::LogEnd;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -21,8 +22,8 @@ pub struct Observed {
     pub broker_up: bool,
     /// Partitions the topic has by the client's latest metadata; 0 until they are known.
     pub partition_count: u32,
-    /// The last end of each partition's log, as far as committed transactions go.
-    pub log_ends: BTreeMap<u32, i64>,
+    /// The last end of each partition's log.
+    pub log_ends: BTreeMap<u32, LogEnd>,
     /// What the consumer group said since this was last taken, in order.
     pub group_changes: Vec<GroupChange>,
 }
@@ -78,9 +79,11 @@ impl ClientContext for Observer {
             let partitions = || topic.partitions.iter().filter(|&(&number, _)| number >= 0);
             observed.partition_count = partitions().filter(|(_, partition)| !partition.unknown).count() as u32;
             for (&number, partition) in partitions() {
-                let end = if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset };
-                if end >= 0 {
-                    observed.log_ends.insert(number as u32, end);
+                let (stable, written) = (partition.ls_offset, partition.hi_offset);
+                let readable = if stable >= 0 { stable } else { written };
+                if readable >= 0 {
+                    let blocked = (written - readable).max(0) as u64;
+                    observed.log_ends.insert(number as u32, LogEnd { readable, blocked });
                 }
             }
         }

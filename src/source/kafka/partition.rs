@@ -47,14 +47,9 @@ impl Partition {
         }
     }
 
-    /// Appends a record to the batch; its size.
-    pub fn accept(
-        &mut self,
-        message: &impl Message,
-        headers: bool,
-        allow_gaps: bool,
-        topic: &str,
-    ) -> Result<usize, SourceError> {
+    /// Appends a record to the batch; the size of what was copied.
+    pub fn accept(&mut self, message: &impl Message, terms: &Terms<'_>) -> Result<usize, SourceError> {
+        let Terms { topic, headers, allow_gaps, record_bytes_max } = *terms;
         let offset = message.offset();
         if self.ended || self.end.is_some_and(|end| self.expected >= end) {
             return Ok(0);
@@ -73,10 +68,11 @@ impl Partition {
             return Ok(0);
         }
         let before = self.batch.bytes.len();
-        let key = message.key().map(|key| append(&mut self.batch.bytes, key));
-        let payload = message.payload().map(|payload| append(&mut self.batch.bytes, payload));
+        let mut left = record_bytes_max + 1;
+        let payload = message.payload().map(|payload| append(&mut self.batch.bytes, payload, &mut left));
+        let key = message.key().map(|key| append(&mut self.batch.bytes, key, &mut left));
         let headers = match message.headers() {
-            Some(all) if headers => copy_headers(all, &mut self.batch.bytes),
+            Some(all) if headers => copy_headers(all, &mut self.batch.bytes, &mut left),
             _ => Vec::new(),
         };
         let broker_time = message.timestamp().to_millis();
@@ -136,25 +132,38 @@ fn empty_batch(partition: PartitionId, from: i64) -> RawBatch {
     RawBatch { delta: PositionDelta { partition, from, to: from }, bytes: Vec::new(), records: Vec::new() }
 }
 
-fn append(bytes: &mut Vec<u8>, part: &[u8]) -> std::ops::Range<u32> {
-    let place = |at: usize| {
-        u32::try_from(at).expect("a batch stops at its byte limit, and the client's largest record is 1 GB")
-    };
+/// How the records of a topic are taken.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a> {
+    pub topic: &'a str,
+    pub headers: bool,
+    pub allow_gaps: bool,
+    pub record_bytes_max: usize,
+}
+
+/// Copies as much of a part as there is left for its record.
+fn append(bytes: &mut Vec<u8>, part: &[u8], left: &mut usize) -> std::ops::Range<u32> {
+    let place = |at: usize| u32::try_from(at).expect("a batch stops at its byte limit, behind one bounded record");
     let from = place(bytes.len());
+    let part = &part[..part.len().min(*left)];
+    *left -= part.len();
     bytes.extend_from_slice(part);
     from..place(bytes.len())
 }
 
 type HeaderRanges = Vec<(std::ops::Range<u32>, std::ops::Range<u32>)>;
 
-/// Copies names and values; a header without a value is copied as an empty one.
-fn copy_headers(headers: &impl Headers, bytes: &mut Vec<u8>) -> HeaderRanges {
-    let mut ranges = Vec::with_capacity(headers.count());
+/// Copies names and values while anything is left; a header without a value is copied as an empty one.
+fn copy_headers(headers: &impl Headers, bytes: &mut Vec<u8>, left: &mut usize) -> HeaderRanges {
+    let mut ranges = Vec::with_capacity(headers.count().min(*left));
     for index in 0..headers.count() {
+        if *left == 0 {
+            break;
+        }
         // The binding panics at a name that is not UTF-8. Such a header cannot be the one a stream declares.
         if let Ok(header) = catch_unwind(AssertUnwindSafe(|| headers.get(index))) {
-            let name = append(bytes, header.key.as_bytes());
-            ranges.push((name, append(bytes, header.value.unwrap_or_default())));
+            let name = append(bytes, header.key.as_bytes(), left);
+            ranges.push((name, append(bytes, header.value.unwrap_or_default(), left)));
         }
     }
     ranges
@@ -175,14 +184,37 @@ fn gap(topic: &str, number: u32, expected: i64, offset: i64) -> SourceError {
 mod tests {
     use super::*;
     use rdkafka::Timestamp;
-    use rdkafka::message::{Header, OwnedMessage};
+    use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 
     const ID: PartitionId = PartitionId { input: 0, partition: 3 };
 
     fn offer(partition: &mut Partition, offset: i64, allow_gaps: bool) -> Result<usize, SourceError> {
         let payload = Some(offset.to_string().into_bytes());
         let message = OwnedMessage::new(payload, None, "t".to_string(), Timestamp::NotAvailable, 3, offset, None);
-        partition.accept(&message, true, allow_gaps, "t")
+        partition.accept(&message, &Terms { topic: "t", headers: true, allow_gaps, record_bytes_max: 8 })
+    }
+
+    #[test]
+    fn of_a_record_that_is_too_large_only_a_byte_too_much_is_copied() {
+        let mut partition = Partition::new(ID, 0, None);
+        let of = |offset, payload: usize, key: usize| {
+            let headers = OwnedHeaders::new().insert(Header { key: "h", value: Some("12345") });
+            let (payload, key) = (Some(vec![b'p'; payload]), Some(vec![b'k'; key]));
+            OwnedMessage::new(payload, key, "t".to_string(), Timestamp::NotAvailable, 3, offset, Some(headers))
+        };
+        let terms = Terms { topic: "t", headers: true, allow_gaps: false, record_bytes_max: 8 };
+        for (offset, payload, key, copied) in [(0, 1, 1, 8), (1, 1, 2, 9), (2, 1, 50, 9), (3, 50, 50, 9)] {
+            assert_eq!(partition.accept(&of(offset, payload, key), &terms).unwrap(), copied, "{offset}");
+        }
+        let mut out = VecDeque::new();
+        partition.flush(&mut out);
+        let Some(SourceEvent::Batch(batch)) = out.pop_front() else { panic!("not a batch") };
+        let parts = |at: usize| {
+            let record = &batch.records[at];
+            (batch.slice(record.payload.as_ref().unwrap()).len(), batch.slice(record.key.as_ref().unwrap()).len())
+        };
+        assert_eq!([parts(0), parts(1), parts(2), parts(3)], [(1, 1), (1, 2), (1, 8), (9, 0)]);
+        assert_eq!(batch.records[3].headers.len(), 0);
     }
 
     fn flushed(partition: &mut Partition) -> Option<(i64, i64, Vec<i64>)> {
@@ -244,7 +276,7 @@ mod tests {
     #[test]
     fn a_header_that_cannot_be_read_is_left_out() {
         let mut bytes = b"before".to_vec();
-        let ranges = copy_headers(&Poisoned, &mut bytes);
+        let ranges = copy_headers(&Poisoned, &mut bytes, &mut 100);
         assert_eq!((ranges, &bytes[..]), (vec![(6..10, 10..11)], &b"beforegoodv"[..]));
     }
 

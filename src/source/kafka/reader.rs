@@ -4,11 +4,11 @@
 //! Holds: an error of the client either stops the source or is one that the client itself recovers from.
 
 use super::observe::Observer;
-use super::partition::Partition;
+use super::partition::{Partition, Terms};
 use super::start::{Client, Inquiry, Range, lost};
 use super::{KafkaOptions, close, settings};
 use crate::event::{PartitionId, Positions};
-use crate::source::{KafkaConnection, KafkaTopicSpec, SourceError, SourceEvent};
+use crate::source::{KafkaConnection, KafkaTopicSpec, LogEnd, SourceError, SourceEvent};
 use crossbeam_channel::Sender;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -117,7 +117,7 @@ impl TopicReader {
         self.down.clone()
     }
 
-    pub fn log_ends(&self) -> Vec<(PartitionId, i64)> {
+    pub fn log_ends(&self) -> Vec<(PartitionId, LogEnd)> {
         let observed = self.client.context().observed();
         let end = |id: PartitionId| observed.log_ends.get(&id.partition).map(|&end| (id, end));
         self.partitions().filter_map(end).collect()
@@ -137,6 +137,8 @@ impl TopicReader {
     }
 
     fn take(&mut self, options: &KafkaOptions, out: &mut VecDeque<SourceEvent>) -> Result<(), SourceError> {
+        let (topic, record_bytes_max) = (self.topic.clone(), options.record_bytes_max);
+        let terms = Terms { topic: &topic, headers: self.headers, allow_gaps: self.allow_gaps, record_bytes_max };
         let (mut records, mut bytes, mut quiet) = (0, 0, 0);
         // `None` may also mean that the client had something of its own to do: it is quiet when it says so twice.
         while quiet < 2 && records < options.batch_records_max && bytes < options.batch_bytes_max {
@@ -145,7 +147,7 @@ impl TopicReader {
                 Some(Ok(message)) => {
                     records += 1;
                     if let Some(Some(partition)) = self.partitions.get_mut(message.partition() as usize) {
-                        bytes += partition.accept(&message, self.headers, self.allow_gaps, &self.topic)?;
+                        bytes += partition.accept(&message, &terms)?;
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(number))) => {
@@ -202,12 +204,15 @@ impl TopicReader {
             Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::NoOffset | Code::LogTruncation => {
                 Err(self.out_of_range(&reason))
             }
-            Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::InvalidMessageSize => {
-                Err(self.fatal(format!(
-                    "a damaged record came from the broker ({reason}). Nothing was skipped; check the broker's disk and \
+            Code::BadCompression => Err(self.fatal(format!(
+                "a batch cannot be unpacked ({reason}): it is damaged, or unpacks to more than \
+                 `receive.message.max.bytes`, which the client allows zstd. Nothing was skipped; raise that in the \
+                 connection's properties, or check the broker's disk, then restart"
+            ))),
+            Code::BadMessage | Code::InvalidMessage | Code::InvalidMessageSize => Err(self.fatal(format!(
+                "a damaged record came from the broker ({reason}). Nothing was skipped; check the broker's disk and \
                      the network, then restart"
-                )))
-            }
+            ))),
             Code::MessageSizeTooLarge => Err(self.fatal(format!(
                 "a record is larger than the client takes ({reason}): raise `receive.message.max.bytes` and \
                  `fetch.message.max.bytes` in the connection's properties"

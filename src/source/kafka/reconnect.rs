@@ -10,7 +10,7 @@
 
 use super::{KafkaOptions, KafkaSource};
 use crate::event::{PartitionId, Positions};
-use crate::source::{InputSpec, KafkaConnection, Source, SourceError, SourceEvent};
+use crate::source::{InputSpec, KafkaConnection, LogEnd, Source, SourceError, SourceEvent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -152,7 +152,7 @@ impl Source for ReconnectingKafka {
         }
     }
 
-    fn log_ends(&self) -> BTreeMap<PartitionId, i64> {
+    fn log_ends(&self) -> BTreeMap<PartitionId, LogEnd> {
         match &self.link {
             Link::Up(source) => source.log_ends(),
             Link::Down { .. } => BTreeMap::new(),

@@ -55,9 +55,11 @@ struct Topics<'a> {
 
 impl Topics<'_> {
     fn ensure(&self, configs: &[(&str, &str)], replication: Option<i32>) -> Result<(), SourceError> {
-        let admin: AdminClient<DefaultClientContext> = settings::producer_config(self.connection, "conjoin-topics")?
-            .create()
-            .map_err(|error| settings::misconfigured(self.connection, &error))?;
+        let mut config = settings::producer_config(self.connection, "conjoin-topics")?;
+        // It writes nothing, and needs no right to.
+        config.set("enable.idempotence", "false");
+        let admin: AdminClient<DefaultClientContext> =
+            config.create().map_err(|error| settings::misconfigured(self.connection, &error))?;
         let done = match self.exists()? {
             true => Ok(()),
             false => self.create(&admin, configs, replication).and_then(|()| self.wait_for_leaders()),
@@ -68,9 +70,11 @@ impl Topics<'_> {
     }
 
     fn exists(&self) -> Result<bool, SourceError> {
-        // Of all topics, because asking for one by name makes it on brokers that create topics by themselves.
-        let metadata = self.client.fetch_metadata(None, ANSWER_MAX).map_err(|error| self.unanswered(&error))?;
-        Ok(metadata.topics().iter().any(|topic| topic.name() == self.name))
+        let metadata =
+            self.client.fetch_metadata(Some(self.name), ANSWER_MAX).map_err(|error| self.unanswered(&error))?;
+        let unknown = |error| matches!(error, Code::UnknownTopicOrPartition | Code::UnknownTopic);
+        let mut named = metadata.topics().iter().filter(|topic| topic.name() == self.name);
+        Ok(named.any(|topic| !topic.error().is_some_and(|error| unknown(Code::from(error)))))
     }
 
     fn create(

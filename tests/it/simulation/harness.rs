@@ -10,18 +10,18 @@ use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
 use conjoin::cell::{Advance, Applied, CellScope, CellSpec, Lane, LaneInput, LaneOutput, Mirror, feature_history};
-use conjoin::commit::{Chain, ChainError, Handover, Identity, Layout, Manifest, encode_block};
-use conjoin::config::Plan;
+use conjoin::commit::{Chain, ChainError, CompactionLimits, Handover, Identity, Manifest, encode_block};
+use conjoin::config::{Plan, SamplePlan};
 use conjoin::decode::Decoder;
 use conjoin::env::{ManualClock, Store};
 use conjoin::event::{
-    CellMark, CloseReason, KEY_GROUPS, LaneCounts, PartitionId, PositionDelta, Positions, RawBatch, RawRecord, StreamAccount,
+    CellMark, CloseReason, LaneCounts, PartitionId, PositionDelta, Positions, RawBatch, RawRecord, StreamAccount,
     Track, Watermark,
 };
 use conjoin::pipeline::{
-    BookNames, Collector, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, Exchange, GarbageOutlet,
-    NOTES_MAX, RunError, SinkGauge, SinkInput, SinkPlace, SinkThread, SinkWork, cell_spec, input_entries, list_objects,
-    restore_lane, routed_streams, track_entries,
+    BookNames, Collector, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, Exchange,
+    GarbageOutlet, NOTES_MAX, RunError, SinkGauge, SinkInput, SinkPlace, SinkThread, SinkWork, cell_spec, definition,
+    input_entries, list_objects, restore_lane, routed_streams, track_entries,
 };
 use conjoin::route::Router;
 use conjoin::sink::{Compression, DeadLetterSink, FileNaming, ParquetSink, ParquetSpec, TimeFolder};
@@ -97,8 +97,12 @@ impl World {
 
     /// The rows of all published files.
     pub fn rows(&self) -> Vec<String> {
+        self.rows_in("out/")
+    }
+
+    pub fn rows_in(&self, folder: &str) -> Vec<String> {
         let mut rows = Vec::new();
-        for (path, bytes) in self.disk.glob("out/", ".parquet") {
+        for (path, bytes) in self.disk.glob(folder, ".parquet") {
             let bytes = axum::body::Bytes::copy_from_slice(&bytes);
             let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(|builder| builder.build());
             for batch in reader.unwrap_or_else(|error| panic!("{path}: {error}")) {
@@ -173,7 +177,8 @@ impl<'a> Claimed<'a> {
         let (mount, writer) = (world.disk.mount(faults.disk), format!("w{}", world.lives.get()));
         let identity = Identity {
             pipeline: &plan.pipeline,
-            semantics: &plan.semantics,
+            definition: &definition(&plan),
+            resets: &setup.resets.iter().map(|node| node.to_string()).collect(),
             writer: writer.clone(),
             chain: 7,
             now_ms: 1,
@@ -191,7 +196,7 @@ impl<'a> Claimed<'a> {
         let scope = world.seat.as_ref().map_or(CellScope::WHOLE, |seat| seat.scope);
         let mirror = world.seat.as_ref().map(|seat| seat.exchange.mirror().clone());
         let mirror = mirror.unwrap_or_else(|| Arc::new(Mirror::new(1, &[], &[])));
-        let cell = Arc::new(cell_spec(&plan, scope));
+        let cell = Arc::new(cell_spec(&plan, scope, &head.layout));
         let router = router(&plan, &cell, logs, &head);
         let fails = |error: RunError| halt(&mount, error);
         let objects = list_objects(&mount, &head).map_err(|error| fails(error.into()))?;
@@ -213,8 +218,9 @@ impl<'a> Claimed<'a> {
             life_lanes.push(lane);
             sinks.push(sink(&plan, number, &head, &mount, clock.clone()));
         }
-        let pending: u64 = life_lanes.iter().map(|lane| lane.counts().samples[0].anchor.pending).sum();
-        let expected = head.counts.samples.first().map_or(0, |sample| sample.anchor.pending);
+        let pending = life_lanes.iter().flat_map(|lane| lane.counts().samples).map(|sample| sample.anchor.pending);
+        let pending: u64 = pending.sum();
+        let expected: u64 = head.counts.samples.iter().map(|sample| sample.anchor.pending).sum();
         assert_eq!(pending, expected, "F15: pending rows after a restore");
         world.note(format_args!("life {lanes} lanes, {pending} pending"));
         let mut life = Life {
@@ -291,13 +297,15 @@ fn sink(plan: &Plan, lane: usize, head: &Manifest, mount: &Mount, clock: Arc<Man
         roll_age_ms: 1_000,
         compression: Compression::None,
     };
-    let sample = &plan.samples[0].sample;
-    let naming = naming(plan, &sample.name, lane, head);
-    let parquet = ParquetSink::new(&spec, sample.schema.clone(), naming, Arc::new(mount.folder("out/")));
+    let parquet = |sample: &SamplePlan| {
+        let sample = &sample.sample;
+        let naming = naming(plan, &sample.name, lane, head);
+        Some(ParquetSink::new(&spec, sample.schema.clone(), naming, Arc::new(mount.folder(folder_of(&sample.name)))))
+    };
     SinkThread {
         lane,
         samples: plan.samples.clone(),
-        sinks: vec![Some(parquet)],
+        sinks: plan.samples.iter().map(parquet).collect(),
         state: Arc::new(mount.clone()),
         clock,
         gauge: Arc::new(SinkGauge::default()),
@@ -305,6 +313,10 @@ fn sink(plan: &Plan, lane: usize, head: &Manifest, mount: &Mount, clock: Arc<Man
         work: SinkWork::default(),
     }
 }
+
+/// State objects of a few kilobytes are put together as soon as there are two.
+const EAGER: CompactionLimits =
+    CompactionLimits { few: 1, fan_in: 2, large_bytes: 64 << 10, copied_max: 32 << 10, linger_ms: 0 };
 
 fn committer(
     plan: &Plan,
@@ -319,19 +331,17 @@ fn committer(
     let streams: Vec<String> = plan.streams.iter().map(|stream| stream.name.clone()).collect();
     let inputs: Vec<String> = plan.inputs.iter().map(|input| input.name.clone()).collect();
     let dead: Arc<dyn Store> = Arc::new(mount.folder("dead/"));
-    let sample = &plan.samples[0].sample.name;
+    let sample = |sample: &SamplePlan| -> (String, Option<Arc<dyn Store>>) {
+        (sample.sample.name.clone(), Some(Arc::new(mount.folder(folder_of(&sample.sample.name)))))
+    };
     Committer {
         dead_letters: DeadLetterSink::new(&streams, &inputs, naming(plan, DEAD_LETTERS, 0, head), dead.clone()),
         dead_letter_store: dead,
-        layout: Layout {
-            lanes: plan.state.lanes,
-            key_groups: KEY_GROUPS,
-            streams,
-            groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
-            ..Layout::default()
-        },
-        samples: vec![(sample.clone(), Some(Arc::new(mount.folder("out/"))))],
-        work: CommitWork::new(head, plan.state.lanes),
+        lanes: plan.state.lanes,
+        samples: plan.samples.iter().map(sample).collect(),
+        places: BTreeMap::new(),
+        left: left_behind(plan, head, mount),
+        work: CommitWork::new(head, plan.state.lanes).compacting(EAGER),
         state: Arc::new(mount.clone()),
         chain,
         objects,
@@ -346,18 +356,32 @@ fn committer(
     }
 }
 
+/// A sample that is gone may have left files without their names.
+fn left_behind(plan: &Plan, head: &Manifest, mount: &Mount) -> BTreeMap<String, Arc<dyn Store>> {
+    let is_gone =
+        |sink: &&str| plan.samples.iter().all(|sample| sink.strip_prefix("samples.") != Some(&sample.sample.name));
+    let sinks = head.files.iter().map(|entry| entry.sink.as_str()).filter(|sink| *sink != DEAD_LETTERS).filter(is_gone);
+    let store =
+        |sink: &str| -> Arc<dyn Store> { Arc::new(mount.folder(folder_of(sink.trim_start_matches("samples.")))) };
+    sinks.map(|sink| (sink.to_string(), store(sink))).collect()
+}
+
+/// Where the files of a sample lie.
+fn folder_of(sample: &str) -> &'static str {
+    if sample == "ctr" { "out/" } else { "more/" }
+}
+
 /// Keeps orphans for no time at all: what it may delete, it deletes.
 fn collector(plan: &Plan, head: &Manifest, mount: &Mount, clock: Arc<ManualClock>) -> Collector {
-    let sample = &plan.samples[0].sample.name;
     let place = |name: &str, sink: String, folder: &'static str| SinkPlace {
         name: sink,
         store: Arc::new(mount.folder(folder)),
         naming: naming(plan, name, 0, head),
     };
-    let sinks = vec![
-        place(sample, format!("samples.{sample}"), "out/"),
-        place(conjoin::sink::DEAD_LETTERS, DEAD_LETTERS.into(), "dead/"),
-    ];
+    let samples = plan.samples.iter().map(|sample| &sample.sample.name);
+    let mut sinks: Vec<SinkPlace> =
+        samples.map(|name| place(name, format!("samples.{name}"), folder_of(name))).collect();
+    sinks.push(place(conjoin::sink::DEAD_LETTERS, DEAD_LETTERS.into(), "dead/"));
     Collector::new(Arc::new(mount.clone()), sinks, head.clone(), 0, clock)
 }
 
@@ -431,6 +455,19 @@ impl Life<'_> {
         }
         self.pump(false)?;
         Ok(None)
+    }
+
+    /// As the conductor ends a run that is told to stop before its inputs have ended.
+    pub fn stop(&mut self) -> Result<(), Halt> {
+        self.drain()?;
+        self.begin_cut(true);
+        self.drain()?;
+        assert!(!self.in_flight);
+        Ok(())
+    }
+
+    pub fn head(&self) -> &Manifest {
+        self.committer.chain.head()
     }
 
     /// Some records of a partition that has any left.
@@ -515,19 +552,21 @@ impl Life<'_> {
         let inputs: Vec<String> = self.plan.inputs.iter().map(|input| input.name.clone()).collect();
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
-        let join = &self.plan.samples[0].join;
+        let samples = self.plan.samples.iter();
         let sealed = self.told.map_or(i64::MIN, |(watermark, _)| watermark.0);
-        let mark = CellMark { watermark: sealed, needed: self.frontier().1, idle: false };
+        let mark = CellMark { watermark: sealed, needed: self.frontier().1, idle: false, published: i64::MIN };
         let cut = ConductorCut {
             number: self.last_cut,
             inputs: input_entries(&inputs, &BTreeMap::new(), self.router.positions()),
             tracks: track_entries(&streams, &inputs, &self.router.tracks()),
             watermark: self.router.watermark(),
             online_instant: self.router.online_instant(self.cell.head_max_ms()),
-            anchor_accepted: vec![accepted(join.anchor)],
-            label_accepted: vec![join.labels.iter().map(|label| accepted(label.stream)).collect()],
+            anchor_accepted: samples.clone().map(|sample| accepted(sample.join.anchor)).collect(),
+            label_accepted: samples
+                .map(|sample| sample.join.labels.iter().map(|label| accepted(label.stream)).collect())
+                .collect(),
             streams: streams.into_iter().zip(accounts.iter().copied()).collect(),
-            handover: self.world.seat.as_ref().map(|_| Handover { mark, moved: Vec::new() }),
+            handover: self.world.seat.as_ref().map(|_| Handover { mark, moved: Vec::new(), since: BTreeMap::new() }),
         };
         self.parts.push_back(CutPart::Conductor(Box::new(cut)));
         self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed });
@@ -567,10 +606,14 @@ impl Life<'_> {
             return Ok(());
         }
         while let Some(part) = self.parts.pop_front() {
-            let before = self.committer.chain.head().number;
+            let before = self.committer.chain.head();
+            let (before, copied) = (before.number, before.totals.state_bytes_copied);
             let taken = self.committer.take(part);
             let head = self.committer.chain.head();
             if head.number > before {
+                if head.totals.state_bytes_copied > copied {
+                    self.world.disk.note("state_copied");
+                }
                 // Also when what came after the commit failed.
                 self.world.committed(head);
                 check_groups(&self.plan, head);
@@ -614,9 +657,10 @@ impl Life<'_> {
 /// F1 of the feature groups, at every manifest; the committer itself looks at the samples.
 fn check_groups(plan: &Plan, head: &Manifest) {
     assert!(head.streams.values().all(StreamAccount::balances), "{:?}", head.streams);
-    for (group, spec) in head.counts.groups.iter().zip(&plan.groups) {
-        for (account, feature) in group.uses.iter().zip(&spec.uses) {
+    for (at, (group, spec)) in head.counts.groups.iter().zip(&plan.groups).enumerate() {
+        for (number, (account, feature)) in group.uses.iter().zip(&spec.uses).enumerate() {
             let accepted = head.streams[&plan.streams[feature.stream as usize].name].accepted;
+            let accepted = accepted - head.layout.groups[at].base[number];
             assert_eq!(account.accepted(), accepted, "{}: {account:?}", spec.name);
         }
     }

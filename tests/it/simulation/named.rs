@@ -4,8 +4,9 @@ use super::harness::{World, partition_of};
 use super::world::*;
 use super::{assert_rows, expected, simulate};
 use conjoin::cell::CellScope;
-use conjoin::event::{PositionDelta, RawBatch, RawRecord, Watermark};
-use conjoin::pipeline::{cell_spec, routed_streams};
+use conjoin::commit::first_layout;
+use conjoin::event::{KEY_GROUPS, PositionDelta, RawBatch, RawRecord, Watermark};
+use conjoin::pipeline::{cell_spec, definition, routed_streams};
 use conjoin::route::Router;
 
 fn world(impressions: &[String], clicks: &[String]) -> Logs {
@@ -139,7 +140,7 @@ fn negatives_are_kept_by_the_hash_of_their_id() {
 /// A router with one row in each stream whose newest time is given.
 fn router(setup: &Setup, newest: [Option<i64>; 3]) -> Router {
     let plan = setup.plan(1);
-    let cell = cell_spec(&plan, CellScope::WHOLE);
+    let cell = cell_spec(&plan, CellScope::WHOLE, &first_layout(&definition(&plan), KEY_GROUPS));
     let partitions = [0, 1, 2].map(|stream| partition_of((stream, 0)));
     let mut router = Router::new(routed_streams(&plan, &cell, &partitions), 1, 0);
     for (stream, ts) in newest.into_iter().enumerate() {

@@ -62,7 +62,7 @@ impl Exchange for Log {
             let group = self.groups.iter().position(|known| known == group).unwrap();
             self.mirror.part(*cell, at(number), group, &decode_rows(rows).unwrap()).unwrap();
         }
-        self.mirror.mark(*cell, at(parts.len()), handover.mark, &[], 0).unwrap();
+        self.mirror.mark(*cell, at(parts.len()), handover.mark, &[], vec![i64::MIN; 8], 0).unwrap();
         let kept = SealedCommitParts { chain: *chain, cut: *cut, parts: parts.clone(), handover: handover.clone() };
         self.told.lock().unwrap().push((*cell, kept));
         Ok(())
@@ -84,12 +84,7 @@ impl Brokers for Topics<'_> {
         Ok(Extents::new())
     }
 
-    fn told(
-        &self,
-        _: &Plan,
-        _: &str,
-        take: &mut dyn FnMut(Told) -> Result<(), RunError>,
-    ) -> Result<(), RunError> {
+    fn told(&self, _: &Plan, _: &str, take: &mut dyn FnMut(Told) -> Result<(), RunError>) -> Result<(), RunError> {
         let log = self.log.expect("cells that have committed have told it");
         let told = log.told.lock().unwrap();
         for (cell, commit) in &told[..told.len() - self.lost] {

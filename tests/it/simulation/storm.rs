@@ -6,6 +6,7 @@
 
 use super::disk::DiskFaults;
 use super::harness::{Books, Claimed, Faults, Halt, Life, World};
+use super::memory::{rss_kib, watched};
 use super::world::*;
 use super::{comparable, expected, simulate};
 use rand::rngs::StdRng;
@@ -261,6 +262,7 @@ fn fault_03_05_06_09_36_storms_lose_and_double_nothing() {
             "zombie_fenced",
             "slow_commit",
             "clock_jump",
+            "state_copied",
         ] {
             assert!(report.faults.contains_key(fault), "{fault} never happened: {:?}", report.faults);
         }
@@ -275,18 +277,24 @@ fn a_storm_is_the_same_each_time_for_its_seed() {
     }
 }
 
-/// `make soak SECONDS=…`.
+/// `make soak SECONDS=…`; `RSS=soak.csv` also writes how much memory it holds as time goes by.
 #[test]
 #[ignore = "runs as long as SOAK_SECONDS says"]
 fn soak() {
     let seconds = std::env::var("SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let seed = std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u32>);
     let (began, limit) = (Instant::now(), Duration::from_secs(seconds));
-    let (report, count) = storms(seed.into(), |_| began.elapsed() < limit);
+    let (rss, first, done) = (std::env::var("SOAK_RSS").ok(), u64::from(seed), AtomicU64::new(0));
+    let more = |seed| {
+        done.fetch_max(seed - first, Ordering::Relaxed);
+        began.elapsed() < limit
+    };
+    let so_far = || done.load(Ordering::Relaxed);
+    let (report, count) = watched(rss.as_deref(), so_far, || storms(first, more));
     let line = json!({
         "seed": seed, "storms": count, "seconds": began.elapsed().as_secs(), "lives": report.lives,
         "faults": report.faults, "events": report.events, "lost": report.lost, "doubled": report.doubled,
-        "accounting_exact": report.wrong.is_empty(),
+        "accounting_exact": report.wrong.is_empty(), "rss_kib": rss_kib(),
     });
     println!("{line}");
     assert!(report.is_good(), "{:#?}", report.wrong);

@@ -22,6 +22,9 @@ pub struct Setup {
     pub negatives: bool,
     pub sparse_clicks: bool,
     pub partitions: [u32; 3],
+    /// What a person changed in the pipeline file, each as (text, its replacement), and what they reset then.
+    pub edits: &'static [(&'static str, &'static str)],
+    pub resets: &'static [&'static str],
 }
 
 impl Setup {
@@ -32,6 +35,8 @@ impl Setup {
         negatives: false,
         sparse_clicks: false,
         partitions: [1, 1, 1],
+        edits: &[],
+        resets: &[],
     };
 
     /// The pipeline of a seed.
@@ -50,7 +55,7 @@ impl Setup {
         let key = if self.shared_keys { "[user_id, item_id]" } else { "[request_id]" };
         let features = if self.features { "features: [user, item]" } else { "" };
         let negatives = if self.negatives { "negatives: { where: \"click_any.any = false\", keep: 0.3 }" } else { "" };
-        let text = format!(
+        let mut text = format!(
             r#"
 version: 1
 pipeline: simulation
@@ -121,6 +126,10 @@ state: {{ path: nowhere, lanes: {lanes} }}
             sparse = self.sparse_clicks,
             lag = self.serving_lag_ms,
         );
+        for (from, to) in self.edits {
+            assert!(text.contains(from), "{from} is not in the pipeline file");
+            text = text.replace(from, to);
+        }
         let options = LoadOptions { overlays: &[], sets: &[], env: &|_| None, cores: 1 };
         let loaded = load_texts(&[("simulation.yaml".into(), text)], &options);
         loaded.unwrap_or_else(|errors| panic!("{errors}")).plan

@@ -67,6 +67,18 @@ impl Conjoin {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// What the kernel says of its memory, in bytes: `VmRSS` is what it has now, `VmHWM` the most it had.
+    pub fn memory(&self, field: &str) -> u64 {
+        self.memory_if_running(field).expect("it runs")
+    }
+
+    /// The same of a process that may have ended.
+    pub fn memory_if_running(&self, field: &str) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+    }
+
     /// What it wrote to standard error so far.
     pub fn errors(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap()

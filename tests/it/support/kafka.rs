@@ -1,6 +1,6 @@
 //! Kafka for tests: topics made and filled for one test each.
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -9,6 +9,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::util::Timeout;
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -94,6 +95,42 @@ impl KafkaProducer {
         topic
     }
 
+    /// A new topic whose partitions lie on these brokers each, with settings of its own.
+    pub fn create_on(&self, name: &str, partitions: &[&[i32]], settings: &[(&str, &str)]) -> String {
+        let topic = unique(name);
+        let mut new = NewTopic::new(&topic, partitions.len() as i32, TopicReplication::Variable(partitions));
+        for (key, value) in settings {
+            new = new.set(key, value);
+        }
+        self.each_ok(self.admin.create_topics([&new], &options()));
+        self.wait_for_partitions(&topic, partitions.len());
+        topic
+    }
+
+    /// The leader of a partition and the brokers that are in sync with it, as far as anybody says.
+    pub fn leadership(&self, topic: &str, partition: i32) -> Option<(i32, Vec<i32>)> {
+        let metadata = self.admin.inner().fetch_metadata(Some(topic), Duration::from_secs(5)).ok()?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic)?;
+        let partition = found.partitions().iter().find(|found| found.id() == partition)?;
+        (partition.leader() >= 0).then(|| (partition.leader(), partition.isr().to_vec()))
+    }
+
+    /// How many brokers there are.
+    pub fn brokers_up(&self) -> usize {
+        let metadata = self.admin.inner().fetch_metadata(None, Duration::from_secs(5));
+        metadata.map_or(0, |metadata| metadata.brokers().len())
+    }
+
+    /// Where the broker keeps a partition, if that is a folder of this machine.
+    pub fn partition_folder(&self, topic: &str, partition: i32) -> Option<PathBuf> {
+        let (leader, _) = self.leadership(topic, partition)?;
+        let resource = ResourceSpecifier::Broker(leader);
+        let settings = self.runtime.block_on(self.admin.describe_configs([&resource], &options())).expect("settings");
+        let settings = settings.into_iter().next()?.expect("the broker's settings");
+        let folder = settings.get("log.dirs")?.value.clone()?;
+        Some(PathBuf::from(folder).join(format!("{topic}-{partition}"))).filter(|folder| folder.is_dir())
+    }
+
     /// Deletes a topic and makes another one of its name.
     pub fn recreate_topic(&self, topic: &str, partitions: i32) {
         self.delete_topic(topic);
@@ -148,6 +185,16 @@ impl KafkaProducer {
         } else {
             self.producer.abort_transaction(DEADLINE).expect("abort");
         }
+    }
+
+    /// Writes the records in a transaction that stays open; see [`KafkaProducer::abort`].
+    pub fn hanging_transaction(&self, topic: &str, records: &[TestRecord<'_>]) {
+        self.producer.begin_transaction().expect("begin");
+        self.produce(topic, records);
+    }
+
+    pub fn abort(&self) {
+        self.producer.abort_transaction(DEADLINE).expect("abort");
     }
 
     /// The offset that `group` committed for a partition.

@@ -1,6 +1,7 @@
 //! Support: what the integration tests share: addresses of the services, topics to play with, a plan made by hand.
 
 pub mod binary;
+pub mod cluster;
 pub mod kafka;
 pub mod oracle;
 pub mod s3;

@@ -26,6 +26,8 @@ pub struct WorldSpec {
     pub lateness_ms: i64,
     /// Clicks come up to so long after their impression, orders up to three times that: some beyond their windows.
     pub click_delay_max_ms: i64,
+    /// The share of slates that one user sees, and of those that show one item.
+    pub hot: f64,
     /// Distinguishes the ids of worlds that follow each other.
     pub name: &'static str,
 }
@@ -105,14 +107,25 @@ impl Maker<'_> {
         self.random.random_bool(share)
     }
 
+    /// A world without hot keys draws nothing for them: it stays the one it was.
+    fn is_hot(&mut self) -> bool {
+        self.spec.hot > 0.0 && self.chance(self.spec.hot)
+    }
+
     fn slate(&mut self, burst: u64, number: u64, ts: i64) {
         let request = format!("{}-r{number}", self.spec.name);
         // A sixth of the users and items is only seen early: their windows slide empty.
         let early = burst * 8 < self.spec.bursts && self.chance(0.5);
         let pool = if early { "early" } else { "main" };
-        let user = format!("{pool}:{}", self.random.random_range(0..if early { 15 } else { 90 }));
+        let mut user = format!("{pool}:{}", self.random.random_range(0..if early { 15 } else { 90 }));
+        if self.is_hot() {
+            user = "hot".into();
+        }
         let device = [Some("ios"), Some("web"), None][self.random.random_range(0..3)];
         let mut items: Vec<(String, f64)> = Vec::new();
+        if self.is_hot() {
+            items.push(("hot".into(), 10.0));
+        }
         for _ in 0..self.random.random_range(3..9) {
             let item = format!("{pool} {}%", self.random.random_range(0..if early { 20 } else { 120 }));
             if !items.iter().any(|(known, _)| *known == item) {
