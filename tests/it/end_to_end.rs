@@ -266,8 +266,10 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
         })
     }
 
-    pub fn grow_topics(&self, partitions: usize) {
+    pub fn grow_topics(&mut self, partitions: usize) {
         self.topics.iter().for_each(|topic| self.kafka.grow_topic(topic, partitions));
+        // One that knows the topics for some time asks seldom how many partitions they have.
+        self.kafka = KafkaProducer::new();
     }
 
     /// What lag monitors see is where reading ended.
@@ -444,6 +446,7 @@ pub fn short_worlds() -> World {
     both.clicks.extend(second.clicks);
     both.orders.extend(second.orders);
     both.records.extend(second.records);
+    both.duplicates.iter_mut().zip(second.duplicates).for_each(|(both, second)| *both += second);
     both
 }
 

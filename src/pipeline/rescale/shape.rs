@@ -179,3 +179,90 @@ fn together(heads: &[&Manifest]) -> Reading {
     whole.tracks.sort_by(|a, b| (&a.stream, &a.input, a.partition).cmp(&(&b.stream, &b.input, b.partition)));
     whole
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::{Chain, Identity};
+    use crate::config::{LoadOptions, load_texts};
+    use crate::env::MemoryStore;
+    use std::sync::Arc;
+
+    fn plan(group: bool) -> Plan {
+        let mode = if group { "group_mode: { instance: a }\n" } else { "" };
+        let text = format!(
+            "version: 1\npipeline: p\nconnections: {{ main: {{ kafka: {{ brokers: \"localhost:1\" }} }} }}\nstreams: {{ s: {{ kafka: \
+             {{ connection: main, topics: [s] }}, columns: {{ k: string, t: timestamp }}, time: t, key: k }} }}\nstate: {{ path: \
+             out }}\n{mode}"
+        );
+        let options = LoadOptions { overlays: &[], sets: &[], env: &|_| None, cores: 2 };
+        load_texts(&[("p.yaml".into(), text)], &options).unwrap_or_else(|errors| panic!("{errors}")).plan
+    }
+
+    /// A head that has read so far in each partition.
+    fn head(next: &[i64]) -> Manifest {
+        let semantics = BTreeMap::new();
+        let identity =
+            Identity { pipeline: "p", semantics: &semantics, writer: "w".into(), chain: 7, now_ms: 1 };
+        let chain = Chain::claim(Arc::new(MemoryStore::default()), &identity).unwrap();
+        let next: BTreeMap<u32, i64> = next.iter().enumerate().map(|(at, next)| (at as u32, *next)).collect();
+        let track = |at: &u32| TrackEntry { stream: "s".into(), input: "s".into(), partition: *at, newest: 5 };
+        Manifest {
+            tracks: next.keys().map(track).collect(),
+            inputs: vec![InputEntry { name: "s".into(), first: BTreeMap::from([(0, 0)]), next, files: Vec::new() }],
+            ..chain.head().clone()
+        }
+    }
+
+    fn extents(ends: &[(i64, i64)]) -> Extents {
+        Extents::from([("s".to_string(), ends.to_vec())])
+    }
+
+    fn positions(readings: &[Reading]) -> Vec<Vec<(u32, i64)>> {
+        let of = |reading: &Reading| reading.inputs[0].next.iter().map(|(at, next)| (*at, *next)).collect();
+        readings.iter().map(of).collect()
+    }
+
+    #[test]
+    fn each_cell_goes_on_where_its_partition_stopped_and_all_of_them_make_the_whole_again() {
+        let head = head(&[10, 20, 30]);
+        let extents = extents(&[(0, 11), (0, 25), (0, 30)]);
+        let cells = readings(&plan(true), &[&head], &extents, Some(3)).unwrap();
+        assert_eq!(positions(&cells), [[(0, 10)], [(1, 20)], [(2, 30)]]);
+        assert!(cells.iter().enumerate().all(|(at, cell)| cell.tracks.len() == 1 && cell.tracks[0].partition == at as u32));
+        let heads: Vec<Manifest> = cells
+            .iter()
+            .map(|cell| Manifest { inputs: cell.inputs.clone(), tracks: cell.tracks.clone(), ..head.clone() })
+            .collect();
+        let whole = readings(&plan(false), &heads.iter().collect::<Vec<_>>(), &extents, None).unwrap();
+        assert_eq!((&whole[0].inputs, &whole[0].tracks), (&head.inputs, &head.tracks));
+    }
+
+    #[test]
+    fn cells_are_made_of_a_topic_that_grew_when_what_lay_in_it_was_read() {
+        let (plan, head) = (plan(true), head(&[10, 20]));
+        let unread = extents(&[(0, 10), (0, 27), (3, 90)]);
+        let error = readings(&plan, &[&head], &unread, Some(3)).unwrap_err().to_string();
+        assert!(error.contains("from 2 to 3 partitions") && error.contains("7 records"), "{error}");
+        let cells = readings(&plan, &[&head], &extents(&[(0, 10), (0, 20), (3, 90)]), Some(3)).unwrap();
+        assert_eq!(positions(&cells), [[(0, 10)], [(1, 20)], [(2, 3)]]);
+        let one = readings(&plan, &[&head], &unread, None).unwrap();
+        assert_eq!(positions(&one), [[(0, 10), (1, 20), (2, 3)]], "one process reads all partitions");
+        let error = readings(&plan, &[&head], &extents(&[(0, 10)]), None).unwrap_err().to_string();
+        assert!(error.contains("made anew"), "{error}");
+    }
+
+    #[test]
+    fn without_brokers_the_number_of_partitions_must_be_told_and_be_that_of_the_state() {
+        let (group, alone, none) = (plan(true), plan(false), Extents::new());
+        assert!(cells_wanted(&group, &none, None).unwrap_err().to_string().contains("--partitions"));
+        assert_eq!(cells_wanted(&group, &none, Some(2)).unwrap(), Some(2));
+        assert!(cells_wanted(&alone, &none, Some(2)).unwrap_err().to_string().contains("group_mode"));
+        let three = extents(&[(0, 1); 3]);
+        assert!(cells_wanted(&group, &three, Some(2)).unwrap_err().to_string().contains("have 3 partitions"));
+        assert_eq!(cells_wanted(&group, &three, None).unwrap(), Some(3));
+        let head = head(&[10, 20]);
+        assert_eq!(readings(&group, &[&head], &none, Some(2)).unwrap().len(), 2);
+        assert!(readings(&group, &[&head], &none, Some(3)).unwrap_err().to_string().contains("brokers"));
+    }
+}
