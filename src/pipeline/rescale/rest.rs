@@ -13,6 +13,7 @@ use crate::pipeline::build::cell_spec;
 use crate::pipeline::committer::{DEAD_LETTERS, check_unpublished, publish_files};
 use crate::pipeline::restore::{self, Objects, Sorted};
 use crate::pipeline::sinks::{SinkGauge, SinkInput, SinkThread, SinkWork};
+use crate::pipeline::start::left_behind;
 use crate::sink::{FileNaming, ParquetSink, older_staged, verify};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -101,8 +102,10 @@ impl AtRest {
                 ))
             })
         };
-        check_unpublished(chain.head(), &of)?;
-        publish_files(chain.head(), &of)?;
+        let left = left_behind(plan, chain.head())?;
+        let before = |sink: &str| left.get(sink).map_or_else(|| of(sink), Ok);
+        check_unpublished(chain.head(), &before)?;
+        publish_files(chain.head(), &before)?;
         if let Some(rolled) = roll(plan, chain.head(), &store, &objects, outputs, clock)? {
             publish_files(chain.commit(rolled)?, &of)?;
         }

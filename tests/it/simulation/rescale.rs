@@ -14,8 +14,8 @@ use conjoin::config::Plan;
 use conjoin::env::{Clock, LocalStore, ManualClock, SeededEntropy, Store, open_place};
 use conjoin::event::{BlockKind, Partitioner};
 use conjoin::pipeline::{
-    Brokers, Exchange, Extents, Generation, RescaleOptions, Rescaled, RunError, SealedCommit, Told, exchanged_groups,
-    list_objects, rescale,
+    Brokers, Exchange, Extents, Generation, RescaleOptions, Rescaled, RunError, SealedCommit, Told, definition,
+    exchanged_groups, list_objects, rescale,
 };
 use conjoin::sink::{Compression, ParquetSpec, TimeFolder};
 use conjoin::source::{GroupModeSpec, KafkaConnection, SourceError};
@@ -312,7 +312,8 @@ fn what_the_topic_lost_is_found_out_and_nothing_is_switched() {
     let before = folder.generation();
     // The last commit of each cell lies in its state as well: so many are lost that one cell lacks the one before.
     let of: Vec<u32> = log.told.lock().unwrap().iter().rev().map(|(cell, _)| *cell).collect();
-    let lost = (2..of.len()).find(|lost| of[..*lost].iter().filter(|cell| **cell == of[lost - 1]).count() == 2).unwrap();
+    let lost =
+        (2..of.len()).find(|lost| of[..*lost].iter().filter(|cell| **cell == of[lost - 1]).count() == 2).unwrap();
     let short = folder.rescale(&setup, (2, None), &Topics { log: Some(&log), lost }, 9);
     let error = short.unwrap_err().to_string();
     assert!(error.contains("came after") && error.contains("what the cells tell each other"), "{error}");
@@ -342,8 +343,14 @@ fn a_process_that_comes_back_while_its_state_is_dealt_out_stops_the_rescale() {
             take: &mut dyn FnMut(Told) -> Result<(), RunError>,
         ) -> Result<(), RunError> {
             let store: Arc<dyn Store> = Arc::new(LocalStore::open(&self.cell).unwrap());
-            let semantics = &plan.semantics;
-            let identity = Identity { pipeline: "simulation", semantics, writer: "late".into(), chain: 1, now_ms: 1 };
+            let identity = Identity {
+                pipeline: "simulation",
+                definition: &definition(plan),
+                resets: &Default::default(),
+                writer: "late".into(),
+                chain: 1,
+                now_ms: 1,
+            };
             Chain::claim(store, &identity).unwrap();
             self.topics.told(plan, topic, take)
         }
