@@ -65,10 +65,10 @@ rootLogger.appenderRef.out.ref = out
 SERVER = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},BEHIND://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},BEHIND://127.0.0.1:{front}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,BEHIND:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 num.partitions=1
@@ -339,10 +339,12 @@ class Services:
         return "s3", process, port, s3_answers, address
 
     def begin_kafka(self):
-        port, controller = free_ports(2)
+        port, controller, behind, front = free_ports(4)
         data = self.folder / f"kafka-{port}"
         data.mkdir()
-        (data / "server.properties").write_text(SERVER.format(port=port, controller=controller, data=data / "log"))
+        (data / "server.properties").write_text(
+            SERVER.format(port=port, controller=controller, behind=behind, front=front, data=data / "log")
+        )
         (data / "log4j2.properties").write_text(LOG4J)
         java = [*JAVA, f"-Dlog4j2.configurationFile={data / 'log4j2.properties'}", "-cp", f"{kafka_jars()}/libs/*"]
         identity = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "a")
@@ -353,7 +355,9 @@ class Services:
             hint = "it needs Java 17 or newer in PATH. " if old else ""
             raise Failure(f"Kafka could not format its storage: {hint}\n{done.stdout[-3000:]}")
         process = self.keep(spawn([*java, "kafka.Kafka", str(data / "server.properties")], self.folder, "kafka", self.detached))
-        return "kafka", process, port, kafka_answers, {"KAFKA_BOOTSTRAP": f"127.0.0.1:{port}"}
+        # The second is a listener that tells its clients to come to `front`, where a test may stand and turn them away.
+        address = {"KAFKA_BOOTSTRAP": f"127.0.0.1:{port}", "KAFKA_BEHIND": f"127.0.0.1:{front}>127.0.0.1:{behind}"}
+        return "kafka", process, port, kafka_answers, address
 
     def end(self, process):
         """Kills at once: what a service still holds is thrown away anyway."""

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 const HOUR: i64 = 3_600_000;
-const START: i64 = 1_767_225_600_000;
+pub(crate) const START: i64 = 1_767_225_600_000;
 
 /// Over a day of event time, with windows of minutes, hours and a day.
 const LONG: Windows = Windows {
@@ -40,8 +40,8 @@ pub(crate) const SHORT: Windows = Windows {
 /// Topics, the pipeline file, and a folder of one test.
 pub(crate) struct Setup {
     folder: TempDir,
-    kafka: KafkaProducer,
-    topics: [String; 3],
+    pub kafka: KafkaProducer,
+    pub topics: [String; 3],
     pipeline: String,
     windows: Windows,
     redis: String,
@@ -233,6 +233,23 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
         wrong.truncate(12);
         assert!(wrong.is_empty(), "{count} of {all} entities wrong:\n{}", wrong.join("\n"));
         assert!(all > 100 && empty > 10, "{empty} of {all} entities slid empty: the test shows little");
+    }
+
+    /// The version of every entity in Redis.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let client = redis::Client::open(self.redis.as_str()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let keys = redis::cmd("KEYS").arg(format!("{}:*", self.pipeline)).query::<Vec<String>>(&mut connection).unwrap();
+        if keys.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut versions = redis::pipe();
+        for key in &keys {
+            versions.cmd("HGET").arg(key).arg("_v");
+        }
+        let versions: Vec<Option<String>> = versions.query(&mut connection).unwrap();
+        // One may have expired in between.
+        keys.into_iter().zip(versions).filter_map(|(key, version)| Some((key, version?))).collect()
     }
 
     /// What lag monitors see is where reading ended.
