@@ -68,10 +68,10 @@ rootLogger.appenderRef.out.ref = out
 SERVER = """process.roles=broker,controller
 node.id={node}
 controller.quorum.voters={voters}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},BEHIND://127.0.0.1:{behind},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},BEHIND://127.0.0.1:{front}
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,BEHIND:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 auto.create.topics.enable=false
 num.partitions=1
@@ -304,15 +304,22 @@ def kafka_id():
 
 def kafka_cluster(count, folder, heap):
     """The storage of brokers that know each other: their ports, and the commands that run them."""
-    ports = free_ports(2 * count)
-    nodes = [(node + 1, ports[2 * node], ports[2 * node + 1]) for node in range(count)]
-    voters = ",".join(f"{node}@127.0.0.1:{controller}" for node, _, controller in nodes)
+    ports = free_ports(4 * count)
+    nodes = [(node + 1, *ports[4 * node : 4 * node + 4]) for node in range(count)]
+    voters = ",".join(f"{node}@127.0.0.1:{controller}" for node, _, controller, *_ in nodes)
     brokers, first = [], None
-    for node, port, controller in nodes:
+    for node, port, controller, behind, front in nodes:
         data = folder / f"kafka-{port}"
         data.mkdir()
         server = SERVER.format(
-            node=node, voters=voters, port=port, controller=controller, data=data / "log", copies=min(count, 3)
+            node=node,
+            voters=voters,
+            port=port,
+            controller=controller,
+            behind=behind,
+            front=front,
+            data=data / "log",
+            copies=min(count, 3),
         )
         (data / "server.properties").write_text(server + (CLUSTER if count > 1 else ""))
         (data / "log4j2.properties").write_text(LOG4J)
@@ -328,7 +335,9 @@ def kafka_cluster(count, folder, heap):
             own = {"node.id": str(node), "directory.id": kafka_id()}
             lines = [line.split("=", 1) for line in meta.read_text().splitlines() if "=" in line]
             meta.write_text("".join(f"{key}={own.get(key, value)}\n" for key, value in lines))
-        brokers.append((port, [*java, "kafka.Kafka", str(data / "server.properties")]))
+        # Clients of the second listener are told to come to `front`, where a test may stand and turn them away.
+        behind = f"127.0.0.1:{front}>127.0.0.1:{behind}"
+        brokers.append((port, [*java, "kafka.Kafka", str(data / "server.properties")], behind))
     return brokers
 
 
@@ -392,9 +401,10 @@ class Services:
         return "s3", process, port, s3_answers, address
 
     def begin_kafka(self):
-        ((port, command),) = kafka_cluster(1, self.folder, "512m")
+        ((port, command, behind),) = kafka_cluster(1, self.folder, "512m")
         process = self.keep(spawn(command, self.folder, "kafka", self.detached))
-        return "kafka", process, port, kafka_answers, {"KAFKA_BOOTSTRAP": f"127.0.0.1:{port}"}
+        address = {"KAFKA_BOOTSTRAP": f"127.0.0.1:{port}", "KAFKA_BEHIND": behind}
+        return "kafka", process, port, kafka_answers, address
 
     def end(self, process):
         """Kills at once: what a service still holds is thrown away anyway."""
@@ -520,7 +530,7 @@ def main(arguments):
             return 0
         case ["brokers", count, folder] if count.isdigit() and int(count):
             need("java", "default-jre-headless")
-            for port, command in kafka_cluster(int(count), Path(folder).absolute(), "256m"):
+            for port, command, _ in kafka_cluster(int(count), Path(folder).absolute(), "256m"):
                 print(json.dumps({"address": f"127.0.0.1:{port}", "command": command}))
             return 0
     print(__doc__, file=sys.stderr)

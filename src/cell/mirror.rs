@@ -58,6 +58,9 @@ pub struct Mirror {
     /// Per group of the plan; `None` for groups whose entities stay in their cell.
     stores: Vec<Option<RwLock<GroupStore>>>,
     views: Mutex<BTreeMap<u32, CellView>>,
+    /// What the cells that run here still need, by their own last word: whoever takes one over needs less before this
+    /// process knows of it.
+    pinned: Mutex<BTreeMap<u32, EventTime>>,
     /// Up to where this process has published what the cells that it owns own.
     published: Mutex<BTreeMap<u32, EventTime>>,
 }
@@ -72,6 +75,7 @@ impl Mirror {
             cells,
             stores: groups.iter().enumerate().map(store).collect(),
             views: Mutex::default(),
+            pinned: Mutex::default(),
             published: Mutex::default(),
         }
     }
@@ -160,9 +164,21 @@ impl Mirror {
         Watermark(self.lowest(|mark| mark.watermark))
     }
 
-    /// No cell will read features before it.
+    /// No cell will read features before it, nor will one that runs here although another process has taken it over.
     fn needed(&self) -> EventTime {
-        self.lowest(|mark| mark.needed.min(mark.watermark))
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).values().min().copied();
+        self.lowest(CellMark::reads_from).min(pinned.unwrap_or(EventTime::MAX))
+    }
+
+    /// The cell runs here, and this is its last word; `None` when it has said nothing yet.
+    pub fn pin(&self, cell: u32, mark: Option<&CellMark>) {
+        let from = mark.map_or(EventTime::MIN, CellMark::reads_from);
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).insert(cell, from);
+    }
+
+    /// It runs here no more.
+    pub fn unpin(&self, cell: u32) {
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell);
     }
 
     fn lowest(&self, of: impl Fn(&CellMark) -> EventTime) -> EventTime {
@@ -293,6 +309,17 @@ mod tests {
         assert_eq!(mirror.frontier(), Watermark::MIN, "cell 1 was not heard");
         mirror.mark(1, at(0, 0), mark(15), &[], Vec::new(), 0).unwrap();
         assert_eq!(mirror.frontier(), Watermark(15));
+    }
+
+    #[test]
+    fn f10_what_a_cell_that_was_taken_over_may_still_read_is_kept_while_it_runs_here() {
+        let mirror = Mirror::new(1, &[], &[]);
+        mirror.mark(0, at(0, 0), mark(100), &[], Vec::new(), 0).unwrap();
+        mirror.pin(0, Some(&mark(100)));
+        mirror.mark(0, at(1, 0), mark(200), &[], Vec::new(), 0).unwrap();
+        assert_eq!((mirror.needed(), mirror.frontier()), (100, Watermark(200)));
+        mirror.unpin(0);
+        assert_eq!(mirror.needed(), 200);
     }
 
     #[test]

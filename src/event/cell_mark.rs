@@ -16,6 +16,13 @@ pub struct CellMark {
     pub published: EventTime,
 }
 
+impl CellMark {
+    /// The cell reads no features before it.
+    pub fn reads_from(&self) -> EventTime {
+        self.needed.min(self.watermark)
+    }
+}
+
 /// What the other cells mean for the time of one cell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outside {

@@ -78,6 +78,8 @@ impl RunView {
         self.holding = holding.into_iter().collect();
         self.records_this_run = sum(&|cell| cell.records_this_run);
         self.rows_written = sum(&|cell| cell.rows_written);
+        // That of the cell which has made most.
+        self.commit_number = cells.iter().map(|cell| cell.commit_number).max().unwrap_or(0);
         self.commits_this_run = sum(&|cell| cell.commits_this_run);
         self.dead_letters = sum(&|cell| cell.dead_letters);
         self.failed_values = sum(&|cell| cell.failed_values);

@@ -32,6 +32,8 @@ use std::time::Duration;
 
 /// How long the conductor waits for an arrival before it looks at its timers.
 const TICK: Duration = Duration::from_millis(10);
+/// Longer than this between two looks at the timers: the process slept, or was held up.
+const LOOK_MS: u64 = 2_000;
 /// Entities that one lane publishes per flush: bounds how long it is away from its rows.
 const ONLINE_ENTITIES_MAX: usize = 8_192;
 /// How often the board is brought up to date.
@@ -106,6 +108,7 @@ pub struct Conductor {
 struct Beat {
     /// Partitions that have not ended.
     unread: BTreeSet<PartitionId>,
+    last_tick_ms: u64,
     last_cut_ms: u64,
     last_online_ms: u64,
     last_board_ms: u64,
@@ -130,6 +133,7 @@ impl Conductor {
         let now = self.clock.monotonic_ms();
         let mut beat = Beat {
             unread: self.router.partitions(),
+            last_tick_ms: now,
             last_cut_ms: now,
             last_online_ms: now,
             last_board_ms: 0,
@@ -236,6 +240,11 @@ impl Conductor {
 
     fn tick(&mut self, beat: &mut Beat) -> bool {
         let now = self.clock.monotonic_ms();
+        let looked_away = now.saturating_sub(beat.last_tick_ms);
+        beat.last_tick_ms = now;
+        if looked_away > LOOK_MS {
+            self.router.looked_away(looked_away, now);
+        }
         while let Ok(committed) = self.committed.try_recv() {
             debug_assert_eq!(committed.cut, self.last_cut);
             self.landed(beat);

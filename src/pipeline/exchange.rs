@@ -20,15 +20,16 @@ use crate::source::{
 };
 use arrow::array::RecordBatch;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The header that says what a record is.
 const HEADER: &str = "conjoin";
 const FORMAT: u32 = 1;
-/// How long a commit may take to reach the brokers before it is sent anew.
-const FLUSH_MAX: Duration = Duration::from_secs(10);
+/// How often a commit on its way to the brokers is looked after, and how many times before it is sent anew.
+const FLUSH_SLICE: Duration = Duration::from_secs(1);
+const FLUSH_SLICES: usize = 10;
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
@@ -91,6 +92,8 @@ pub struct KafkaExchange {
     groups: Vec<String>,
     streams: Vec<String>,
     writer: Mutex<Option<TopicWriter>>,
+    /// The last commit that was sent did not get there.
+    away: AtomicBool,
     owned: Mutex<BTreeMap<u32, Owned>>,
     online: OnlineSender,
     /// Of the online store, as far as they were made good.
@@ -119,6 +122,7 @@ impl KafkaExchange {
             groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             writer: Mutex::new(None),
+            away: AtomicBool::new(false),
             owned: Mutex::default(),
             online,
             losses: AtomicU64::new(0),
@@ -129,6 +133,13 @@ impl KafkaExchange {
 
     fn try_send(&self, commit: &SealedCommit) -> Result<(), SourceError> {
         let mut slot = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.stop.requested() && self.away.load(Ordering::Relaxed) {
+            return Err(SourceError::Broker {
+                input: self.topic.clone(),
+                message: format!("commit {} of cell {} was not sent: no broker answers", commit.cut, commit.cell),
+                retry: true,
+            });
+        }
         // After an error a writer is of no use.
         let mut writer = match slot.take() {
             Some(writer) => writer,
@@ -142,9 +153,21 @@ impl KafkaExchange {
         }
         let handover = Some(commit.handover.clone());
         self.write(&mut writer, &Letter { handover, ..letter(commit.parts.len() as u32) }, &[])?;
-        writer.flush(FLUSH_MAX)?;
+        self.flush(&mut writer)?;
         *slot = Some(writer);
         Ok(())
+    }
+
+    /// Waits for the brokers, but not when the process is to end: whoever takes the cell over sends it again.
+    fn flush(&self, writer: &mut TopicWriter) -> Result<(), SourceError> {
+        let mut flushed = writer.flush(FLUSH_SLICE);
+        for _ in 1..FLUSH_SLICES {
+            if flushed.is_ok() || self.stop.requested() {
+                break;
+            }
+            flushed = writer.flush(FLUSH_SLICE);
+        }
+        flushed
     }
 
     fn write(&self, writer: &mut TopicWriter, letter: &Letter, rows: &[u8]) -> Result<(), SourceError> {
@@ -260,8 +283,13 @@ impl Exchange for KafkaExchange {
     fn send(&self, commit: &SealedCommit) -> Result<(), RunError> {
         let mut backoff = BACKOFF_MIN;
         loop {
-            match self.try_send(commit) {
-                Ok(()) => return Ok(()),
+            let sent = self.try_send(commit);
+            self.away.store(sent.is_err(), Ordering::Relaxed);
+            match sent {
+                Ok(()) => {
+                    self.mirror.pin(commit.cell, Some(&commit.handover.mark));
+                    return Ok(());
+                }
                 Err(error) if error.retry() => {
                     tracing::warn!("{error}; what cell {} committed is sent again", commit.cell);
                     if self.stop.wait(backoff) {
@@ -278,11 +306,13 @@ impl Exchange for KafkaExchange {
         let (birth_ms, epoch) = (head.born_at_ms.max(0) as u64, head.epoch as u32);
         let owned = Owned { birth_ms, epoch, cut: head.cut, step: 0 };
         self.owned.lock().unwrap_or_else(PoisonError::into_inner).insert(cell, owned);
+        self.mirror.pin(cell, head.handover.as_ref().map(|handover| &handover.mark));
         self.mirror.own(&BTreeSet::from([cell]));
     }
 
     fn disown(&self, cell: u32) {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell);
+        self.mirror.unpin(cell);
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! In: a checked plan with `group_mode`. Out: the same samples as one process would give, from any number of them.
 //! Holds: a cell goes on until the group has given it to somebody else, or its chain was claimed: the group is a hint,
-//! the chain decides. A cell that fails is tried again while the others go on.
+//! the chain decides. No chain is claimed but with a seat: a process that slept through a takeover takes nothing back. A
+//! cell that fails is tried again while the others go on.
 //! Does not: move state: whoever claims a chain reads it where it lies.
 
 use crate::cell::{CellScope, Mirror};
@@ -30,6 +31,9 @@ use std::time::Duration;
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 const BACKOFF_MIN_MS: u64 = 500;
 const BACKOFF_MAX_MS: u64 = 30_000;
+/// A cell that was taken over waits so long for a word from the group: two heartbeats, so that a process that lost its
+/// seat has heard of it.
+const TAKEN_OVER_MS: u64 = 6_000;
 /// How often the board and monitoring are brought up to date.
 const TELL_EVERY_MS: u64 = 500;
 /// The internal topic is kept for so long beside twice the longest window.
@@ -83,8 +87,25 @@ struct Cell {
     thread: Option<JoinHandle<Result<(), RunError>>>,
     /// Whether the group says that it is ours.
     wanted: bool,
+    started_ms: u64,
     retry_at_ms: u64,
     backoff_ms: u64,
+    problem: Option<String>,
+}
+
+/// How a cell ended.
+enum Ended {
+    /// It was told to.
+    Stopped,
+    TakenOver,
+    Failed,
+}
+
+/// Our place in the group, as far as it is known.
+#[derive(Default)]
+struct Seat {
+    /// Cells are ours to start.
+    taken: bool,
     problem: Option<String>,
 }
 
@@ -95,6 +116,7 @@ impl Cell {
             board: Board::default(),
             thread: None,
             wanted: true,
+            started_ms: 0,
             retry_at_ms: 0,
             backoff_ms: BACKOFF_MIN_MS,
             problem: None,
@@ -205,37 +227,52 @@ impl Group<'_> {
         exchange: &Arc<KafkaExchange>,
         cells: &mut BTreeMap<u32, Cell>,
     ) -> Result<(), RunError> {
-        let mut told_ms = 0;
+        let (mut seat, mut told_ms) = (Seat::default(), 0);
         while !self.world.stop.requested() {
-            match member.poll(POLL_TIMEOUT)? {
-                Some(MemberEvent::Assigned(ours)) => {
-                    tracing::info!(cells = ?ours, "the group gave this process these cells");
-                    cells.iter_mut().for_each(|(number, cell)| cell.wanted = ours.contains(number));
-                    for number in &ours {
-                        cells.entry(*number).or_insert_with(Cell::new);
-                    }
-                    self.world.board.update(|view| view.phase = Phase::Running);
-                }
-                Some(MemberEvent::Revoked) => tracing::info!("the group assigns anew; what runs goes on meanwhile"),
-                Some(MemberEvent::Lost { message }) => tracing::warn!("{message}"),
-                Some(MemberEvent::Connection { ready, message }) => {
-                    if ready {
-                        tracing::info!("{message}");
-                    } else {
-                        tracing::warn!("{message}");
-                    }
-                    self.world.board.update(|view| view.connection_problem = (!ready).then_some(message));
-                }
-                None => {}
+            if let Some(event) = member.poll(POLL_TIMEOUT)? {
+                self.heed(event, &mut seat, cells);
             }
             let now = self.world.clock.monotonic_ms();
-            self.settle(generation, now, exchange, cells);
+            self.settle(generation, now, &seat, exchange, cells);
             if now >= told_ms + TELL_EVERY_MS {
                 told_ms = now;
-                self.tell(now, member, cells);
+                self.tell(now, &seat, member, cells);
             }
         }
         Ok(())
+    }
+
+    fn heed(&self, event: MemberEvent, seat: &mut Seat, cells: &mut BTreeMap<u32, Cell>) {
+        match event {
+            MemberEvent::Assigned(ours) => {
+                tracing::info!(cells = ?ours, "the group gave this process these cells");
+                cells.iter_mut().for_each(|(number, cell)| cell.wanted = ours.contains(number));
+                for number in &ours {
+                    let cell = cells.entry(*number).or_insert_with(Cell::new);
+                    // Whoever had taken it over has it no more.
+                    if cell.problem.is_none() {
+                        cell.retry_at_ms = 0;
+                    }
+                }
+                *seat = Seat { taken: true, problem: None };
+                self.world.board.update(|view| view.phase = Phase::Running);
+            }
+            MemberEvent::Revoked => tracing::info!("the group assigns anew; what runs goes on meanwhile"),
+            MemberEvent::Lost { message } => {
+                tracing::warn!("{message}");
+                *seat = Seat { taken: false, problem: Some(message) };
+            }
+            MemberEvent::Connection { ready: true, message } => {
+                tracing::info!("{message}");
+                if seat.taken {
+                    seat.problem = None;
+                }
+            }
+            MemberEvent::Connection { ready: false, message } => {
+                tracing::warn!("{message}");
+                seat.problem = Some(message);
+            }
+        }
     }
 
     /// Starts what is ours and does not run, stops what is not ours and does.
@@ -243,6 +280,7 @@ impl Group<'_> {
         &self,
         generation: &Generation,
         now: u64,
+        seat: &Seat,
         exchange: &Arc<KafkaExchange>,
         cells: &mut BTreeMap<u32, Cell>,
     ) {
@@ -251,15 +289,23 @@ impl Group<'_> {
                 cell.stop.request();
             }
             if cell.thread.as_ref().is_some_and(JoinHandle::is_finished) {
-                self.end(*number, cell, exchange.as_ref());
-                cell.retry_at_ms = now + cell.backoff_ms;
-                cell.backoff_ms = (cell.backoff_ms * 2).min(BACKOFF_MAX_MS);
+                let wait_ms = match self.end(*number, cell, exchange.as_ref()) {
+                    Ended::Stopped => 0,
+                    Ended::TakenOver => TAKEN_OVER_MS,
+                    Ended::Failed => {
+                        let longer = (cell.backoff_ms * 2).min(BACKOFF_MAX_MS);
+                        std::mem::replace(&mut cell.backoff_ms, longer)
+                    }
+                };
+                cell.retry_at_ms = now + wait_ms;
             }
-            if cell.thread.is_none() && cell.wanted && now >= cell.retry_at_ms {
+            if cell.thread.is_none() && cell.wanted && seat.taken && now >= cell.retry_at_ms {
+                cell.started_ms = now;
                 self.start(*number, generation, cell, exchange);
             }
-            if cell.problem.is_none() && cell.board.view().commits_this_run > 0 {
-                cell.backoff_ms = BACKOFF_MIN_MS;
+            // Longer than it would have been waited for.
+            if cell.thread.is_some() && now >= cell.started_ms + cell.backoff_ms {
+                (cell.problem, cell.backoff_ms) = (None, BACKOFF_MIN_MS);
             }
         }
         cells.retain(|_, cell| cell.wanted || cell.thread.is_some());
@@ -290,43 +336,48 @@ impl Group<'_> {
     }
 
     /// Takes note of how a cell ended.
-    fn end(&self, number: u32, cell: &mut Cell, exchange: &dyn Exchange) {
-        let Some(thread) = cell.thread.take() else { return };
+    fn end(&self, number: u32, cell: &mut Cell, exchange: &dyn Exchange) -> Ended {
+        let Some(thread) = cell.thread.take() else { return Ended::Stopped };
         exchange.disown(number);
         self.world.telemetry.forget_cell(number);
         let panicked = || RunError::Panic { name: format!("cell-{number}"), message: "see the log".into() };
-        cell.problem = match thread.join().unwrap_or_else(|_| Err(panicked())) {
-            Ok(()) => None,
+        cell.problem = None;
+        match thread.join().unwrap_or_else(|_| Err(panicked())) {
+            Ok(()) => Ended::Stopped,
             Err(error @ RunError::Chain(ChainError::Fenced { .. })) => {
                 tracing::info!("cell {number}: {error}");
-                None
+                Ended::TakenOver
             }
-            Err(RunError::Moved) => {
-                self.failure.set(RunError::Moved);
-                None
+            // No cell of this process will fare better.
+            Err(error @ (RunError::Chain(ChainError::Refused(_)) | RunError::Moved)) => {
+                self.failure.set(error);
+                Ended::Failed
             }
             Err(error) => {
                 tracing::error!("cell {number} stopped: {error}");
-                Some(format!("cell {number}: {error}"))
+                cell.problem = Some(format!("cell {number}: {error}"));
+                Ended::Failed
             }
-        };
+        }
     }
 
     /// The board of the process is the sum of its cells.
-    fn tell(&self, now: u64, member: &GroupMember, cells: &BTreeMap<u32, Cell>) {
+    fn tell(&self, now: u64, seat: &Seat, member: &GroupMember, cells: &BTreeMap<u32, Cell>) {
         let views: Vec<_> = cells.values().filter(|cell| cell.thread.is_some()).map(|cell| cell.board.view()).collect();
         let positions = views.iter().flat_map(|view| &view.committed);
-        member
-            .commit_for_monitoring(&positions.map(|(topic, number, next)| ((topic.clone(), *number), *next)).collect());
-        let problem = cells.values().find_map(|cell| cell.problem.clone());
+        if seat.taken {
+            let place = |(topic, number, next): &(String, u32, i64)| ((topic.clone(), *number), *next);
+            member.commit_for_monitoring(&positions.map(place).collect());
+        }
         let failed = cells.values().filter(|cell| cell.problem.is_some()).count();
         self.world.telemetry.cells(views.len(), failed);
+        let of_cell = cells.values().find_map(|cell| cell.problem.clone());
+        let of_input = || views.iter().find_map(|view| view.connection_problem.clone());
+        let problem = seat.problem.clone().or(of_cell).or_else(of_input);
         self.world.board.update(|view| {
             view.now_ms = now;
             view.sum_of(&views);
-            if problem.is_some() || view.connection_problem.as_ref().is_some_and(|known| known.starts_with("cell ")) {
-                view.connection_problem = problem;
-            }
+            view.connection_problem = problem;
         });
     }
 }

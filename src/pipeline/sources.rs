@@ -81,7 +81,21 @@ pub fn open(
             }
         };
         board.update(|view| view.connection_problem = None);
+        check_counts(plan, scope, source.partition_counts())?;
         opened.sources.push(Box::new(source));
     }
     Ok(Some(opened))
+}
+
+/// A cell is a partition of so many. Where a topic has more, records of its keys may lie in one that nobody reads.
+fn check_counts(plan: &Plan, scope: CellScope, counts: &BTreeMap<u16, u32>) -> Result<(), RunError> {
+    let grown = counts.iter().find(|(_, count)| !scope.is_whole() && **count != scope.cells);
+    grown.map_or(Ok(()), |(input, count)| {
+        Err(RunError::Unsupported(format!(
+            "topic {} has {count} partitions, its pipeline runs as {} cells: records of one key may now lie in two \
+             partitions. What was read is safe. Stop all processes, and copy what belongs together to new topics with \
+             `conjoin repartition`",
+            plan.inputs[*input as usize].name, scope.cells
+        )))
+    })
 }

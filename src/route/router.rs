@@ -97,6 +97,14 @@ impl Router {
         }
     }
 
+    /// This process did not look for so long: what came meanwhile waits, and was nobody's silence.
+    pub fn looked_away(&mut self, for_ms: u64, now_ms: u64) {
+        self.tracks.values_mut().for_each(|state| state.moved_at_ms = (state.moved_at_ms + for_ms).min(now_ms));
+        if let Some((since, ..)) = &mut self.idle_since {
+            *since = (*since + for_ms).min(now_ms);
+        }
+    }
+
     /// Takes what the other cells say about time.
     pub fn heed(&mut self, outside: Outside) {
         self.outside = outside;

@@ -40,8 +40,8 @@ pub const SHORT: Windows = Windows {
 /// Topics, the pipeline file, and a folder of one test.
 pub struct Setup {
     folder: TempDir,
-    kafka: KafkaProducer,
-    topics: [String; 3],
+    pub kafka: KafkaProducer,
+    pub topics: [String; 3],
     pipeline: String,
     windows: Windows,
     redis: String,
@@ -270,6 +270,24 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
         self.topics.iter().for_each(|topic| self.kafka.grow_topic(topic, partitions));
         // One that knows the topics for some time asks seldom how many partitions they have.
         self.kafka = KafkaProducer::new();
+    }
+
+    /// The version of every entity in Redis.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let client = redis::Client::open(self.redis.as_str()).unwrap();
+        let mut connection = client.get_connection().unwrap();
+        let keys =
+            redis::cmd("KEYS").arg(format!("{}:*", self.pipeline)).query::<Vec<String>>(&mut connection).unwrap();
+        if keys.is_empty() {
+            return BTreeMap::new();
+        }
+        let mut versions = redis::pipe();
+        for key in &keys {
+            versions.cmd("HGET").arg(key).arg("_v");
+        }
+        let versions: Vec<Option<String>> = versions.query(&mut connection).unwrap();
+        // One may have expired in between.
+        keys.into_iter().zip(versions).filter_map(|(key, version)| Some((key, version?))).collect()
     }
 
     /// What lag monitors see is where reading ended.

@@ -1,7 +1,7 @@
 //! Group: several processes of the real binary run one pipeline on a real Kafka; they come, go, die and sleep, and the
 //! samples and features are those of one process that saw everything.
 
-use crate::end_to_end::{PlainReader, SHORT, SHORT_TIMES, Setup};
+use crate::end_to_end::{PlainReader, SHORT, SHORT_TIMES, Setup, Times};
 use crate::support::binary::{Conjoin, files, wait_for};
 use crate::support::kafka::brokers;
 use crate::support::oracle::Oracle;
@@ -17,39 +17,57 @@ pub(crate) const PARTITIONS: i32 = 4;
 pub(crate) const SESSION: &str = "6s";
 
 /// A pipeline of several processes, and its log.
-struct Group {
-    setup: Setup,
-    world: World,
+pub(crate) struct Group {
+    pub setup: Setup,
+    pub world: World,
+    pub partitions: i32,
 }
 
 impl Group {
     fn new() -> Group {
-        let setup = Setup::even(SHORT, PARTITIONS);
-        setup.write_pipeline(&brokers(), &SHORT_TIMES);
-        let path = setup.path().join("pipeline.yaml");
-        let text = std::fs::read_to_string(&path).unwrap().replace("lanes: 2", "lanes: 1");
-        std::fs::write(&path, format!("{text}group_mode: {{ instance: nobody, session_timeout: {SESSION} }}\n"))
-            .unwrap();
-        let mut world = crate::end_to_end::short_worlds();
-        world.records.iter_mut().for_each(place);
-        Group { setup, world }
+        Group::with(PARTITIONS, crate::end_to_end::short_worlds(), &SHORT_TIMES, &brokers())
     }
 
-    fn path(&self) -> &Path {
+    pub fn with(partitions: i32, mut world: World, times: &Times<'_>, brokers: &str) -> Group {
+        let setup = Setup::even(SHORT, partitions);
+        setup.write_pipeline(brokers, times);
+        world.records.iter_mut().for_each(|record| place(record, partitions));
+        let group = Group { setup, world, partitions };
+        group.edit(|text| {
+            let text = text.replace("lanes: 2", "lanes: 1");
+            format!("{text}group_mode: {{ instance: nobody, session_timeout: {SESSION} }}\n")
+        });
+        group
+    }
+
+    /// Changes the pipeline file.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) {
+        let path = self.path().join("pipeline.yaml");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, change(text)).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
         self.setup.path()
     }
 
-    fn start(&self, instance: &str) -> Conjoin {
-        self.start_named(instance, instance)
+    pub fn start(&self, instance: &str) -> Conjoin {
+        self.start_trapped(instance, instance, "")
     }
 
     fn start_named(&self, instance: &str, name: &str) -> Conjoin {
-        Conjoin::run(self.path(), name, &["--set", &format!("group_mode.instance={instance}")])
+        self.start_trapped(instance, name, "")
     }
 
-    /// Number and writer of the newest manifest of every cell.
-    fn heads(&self) -> Vec<(u64, String)> {
-        (0..PARTITIONS).filter_map(|cell| head(&self.cell(cell)?)).collect()
+    /// What it says is in files named after `name`.
+    pub fn start_trapped(&self, instance: &str, name: &str, failpoint: &str) -> Conjoin {
+        let set = format!("group_mode.instance={instance}");
+        Conjoin::run_with(self.path(), name, &["--set", &set], failpoint)
+    }
+
+    /// The newest manifest of every cell that has one.
+    pub fn heads(&self) -> Vec<Head> {
+        (0..self.partitions).filter_map(|cell| head(&self.cell(cell)?)).collect()
     }
 
     /// The folder of a cell, below the name of its generation.
@@ -58,7 +76,7 @@ impl Group {
         Some(generation.path().join(format!("{number:05}")))
     }
 
-    fn manifest(&self, cell: u32) -> Value {
+    pub fn manifest(&self, cell: u32) -> Value {
         wait_for("a manifest that stays while it is read", || {
             let newest = files(&self.cell(cell as i32)?.join("manifests"), ".json").pop()?;
             serde_json::from_slice(&std::fs::read(newest).ok()?).ok()
@@ -69,42 +87,89 @@ impl Group {
         self.manifest(cell)["online_instant"].as_i64().unwrap()
     }
 
-    fn wait_for_commits(&self) {
+    pub fn wait_for_commits(&self) {
         let before = self.heads();
         wait_for("a commit of every cell", || {
             let now = self.heads();
-            let further = |(cell, head): (usize, &(u64, String))| before.get(cell).is_none_or(|old| head.0 > old.0);
-            (now.len() == PARTITIONS as usize && now.iter().enumerate().all(further)).then_some(())
+            let further = |(cell, head): (usize, &Head)| before.get(cell).is_none_or(|old| head.cut > old.cut);
+            (now.len() == self.partitions as usize && now.iter().enumerate().all(further)).then_some(())
         });
     }
 
-    /// Who the cells' newest commits are by.
-    fn writers(&self) -> BTreeSet<String> {
-        self.heads().into_iter().map(|(_, writer)| writer).collect()
+    /// Waits until `run` has cells, which it is told by the group.
+    pub fn wait_for_cells(&self, run: &Conjoin) -> BTreeSet<u32> {
+        wait_for("the group to give it cells", || Some(cells_of(run)).filter(|cells| !cells.is_empty()))
+    }
+
+    /// Nothing is produced any more and nobody is stopped: all windows close, and everything is as it should be.
+    pub fn finish(&self, mut reader: PlainReader, runs: Vec<Conjoin>) {
+        let all = self.world.impressions.len();
+        wait_for("all windows to close", || (reader.look(self.path()) >= all).then_some(()));
+        runs.into_iter().for_each(stop);
+        self.check();
+    }
+
+    pub fn check(&self) {
+        let oracle = Oracle::new(&self.world, SHORT);
+        self.setup.check_samples(&oracle);
+        // A user's features are its cell's; an item's are as of the lowest watermark of all cells when they were written.
+        let of_user =
+            |user: &str| self.online_instant(Partitioner::Murmur2.partition(user.as_bytes(), self.partitions as u32));
+        self.setup.check_redis_at(&oracle, |kind, entity, ts| match kind {
+            "item_ctr" => ts.unwrap_or_else(|| panic!("{entity} was never written")),
+            _ => of_user(entity),
+        });
     }
 }
 
-/// Puts a record where a producer with the user as its key would.
-pub(crate) fn place(record: &mut Record) {
-    place_in(record, PARTITIONS);
+/// Says what the processes said last, where a test failed.
+impl Drop for Group {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for path in files(self.path(), ".err") {
+                let said = std::fs::read_to_string(&path).unwrap_or_default();
+                let lines: Vec<&str> = said.lines().collect();
+                println!("{}:\n{}", path.display(), lines[lines.len().saturating_sub(40)..].join("\n"));
+            }
+        }
+    }
 }
 
-pub(crate) fn place_in(record: &mut Record, partitions: i32) {
+/// What the newest manifest of a cell says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub cell: u32,
+    pub cut: u64,
+    /// Drawn by whoever claimed the cell.
+    pub writer: String,
+}
+
+/// The cells that the group gave a process last, as it says.
+pub(crate) fn cells_of(run: &Conjoin) -> BTreeSet<u32> {
+    let errors = run.errors();
+    let said = errors.lines().rev().find(|line| line.contains("the group gave this process these cells"));
+    let cells = said.and_then(|line| line.split_once('{')?.1.split_once('}')).map_or("", |(cells, _)| cells);
+    cells.split(", ").filter_map(|cell| cell.parse().ok()).collect()
+}
+
+/// Puts a record where a producer with the user as its key would.
+pub(crate) fn place(record: &mut Record, partitions: i32) {
     let payload: Value =
         record.payload.as_deref().and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
     let user = if record.topic == FEED { &payload["user"]["id"] } else { &payload["uid"] };
     record.partition = match user.as_str() {
         Some(user) => Partitioner::Murmur2.partition(user.as_bytes(), partitions as u32) as i32,
         // What nobody can read lies anywhere.
-        None => record.partition % PARTITIONS,
+        None => record.partition % partitions,
     };
 }
 
-fn head(cell: &Path) -> Option<(u64, String)> {
+fn head(cell: &Path) -> Option<Head> {
     let newest = files(&cell.join("manifests"), ".json").into_iter().next_back()?;
     // It may be forgotten between the listing and the look.
     let manifest: Value = serde_json::from_slice(&std::fs::read(newest).ok()?).ok()?;
-    Some((manifest["number"].as_u64()?, manifest["writer"].as_str()?.to_owned()))
+    let number = cell.file_name()?.to_str()?.parse().ok()?;
+    Some(Head { cell: number, cut: manifest["cut"].as_u64()?, writer: manifest["writer"].as_str()?.to_owned() })
 }
 
 pub(crate) fn stop(mut run: Conjoin) {
@@ -125,7 +190,7 @@ fn processes_that_come_go_and_die_give_the_samples_and_features_of_one() {
             2 => group.wait_for_commits(),
             8 => runs.extend([group.start("b"), group.start("c")]),
             20 => {
-                wait_for("cells to be shared", || (group.writers().len() > 1).then_some(()));
+                runs.iter().for_each(|run| drop(group.wait_for_cells(run)));
                 runs.remove(1).kill();
             }
             26 => runs.push(group.start_named("b", "b-again")),
@@ -138,25 +203,15 @@ fn processes_that_come_go_and_die_give_the_samples_and_features_of_one() {
         reader.look(group.path());
         std::thread::sleep(Duration::from_millis(150));
     }
-    let all = group.world.impressions.len();
-    wait_for("all windows to close", || (reader.look(group.path()) >= all).then_some(()));
-    runs.into_iter().for_each(stop);
-    let oracle = Oracle::new(&group.world, SHORT);
-    group.setup.check_samples(&oracle);
-    // A user's features are its cell's; an item's are as of the lowest watermark of all cells when they were written.
-    let of_user = |user: &str| group.online_instant(Partitioner::Murmur2.partition(user.as_bytes(), PARTITIONS as u32));
-    group.setup.check_redis_at(&oracle, |kind, entity, ts| match kind {
-        "item_ctr" => ts.unwrap_or_else(|| panic!("{entity} was never written")),
-        _ => of_user(entity),
-    });
+    group.finish(reader, runs);
     // Whoever comes next lets every window slide empty, also for what others wrote.
     let last = group.start("d");
     let end = group.world.impressions.iter().map(|shown| shown.ts).max().unwrap() + 40_000;
     wait_for("every window to slide empty", || {
-        (0..PARTITIONS as u32)
+        (0..group.partitions as u32)
             .all(|cell| group.manifest(cell)["handover"]["watermark"].as_i64() > Some(end))
             .then_some(())
     });
     stop(last);
-    group.setup.check_redis(&oracle, end);
+    group.setup.check_redis(&Oracle::new(&group.world, SHORT), end);
 }

@@ -291,6 +291,8 @@ fn fault_01_02_killed_before_and_after_every_step_and_again_while_recovering() {
     let moments = ["before", "after"];
     let stories: Vec<String> = Failpoint::ALL
         .iter()
+        // One process alone tells nobody: group_faults.rs kills it there.
+        .filter(|point| **point != Failpoint::HandOver)
         .flat_map(|point| times(*point).iter().map(move |time| (point.name(), time)))
         .flat_map(|(name, time)| moments.map(|moment| format!("{name}:{moment}:{time}")))
         .collect();

@@ -18,7 +18,7 @@ fn setup() -> (Setup, World) {
     let overlay = format!("group_mode: {{ instance: nobody, session_timeout: {SESSION} }}\nstate: {{ lanes: 1 }}\n");
     std::fs::write(setup.path().join("group.yaml"), overlay).unwrap();
     let mut world = short_worlds();
-    world.records.iter_mut().for_each(place);
+    world.records.iter_mut().for_each(|record| place(record, PARTITIONS));
     (setup, world)
 }
 
@@ -126,7 +126,7 @@ fn topics_that_grew_are_taken_over_once_they_are_read() {
     Conjoin::run(setup.path(), "grown", &["--until-end", "--json"]).summary();
     let cells = json(&setup, "rescale", &GROUP);
     assert_eq!(cells["to"]["cells"], PARTITIONS + 2);
-    second.iter_mut().for_each(|record| crate::group::place_in(record, PARTITIONS + 2));
+    second.iter_mut().for_each(|record| place(record, PARTITIONS + 2));
     setup.produce(&second);
     let runs = [member(&setup, "a"), member(&setup, "b")];
     let all = world.impressions.len();

@@ -94,15 +94,15 @@ impl Conjoin {
         self.signal(libc::SIGTERM);
     }
 
-    /// Waits until it has stopped itself at a failpoint.
+    /// Whether it has stopped itself at a failpoint.
+    pub fn is_stopped(&mut self) -> bool {
+        assert!(self.is_running(), "it ended instead:\n{}", self.errors());
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    }
+
     pub fn wait_until_stopped(&mut self) {
-        let stat = format!("/proc/{}/stat", self.child.id());
-        wait_for("the process to stop itself", || {
-            assert!(self.is_running(), "it ended instead:\n{}", self.errors());
-            let stat = fs::read_to_string(&stat).ok()?;
-            let state = stat.rsplit_once(") ")?.1.chars().next()?;
-            (state == 'T').then_some(())
-        });
+        wait_for("the process to stop itself", || self.is_stopped().then_some(()));
     }
 
     /// Waits for its end, which must be a failure, and takes what it said.

@@ -1,0 +1,94 @@
+//! Outage: Kafka is away while several processes run, or before they do. The brokers have a listener that sends its clients
+//! to an address where this test stands between; everybody else reaches them as always.
+
+use crate::end_to_end::{SHORT_TIMES, short_worlds};
+use crate::group::{Group, cells_of, stop};
+use crate::group_faults::Feed;
+use crate::support::binary::Conjoin;
+use std::io::copy;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What an orchestrator waits before it kills.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Passes connections on while it is open.
+struct Gate {
+    open: Arc<AtomicBool>,
+    passing: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Gate {
+    fn closed(front: &str, behind: String) -> Gate {
+        let listener = TcpListener::bind(front).expect("the port is still free");
+        let gate = Gate { open: Arc::default(), passing: Arc::default() };
+        let (open, passing) = (gate.open.clone(), gate.passing.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                if !open.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(&behind) else { continue };
+                let both = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
+                for (mut read, mut write) in both {
+                    passing.lock().unwrap().push(read.try_clone().unwrap());
+                    // Ends with the connection.
+                    std::thread::spawn(move || copy(&mut read, &mut write));
+                }
+            }
+        });
+        gate
+    }
+
+    fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+
+    fn close(&self) {
+        self.open.store(false, Ordering::SeqCst);
+        for connection in self.passing.lock().unwrap().drain(..) {
+            // It may have ended by itself.
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+fn stops_in_time(run: Conjoin) {
+    let began = Instant::now();
+    stop(run);
+    assert!(began.elapsed() < GRACE, "it took {:?} to stop", began.elapsed());
+}
+
+#[test]
+fn fault_15_kafka_away_at_the_start_and_in_the_middle_is_waited_for_by_all_processes_and_each_can_be_stopped() {
+    let addresses = std::env::var("KAFKA_BEHIND").unwrap_or_default();
+    let Some((front, behind)) = addresses.split_once('>') else {
+        println!("KAFKA_BEHIND is not set: these brokers have no listener that a test can take away");
+        return;
+    };
+    let gate = Gate::closed(front, behind.to_owned());
+    let mut group = Group::with(4, short_worlds(), &SHORT_TIMES, front);
+    let mut feed = Feed::new(&mut group, Duration::from_secs(30));
+    let (a, b, stopped) = (group.start("a"), group.start("b"), group.start("stopped"));
+    feed.until(&mut group, "a word about Kafka", |_| {
+        [&a, &b, &stopped].iter().all(|run| run.errors().contains("trying again in")).then_some(())
+    });
+    stops_in_time(stopped);
+    gate.open();
+    let both = |_: &Group| (!cells_of(&a).is_empty() && !cells_of(&b).is_empty()).then_some(());
+    feed.until(&mut group, "cells for both", both);
+    feed.until_commits(&mut group);
+    gate.close();
+    feed.until(&mut group, "both to lose their seats", |_| {
+        [&a, &b].iter().all(|run| run.errors().contains("the seat of this process was lost")).then_some(())
+    });
+    stops_in_time(b);
+    gate.open();
+    feed.until(&mut group, "all cells for one", |_| (cells_of(&a).len() == 4).then_some(()));
+    feed.until_commits(&mut group);
+    let again = group.start_trapped("b", "b-again", "");
+    feed.until(&mut group, "cells for the other", |_| (!cells_of(&again).is_empty()).then_some(()));
+    feed.finish(&mut group, vec![a, again]);
+}
