@@ -399,9 +399,11 @@ impl World {
         if rewrite && let Some((_, block)) = self.blocks.first() {
             let (kind, bucket) = (block.kind, block.bucket);
             self.blocks.retain(|(_, block)| (block.kind, block.bucket) != (kind, bucket));
-            let whole = self.lanes.iter_mut().enumerate().filter_map(|(number, lane)| {
-                Some(((self.restarts, number), lane.snapshot_bucket(kind, bucket)?))
-            });
+            let whole = self
+                .lanes
+                .iter_mut()
+                .enumerate()
+                .filter_map(|(number, lane)| Some(((self.restarts, number), lane.snapshot_bucket(kind, bucket)?)));
             self.blocks.extend(whole);
         }
     }

@@ -6,8 +6,8 @@
 //! told to the collector.
 
 use crate::commit::{
-    BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, Needed, ObjectError, TrackEntry, object_path, verify_object,
-    write_object,
+    BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, Needed, ObjectError,
+    TrackEntry, object_path, verify_object, write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
