@@ -8,6 +8,7 @@ Says on standard output what a reader would look for: the median of the first te
 the largest value.
 """
 import csv
+import os
 import statistics
 import sys
 
@@ -39,6 +40,7 @@ def main():
     axis.set_title(f"soak: {rows[-1]['storms']:,} storms in {minutes[-1]:.0f} minutes", fontsize=10)
     axis.grid(alpha=0.3)
     figure.tight_layout()
+    os.makedirs(os.path.dirname(os.path.abspath(sys.argv[2])), exist_ok=True)
     figure.savefig(sys.argv[2], metadata={"Date": None})
     print(f"RSS in MiB: {early:.1f} early, {late:.1f} at the end ({(late / early - 1) * 100:+.1f} %), {max(rss):.1f} at most")
 

@@ -94,3 +94,109 @@ impl Compaction {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::{GroupNode, Layout, SampleNode, encode_block, object_path, write_object};
+    use crate::env::MemoryStore;
+    use crate::event::{BlockClass, SegmentId, StateBlock};
+    use arrow::array::{Int64Array, RecordBatch};
+    use std::sync::Arc;
+
+    const LIMITS: CompactionLimits =
+        CompactionLimits { few: 1, fan_in: 2, large_bytes: 1 << 20, copied_max: 1 << 20, linger_ms: 100 };
+
+    fn class(kind: BlockKind) -> BlockClass {
+        BlockClass { kind, node: 0, part: 0 }
+    }
+
+    /// An object with rows of impressions of bucket 5 and with ids of bucket 7.
+    fn object(store: &dyn Store, cut: u64, epoch: u64) -> (crate::commit::ObjectEntry, Vec<BlockEntry>) {
+        let rows = RecordBatch::try_from_iter([("a", Arc::new(Int64Array::from(vec![cut as i64])) as _)]).unwrap();
+        let blocks = [(BlockKind::ImpressionRows, 5), (BlockKind::ImpressionKeys, 7)].map(|(kind, bucket)| {
+            let segment = SegmentId { cut, lane: 0, ordinal: 0 };
+            encode_block(&StateBlock { class: class(kind), bucket, segment, whole: false, rows: rows.clone() }, 1)
+                .unwrap()
+        });
+        write_object(store, &object_path(cut, epoch, "w"), blocks.into()).unwrap()
+    }
+
+    /// One sample and one group, each with number 0.
+    fn layout() -> Layout {
+        let (since, base) = (i64::MIN, Vec::new());
+        let sample = SampleNode {
+            name: "s".into(),
+            number: 0,
+            since,
+            base: base.clone(),
+            groups: Default::default(),
+            rows_since: since,
+        };
+        let group = GroupNode { name: "g".into(), number: 0, cut: 0, since, base };
+        Layout { samples: vec![sample], groups: vec![group], ..Layout::default() }
+    }
+
+    struct World {
+        store: MemoryStore,
+        compaction: Compaction,
+        garbage: GarbageOutlet,
+    }
+
+    impl World {
+        fn new() -> World {
+            let garbage = GarbageOutlet::new(crossbeam_channel::bounded(1).0);
+            let compaction = Compaction { limits: LIMITS, ..Compaction::default() };
+            World { store: MemoryStore::new(), compaction, garbage }
+        }
+
+        /// A cut of epoch 2 at which rows from this bucket on are needed: the blocks copied and the objects dropped.
+        fn cut(&mut self, objects: &mut Objects, rows_from: i64, now_ms: u64) -> (usize, usize) {
+            let needed = Needed::new(&[(class(BlockKind::ImpressionRows), rows_from)], &layout(), []);
+            let cut = Cut { last_named: 9, epoch: 2, now_ms, needed: &needed };
+            let copied = self.compaction.copy(&self.store, objects, &cut);
+            self.compaction.release(&mut self.garbage, &cut);
+            (copied.len(), self.garbage.dropped.len())
+        }
+    }
+
+    #[test]
+    fn what_a_restore_left_on_disk_stays_until_its_rows_are_in_files() {
+        let mut world = World::new();
+        let mut objects: Objects = (1..=3).map(|cut| object(&world.store, cut, 1)).collect();
+        assert_eq!(world.cut(&mut objects, 5, 0), (6, 0));
+        assert!(objects.is_empty());
+        assert_eq!(world.cut(&mut objects, 5, 1_000_000), (0, 0), "their rows may still be read");
+        assert_eq!(world.cut(&mut objects, 6, 1_000_001), (0, 3));
+    }
+
+    #[test]
+    fn what_this_process_wrote_goes_after_a_while() {
+        let mut world = World::new();
+        let mut objects: Objects = (1..=3).map(|cut| object(&world.store, cut, 2)).collect();
+        assert_eq!(world.cut(&mut objects, 5, 0), (6, 0));
+        assert_eq!(world.cut(&mut objects, 5, 99), (0, 0));
+        assert_eq!(world.cut(&mut objects, 5, 100), (0, 3));
+    }
+
+    #[test]
+    fn blocks_that_are_not_needed_are_not_copied() {
+        let mut world = World::new();
+        let mut objects: Objects = (1..=3).map(|cut| object(&world.store, cut, 2)).collect();
+        assert_eq!(world.cut(&mut objects, 6, 0), (3, 0));
+    }
+
+    #[test]
+    fn an_object_that_cannot_be_read_is_left_where_it_is() {
+        let mut world = World::new();
+        let mut objects: Objects = (1..=4).map(|cut| object(&world.store, cut, 2)).collect();
+        let damaged = objects[1].0.path.clone();
+        let mut bytes = world.store.read(&damaged).unwrap();
+        bytes[20] ^= 1;
+        world.store.corrupt(&damaged, &bytes);
+        assert_eq!(world.cut(&mut objects, 5, 0).0, 6);
+        assert_eq!(objects.iter().map(|(object, _)| &object.path).collect::<Vec<_>>(), [&damaged]);
+        objects.extend([object(&world.store, 5, 2), object(&world.store, 6, 2)]);
+        assert_eq!(world.cut(&mut objects, 5, 0).0, 4, "and nobody tries again");
+    }
+}

@@ -40,7 +40,8 @@ pub struct CommitNote {
 /// The committer's end.
 pub struct GarbageOutlet {
     notes: Sender<CommitNote>,
-    dropped: Vec<(u64, String)>,
+    /// Not told yet.
+    pub(super) dropped: Vec<(u64, String)>,
 }
 
 impl GarbageOutlet {

@@ -614,6 +614,9 @@ impl Life<'_> {
                 if head.totals.state_bytes_copied > copied {
                     self.world.disk.note("state_copied");
                 }
+                if self.committer.objects.last().is_some_and(|(_, blocks)| blocks.iter().any(|block| block.whole)) {
+                    self.world.disk.note("bucket_written_whole");
+                }
                 // Also when what came after the commit failed.
                 self.world.committed(head);
                 check_groups(&self.plan, head);

@@ -263,6 +263,7 @@ fn fault_03_05_06_09_36_storms_lose_and_double_nothing() {
             "slow_commit",
             "clock_jump",
             "state_copied",
+            "bucket_written_whole",
         ] {
             assert!(report.faults.contains_key(fault), "{fault} never happened: {:?}", report.faults);
         }
