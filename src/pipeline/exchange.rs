@@ -11,12 +11,12 @@ use crate::cell::{Mirror, MirrorError, Sequence};
 use crate::commit::{Handover, Manifest, decode_rows};
 use crate::config::Plan;
 use crate::env::Clock;
-use crate::event::{FeatureBatch, Positions, RawBatch, RawRecord};
-use crate::online::{OnlineSender, Version};
+use crate::event::{Positions, RawBatch, RawRecord};
+use crate::online::OnlineSender;
+use crate::pipeline::answers::Answers;
 use crate::pipeline::{RunError, StopSignal};
 use crate::source::kafka::{KafkaOptions, ReconnectingKafka, TopicWriter};
 use crate::source::{InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent};
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,8 +28,6 @@ const FLUSH_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
-/// Entities that are evaluated at once to be published.
-const ENTITIES_AT_ONCE: usize = 4_096;
 
 /// A commit on its way to the other cells.
 pub struct SealedCommit {
@@ -70,14 +68,6 @@ struct Letter {
     handover: Option<Handover>,
 }
 
-/// Versions of what this process publishes for a cell.
-struct Owned {
-    birth_ms: u64,
-    epoch: u32,
-    cut: u64,
-    step: u32,
-}
-
 /// The exchange over a Kafka topic.
 pub struct KafkaExchange {
     connection: KafkaConnection,
@@ -87,7 +77,7 @@ pub struct KafkaExchange {
     groups: Vec<String>,
     streams: Vec<String>,
     writer: Mutex<Option<TopicWriter>>,
-    owned: Mutex<BTreeMap<u32, Owned>>,
+    answers: Answers,
     online: OnlineSender,
     /// The process is to end: nothing is tried again.
     stop: StopSignal,
@@ -109,11 +99,11 @@ impl KafkaExchange {
             connection: connection.clone(),
             topic,
             client_id: format!("conjoin-{}", plan.pipeline),
+            answers: Answers::new(mirror.clone(), plan.groups.len()),
             mirror,
             groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             writer: Mutex::new(None),
-            owned: Mutex::default(),
             online,
             stop,
             done,
@@ -219,26 +209,11 @@ impl KafkaExchange {
 
     /// Hands what changed to the online writer.
     fn publish(&self) {
-        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        let cells: BTreeSet<u32> = owned.keys().copied().collect();
-        let frontier = self.mirror.frontier();
-        for group in (0..self.groups.len()).filter(|group| self.mirror.holds(*group)) {
-            while let Some(batches) = self.mirror.take_due(group, frontier, ENTITIES_AT_ONCE, &cells) {
-                for (cell, batch) in batches {
-                    let owned = owned.get_mut(&cell).expect("only owned cells were asked for");
-                    self.send_online(owned, batch);
-                }
+        self.answers.publish(&mut |batch, version| {
+            if self.online.send(batch, version).is_err() {
+                tracing::debug!("the online writer is gone: this process ends");
             }
-        }
-        self.mirror.drained(frontier, &cells);
-    }
-
-    fn send_online(&self, owned: &mut Owned, batch: FeatureBatch) {
-        owned.step += 1;
-        let version = Version::new(owned.birth_ms, owned.epoch, owned.cut, owned.step);
-        if self.online.send(batch, version).is_err() {
-            tracing::debug!("the online writer is gone: this process ends");
-        }
+        });
     }
 }
 
@@ -265,14 +240,11 @@ impl Exchange for KafkaExchange {
     }
 
     fn own(&self, cell: u32, head: &Manifest) {
-        let (birth_ms, epoch) = (head.born_at_ms.max(0) as u64, head.epoch as u32);
-        let owned = Owned { birth_ms, epoch, cut: head.cut, step: 0 };
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner).insert(cell, owned);
-        self.mirror.own(&BTreeSet::from([cell]));
+        self.answers.own(cell, head);
     }
 
     fn disown(&self, cell: u32) {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell);
+        self.answers.disown(cell);
     }
 }
 
