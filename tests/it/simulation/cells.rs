@@ -488,10 +488,11 @@ fn sum(books: Vec<Books>) -> Books {
 pub fn storm(seed: u64) -> Report {
     let placed = Placed::of(seed, 30);
     let now_ms = Rc::new(Cell::new(0));
-    let world = |cell: usize| World {
-        now_ms: now_ms.clone(),
-        arrivals: placed.cells[cell].arrivals.clone(),
-        ..World::new()
+    let world = |cell: usize| {
+        let mut world = World::new();
+        world.now_ms = now_ms.clone();
+        world.arrivals = placed.cells[cell].arrivals.clone();
+        world
     };
     let worlds: Vec<World> = (0..placed.cells.len()).map(world).collect();
     let plan = placed.setup.plan(1);
