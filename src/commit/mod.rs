@@ -17,7 +17,8 @@ mod survey;
 
 pub use catalog::named_before;
 pub use chain::{
-    Chain, ChainError, Identity, forget_manifests, manifest_number, numbers, read_for, read_last, read_manifest,
+    Chain, ChainError, Identity, forget_manifests, forget_strays, manifest_number, numbers, read_for, read_last,
+    read_manifest,
 };
 pub use manifest::*;
 pub use object::{

@@ -2,12 +2,13 @@
 //!
 //!   mirror ── due at its frontier ──> the cell that owns the entity ── version of its chain ──> online writer
 //!
-//! Holds: of each cell the versions rise, also over processes: whoever claims its chain later has a higher epoch.
+//! Holds: of each cell the versions rise, also over processes: whoever claims its chain later has a higher epoch; and no
+//! process begins before its mirror is where the last one's was.
 //! Does not: know whether the cell is still its own: the newest version wins.
 
 use crate::cell::Mirror;
 use crate::commit::Manifest;
-use crate::event::FeatureBatch;
+use crate::event::{EventTime, FeatureBatch};
 use crate::online::Version;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,6 +22,10 @@ struct Owned {
     epoch: u32,
     cut: u64,
     step: u32,
+    /// Whoever had the cell before has published up to here: until this process's mirror has come so far, what it knows
+    /// is old, and its versions would beat what is newer.
+    from: EventTime,
+    begun: bool,
 }
 
 /// See the module.
@@ -43,7 +48,8 @@ impl Answers {
     /// This process answers for a cell's entities, from now on.
     pub fn own(&self, cell: u32, head: &Manifest) {
         let (birth_ms, epoch) = (head.born_at_ms.max(0) as u64, head.epoch as u32);
-        self.owned().insert(cell, Owned { birth_ms, epoch, cut: head.cut, step: 0 });
+        let from = head.handover.as_ref().map_or(EventTime::MIN, |told| told.mark.published);
+        self.owned().insert(cell, Owned { birth_ms, epoch, cut: head.cut, step: 0, from, begun: false });
         self.mirror.own(&BTreeSet::from([cell]));
     }
 
@@ -54,8 +60,13 @@ impl Answers {
     /// Sends everything that changed.
     pub fn publish(&self, send: &mut dyn FnMut(FeatureBatch, Version)) {
         let mut owned = self.owned();
-        let cells: BTreeSet<u32> = owned.keys().copied().collect();
         let frontier = self.mirror.frontier();
+        for (cell, owned) in owned.iter_mut().filter(|(_, owned)| !owned.begun && owned.from <= frontier.0) {
+            owned.begun = true;
+            // What was due before now was told to nobody.
+            self.mirror.own(&BTreeSet::from([*cell]));
+        }
+        let cells: BTreeSet<u32> = owned.iter().filter(|(_, owned)| owned.begun).map(|(cell, _)| *cell).collect();
         for group in (0..self.groups).filter(|group| self.mirror.holds(*group)) {
             while let Some(batches) = self.mirror.take_due(group, frontier, ENTITIES_AT_ONCE, &cells) {
                 for (cell, batch) in batches {

@@ -142,6 +142,8 @@ impl KafkaExchange {
         while !self.done.requested() {
             match source.poll(POLL_TIMEOUT)? {
                 SourceEvent::Batch(raw) => self.take(&raw, clock.monotonic_ms())?,
+                SourceEvent::CaughtUp(at) => self.mirror.current(at.partition, true),
+                SourceEvent::OutOfSight(at) => self.mirror.current(at.partition, false),
                 SourceEvent::Connection { ready: false, message } => tracing::warn!("{message}"),
                 SourceEvent::Connection { ready: true, message } => tracing::info!("{message}"),
                 _ => {}

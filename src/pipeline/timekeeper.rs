@@ -88,7 +88,8 @@ impl Timekeeper {
     /// Below which time lanes hand out at a cut what is complete, and what the other cells are told with it. Nothing
     /// before `needed` will be read here.
     pub fn cut(&mut self, router: &Router, needed: EventTime) -> (EventTime, Option<Handover>) {
-        let sealed = self.told.map_or(EventTime::MIN, |told| told.watermark.0);
+        // Also before the lanes were told anything: a cell that stops at once must not seal less than it did before.
+        let sealed = self.watermark;
         let handover = self.mirror.as_ref().map(|mirror| {
             let took = |(stream, account): (usize, &StreamAccount)| account.accepted > self.accepted[stream];
             let accounts = router.accounts().iter().enumerate();

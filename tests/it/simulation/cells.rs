@@ -70,6 +70,8 @@ struct Group<'a> {
     online: BTreeMap<(u16, String), (Version, String)>,
     /// By cell, the newest instant at which anything of its entities was published.
     told: Vec<i64>,
+    /// By cell, up to when its owner knows that others have published.
+    from: Vec<i64>,
     calm: bool,
     lives: u64,
 }
@@ -85,6 +87,7 @@ impl<'a> Group<'a> {
             owners: vec![None; cells],
             online: BTreeMap::new(),
             told: vec![i64::MIN; cells],
+            from: vec![i64::MIN; cells],
             calm: false,
             lives: 0,
         };
@@ -136,6 +139,8 @@ impl<'a> Group<'a> {
         let claimed = Claimed::new(&around.worlds[cell], &around.placed.setup, lanes, self.random.random(), faults);
         match claimed.and_then(|claimed| claimed.start(&around.placed.cells[cell].logs)) {
             Ok(life) => {
+                let told = life.head().handover.as_ref().map(|told| told.mark.published);
+                self.from[cell] = told.unwrap_or(i64::MIN);
                 drop(running.lives.insert(cell as u32, life));
                 self.owners[cell] = Some(number);
             }
@@ -205,6 +210,9 @@ impl<'a> Group<'a> {
     fn live(&mut self, number: usize, cell: u32) {
         let Some(life) = self.processes.get_mut(&number).and_then(|running| running.lives.get_mut(&cell)) else { return };
         let steps = self.random.random_range(1..6);
+        if std::env::var("SIM_TRACE").is_ok() {
+            println!("live process {number} cell {cell} owner {:?} now {}", self.owners[cell as usize], self.around.now_ms.get());
+        }
         let halted = (0..steps).find_map(|_| match life.go_on() {
             Ok(ended) => {
                 assert!(ended.is_none(), "the logs of a cell go on");
@@ -301,14 +309,17 @@ impl<'a> Group<'a> {
 
     /// A process publishes what is due; then everything of its cells that is online must be as of its frontier.
     fn publish(&mut self, number: usize) {
-        let Group { around, processes, online, told, owners, .. } = self;
+        let Group { around, processes, online, told, from, owners, .. } = self;
         let running = &processes[&number];
         let cells = owners.len() as u32;
         let owner = |entity: &str| Partitioner::Murmur2.partition(entity.as_bytes(), cells) as usize;
         running.exchange.answers.publish(&mut |batch, version| {
             for entity in &batch.entities {
-                let told = &mut told[owner(entity)];
-                *told = (*told).max(batch.as_of);
+                let cell = owner(entity);
+                if owners[cell] == Some(number) {
+                    assert!(batch.as_of >= from[cell], "F11: {entity} as of {} after {}", batch.as_of, from[cell]);
+                }
+                told[cell] = told[cell].max(batch.as_of);
             }
             publish(online, &batch, version);
         });

@@ -243,6 +243,9 @@ impl<'a> Claimed<'a> {
         let expected = head.counts.samples.first().map_or(0, |sample| sample.anchor.pending);
         assert_eq!(pending, expected, "F15: pending rows after a restore");
         world.note(format_args!("life {lanes} lanes, {pending} pending"));
+        if std::env::var("SIM_TRACE").is_ok() {
+            println!("restored cell {} at manifest {} cut {} {:?}", scope.cell, head.number, head.cut, head.handover);
+        }
         let streams = plan.streams.iter().map(|stream| stream.name.clone()).collect();
         let mut life = Life {
             time: Timekeeper::new(cell.clone(), mirror, streams, &router),

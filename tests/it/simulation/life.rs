@@ -181,6 +181,9 @@ impl Life<'_> {
         let frontier = self.frontier();
         if let Some(advance) = self.time.advance(&mut self.router, frontier, self.world.now_ms.get()) {
             self.world.note(format_args!("advance {:?} {:?}", advance.watermark, advance.frontier));
+            if std::env::var("SIM_TRACE").is_ok() {
+                println!("advance cell {} {advance:?} applied {:?}", self.cell.scope.cell, self.applied);
+            }
             self.tell(LaneInput::Advance(advance));
         }
         Ok(())
@@ -209,6 +212,9 @@ impl Life<'_> {
         let join = &self.plan.samples[0].join;
         let (_, needed) = self.frontier();
         let (sealed, handover) = self.time.cut(&self.router, needed);
+        if std::env::var("SIM_TRACE").is_ok() {
+            println!("cut {} of cell {} needed {needed} sealed {sealed} {handover:?}", self.last_cut, self.cell.scope.cell);
+        }
         let cut = ConductorCut {
             number: self.last_cut,
             inputs: input_entries(&inputs, &BTreeMap::new(), self.router.positions()),

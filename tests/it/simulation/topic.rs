@@ -149,10 +149,16 @@ impl Process {
                 Body::Mark(Handover { mark, moved }) => {
                     let number = |name: &String| self.streams.iter().position(|known| known == name).unwrap() as StreamId;
                     let moved: Vec<StreamId> = moved.iter().map(number).collect();
+                    if std::env::var("SIM_TRACE").is_ok() {
+                        println!("mark of cell {cell} {at:?} {mark:?}");
+                    }
                     self.mirror.mark(cell, *at, *mark, &moved, now_ms).map(drop)
                 }
             }
             .unwrap_or_else(|error| panic!("F12: {error}"));
+        }
+        if *read == log.len() {
+            self.mirror.current(cell, true);
         }
     }
 }
