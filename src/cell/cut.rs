@@ -81,7 +81,10 @@ impl Lane {
                 blocks.push(StateBlock { class, bucket: block.bucket, segment, whole: block.whole, rows: block.rows });
                 segment.ordinal += 1;
             }
-            needed_from.extend(StateKind::ALL.map(|kind| (class(kind), store.oldest_bucket_needed(kind))));
+            let held = self.history.mirror.holds(group);
+            let first =
+                |kind| if held { store.oldest_bucket_unsealed(kind, sealed) } else { store.oldest_bucket_needed(kind) };
+            needed_from.extend(StateKind::ALL.map(|kind| (class(kind), first(kind))));
         }
         LaneCut { number, blocks, needed_from, counts: self.counts() }
     }

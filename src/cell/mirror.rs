@@ -61,6 +61,8 @@ pub struct Mirror {
     /// What the cells that run here still need, by their own last word: whoever takes one over needs less before this
     /// process knows of it.
     pinned: Mutex<BTreeMap<u32, EventTime>>,
+    /// Cells whose words are news: all they had said before was taken.
+    current: Mutex<BTreeSet<u32>>,
     /// Up to where this process has published what the cells that it owns own.
     published: Mutex<BTreeMap<u32, EventTime>>,
 }
@@ -76,6 +78,7 @@ impl Mirror {
             stores: groups.iter().enumerate().map(store).collect(),
             views: Mutex::default(),
             pinned: Mutex::default(),
+            current: Mutex::default(),
             published: Mutex::default(),
         }
     }
@@ -122,8 +125,18 @@ impl Mirror {
         Ok(true)
     }
 
-    /// Takes the mark that ends a commit; `moved` are the streams that took rows since the mark before, `since` when the
-    /// cell began to see each group of the plan.
+    /// All that a cell had said a moment ago was taken, or nobody knows any more.
+    pub fn current(&self, cell: u32, is_current: bool) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_current {
+            current.insert(cell)
+        } else {
+            current.remove(&cell)
+        };
+    }
+
+    /// Takes the mark that ends a commit; `moved` are the streams that took rows since the mark before, which means
+    /// something where the mark is no old one; `since` when the cell began to see each group of the plan.
     pub fn mark(
         &self,
         cell: u32,
@@ -139,7 +152,9 @@ impl Mirror {
         let mut views = self.views();
         let view = views.get_mut(&cell).expect("it was looked at just now");
         (view.mark, view.since) = (Some(mark), since);
-        view.moved_at_ms.extend(moved.iter().map(|stream| (*stream, now_ms)));
+        if self.current.lock().unwrap_or_else(PoisonError::into_inner).contains(&cell) {
+            view.moved_at_ms.extend(moved.iter().map(|stream| (*stream, now_ms)));
+        }
         let since: Vec<EventTime> = (0..self.stores.len())
             .map(|group| {
                 let of_cell = |view: &CellView| view.since.get(group).copied().unwrap_or(EventTime::MAX);
@@ -325,6 +340,7 @@ mod tests {
     #[test]
     fn a_cell_whose_inputs_are_quiet_follows_those_that_move() {
         let mirror = Mirror::new(3, &[], &[]);
+        (0..3).for_each(|cell| mirror.current(cell, true));
         mirror.mark(0, at(0, 0), mark(100), &[1], Vec::new(), 5).unwrap();
         mirror.mark(1, at(0, 0), CellMark { idle: true, ..mark(40) }, &[], Vec::new(), 6).unwrap();
         let heard = mirror.outside(2, false);
@@ -332,5 +348,22 @@ mod tests {
         mirror.mark(0, at(1, 0), CellMark { idle: true, ..mark(120) }, &[], Vec::new(), 7).unwrap();
         assert_eq!(mirror.outside(2, false).watermark, None, "each goes by its own clock");
         assert_eq!(mirror.outside(2, true).watermark, Some(40), "this one has no time of its own");
+    }
+
+    #[test]
+    fn what_a_mirror_reads_of_the_past_moves_no_stream_now() {
+        let mirror = Mirror::new(2, &[], &[]);
+        mirror.mark(0, at(0, 0), mark(100), &[1], Vec::new(), 5).unwrap();
+        assert_eq!(mirror.outside(1, false).moved_at_ms, BTreeMap::new(), "a process reads the topic from its start");
+        mirror.current(0, true);
+        mirror.mark(0, at(1, 0), mark(200), &[1], Vec::new(), 6).unwrap();
+        assert_eq!(mirror.outside(1, false).moved_at_ms, BTreeMap::from([(1, 6)]));
+        mirror.current(0, false);
+        mirror.mark(0, at(2, 0), mark(300), &[1], Vec::new(), 7_000).unwrap();
+        assert_eq!(
+            mirror.outside(1, false).moved_at_ms,
+            BTreeMap::from([(1, 6)]),
+            "nor what was said during an outage"
+        );
     }
 }

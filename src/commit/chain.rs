@@ -116,6 +116,18 @@ pub fn forget_manifests(store: &dyn Store, leaving: &[u64]) -> Result<(), ChainE
     Ok(())
 }
 
+/// Deletes manifests that never were of the chain: written under a number that was free again, by somebody who slept
+/// through all that came between, and who found out. Those of the chain follow one another up to the `last` one; the
+/// numbers of these are left.
+pub fn forget_strays(store: &dyn Store, last: u64) -> Result<Vec<u64>, ChainError> {
+    let mut numbers: Vec<u64> = numbers(store)?.into_iter().filter(|number| *number <= last).collect();
+    let gap = (1..numbers.len()).rev().find(|&at| numbers[at - 1] + 1 < numbers[at]);
+    for stray in numbers.drain(..gap.unwrap_or(0)) {
+        store.delete(&path_of(stray))?;
+    }
+    Ok(numbers)
+}
+
 pub(super) fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String), ChainError> {
     let path = path_of(number);
     let damaged = |found: String| ChainError::Damaged { path: store.describe(&path), found };
@@ -262,7 +274,7 @@ fn create(store: &dyn Store, manifest: &Manifest) -> Result<(CommitOutcome, Stri
     let path = path_of(manifest.number);
     loop {
         match store.create(&path, &bytes) {
-            Ok(Created::Yes) => return Ok((CommitOutcome::Committed, sha256)),
+            Ok(Created::Yes) => return Ok((overtaken(store, manifest)?.unwrap_or(CommitOutcome::Committed), sha256)),
             Ok(Created::AlreadyThere) => {}
             Err(error) if error.kind == StoreErrorKind::Unknown => {}
             Err(error) => return Err(error.into()),
@@ -277,6 +289,14 @@ fn create(store: &dyn Store, manifest: &Manifest) -> Result<(CommitOutcome, Stri
             outcome => return Ok((outcome, sha256)),
         }
     }
+}
+
+/// A number that could be written may have been freed: who slept while others committed so often that what they wrote
+/// under it is forgotten has lost it all the same.
+fn overtaken(store: &dyn Store, manifest: &Manifest) -> Result<Option<CommitOutcome>, ChainError> {
+    let Some(last) = numbers(store)?.into_iter().max().filter(|last| *last > manifest.number) else { return Ok(None) };
+    let (last, _) = read(store, last)?;
+    Ok(Some(CommitOutcome::Fenced { epoch: last.epoch, writer: last.writer }))
 }
 
 #[cfg(test)]
@@ -323,6 +343,24 @@ pub(super) mod tests {
         let _new = Chain::claim(store.clone(), &identity("b", &NONE)).unwrap();
         let next = old.head().clone();
         assert!(matches!(old.commit(next), Err(ChainError::Fenced { epoch: 2, .. })));
+    }
+
+    #[test]
+    fn f12_an_owner_that_slept_until_its_number_was_free_again_cannot_commit_either() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let mut old = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        let mut new = Chain::claim(store.clone(), &identity("b", &NONE)).unwrap();
+        for _ in 0..40 {
+            new.commit(new.head().clone()).unwrap();
+        }
+        forget_manifests(store.as_ref(), &(0..21).collect::<Vec<_>>()).unwrap();
+        let next = old.head().clone();
+        assert!(matches!(old.commit(next), Err(ChainError::Fenced { epoch: 2, .. })));
+        assert_eq!(old.head().number, 0, "nothing of it happened");
+        assert_eq!(numbers(store.as_ref()).unwrap().first(), Some(&1), "what it wrote is a stray");
+        let left = forget_strays(store.as_ref(), new.head().number).unwrap();
+        assert_eq!((left.first(), left.last()), (Some(&21), Some(&41)));
+        assert_eq!(numbers(store.as_ref()).unwrap(), left);
     }
 
     #[test]

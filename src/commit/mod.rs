@@ -20,7 +20,8 @@ mod survey;
 
 pub use catalog::{inherit_files, named_before};
 pub use chain::{
-    Chain, ChainError, Identity, forget_manifests, manifest_number, numbers, read_for, read_last, read_manifest,
+    Chain, ChainError, Identity, forget_manifests, forget_strays, manifest_number, numbers, read_for, read_last,
+    read_manifest,
 };
 pub use change::{
     Accepted, Definition, GroupShape, SampleShape, changed_nodes, decide, first_impression, first_layout,

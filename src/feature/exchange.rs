@@ -10,7 +10,7 @@
 use crate::event::EventTime;
 use crate::feature::GroupSpec;
 use crate::feature::aggregate::Layout;
-use crate::feature::snapshot::{Rows, StateBlock};
+use crate::feature::snapshot::{Rows, StateBlock, StateKind};
 use crate::feature::store::{GroupStore, Size};
 use crate::feature::text::Texts;
 use crate::feature::tile::{self, Overlap, Tiles};
@@ -46,6 +46,15 @@ impl GroupStore {
         let blocks = self.blocks(rows);
         self.forget_sealed(watermark);
         blocks
+    }
+
+    /// As [`GroupStore::oldest_bucket_needed`], of a store that hands out what is complete below `watermark`: the rows of
+    /// earlier buckets are not its own any more.
+    pub fn oldest_bucket_unsealed(&self, kind: StateKind, watermark: EventTime) -> EventTime {
+        match kind {
+            StateKind::Tiles | StateKind::Entries => self.windows.bucket_of(self.windows.head_end(watermark)),
+            StateKind::Ids => self.oldest_bucket_needed(kind),
+        }
     }
 
     /// Forgets everything that is complete below `watermark`: it was handed out before.

@@ -67,6 +67,17 @@ impl Bucket {
         if self.key.is_empty() { self.id[row as usize] } else { self.key[row as usize] }
     }
 
+    /// Takes back the rows from `start` on, which no index names.
+    pub fn truncate(&mut self, start: usize) {
+        self.event_time.truncate(start);
+        self.id.truncate(start);
+        self.key.truncate(start);
+        self.content.truncate(start);
+        self.home.truncate(start);
+        self.same_key.truncate(start);
+        self.dead.retain(|row| (*row as usize) < start);
+    }
+
     pub fn memory_bytes(&self) -> usize {
         let fixed = self.event_time.capacity() * 8
             + self.id.capacity() * 16

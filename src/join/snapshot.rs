@@ -167,19 +167,30 @@ impl JoinState {
             }
         }
         let was_counting = std::mem::replace(&mut self.counting, false);
-        let rows = keys.event_time.len();
+        let (rows, mut stands) = (keys.event_time.len(), false);
         for at in 0..rows {
             let (id, key, ts) = (keys.id[at], keys.key[at], keys.event_time[at]);
-            // A copy is there when the rows were written again by another number of lanes; both wait for the next cut.
+            // A copy is there when the rows were written again by another number of lanes.
             let admitted = self.admit(id, ts, keys.content[at]);
             let row = self.push(segment.bucket, ts, id, key, keys.content[at], keys.home[at]);
             if admitted {
+                stands = true;
                 self.index_row(row, id, key);
             } else {
                 self.buckets.get_mut(&segment.bucket).expect("the row was just pushed").dead.push(row.row());
             }
         }
         self.counting = was_counting;
+        let bucket = self.buckets.entry(segment.bucket).or_default();
+        let start = bucket.rows() - rows;
+        if !stands {
+            // All of it was written again since: nothing here is to be evaluated, at instants that are long over.
+            bucket.truncate(start);
+            if start == 0 {
+                self.buckets.remove(&segment.bucket);
+            }
+            return Ok(());
+        }
         // Rows whose features were read keep them; rows that know the entity of no group have none to be read.
         let unread = keys.entities.iter().any(|entities| !entities.is_empty());
         let features = match &segment.features {
@@ -193,7 +204,7 @@ impl JoinState {
         };
         let bucket = self.buckets.get_mut(&segment.bucket).expect("rows were just pushed");
         bucket.parts.push(Part {
-            start: (bucket.rows() - rows) as u32,
+            start: start as u32,
             rows: rows as u32,
             payload: segment.payload,
             payload_bytes,

@@ -6,19 +6,18 @@
 //! Holds: every lane gets the same markers in the same order; one cut is under way at a time.
 //! Does not: decode, join, or write; decide what a row means.
 
-use crate::cell::{Advance, CellSpec, LaneInput, Mirror};
+use crate::cell::{CellSpec, LaneInput};
 use crate::commit::{Handover, InputEntry, TrackEntry};
 use crate::env::Clock;
 use crate::env::failpoint::{self, Failpoint};
-use crate::event::{
-    CellMark, CloseReason, DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark,
-};
+use crate::event::{DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
 use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
+use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::route::Router;
 use crate::source::LogEnd;
@@ -100,8 +99,7 @@ pub struct Conductor {
     pub last_cut: u64,
     /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
     pub starts_are_new: bool,
-    /// Where there are other cells: what they say.
-    pub mirror: Option<Arc<Mirror>>,
+    pub time: Timekeeper,
 }
 
 /// Timers and what was said last.
@@ -117,15 +115,8 @@ struct Beat {
     positions: Positions,
     /// Something moved since the last cut.
     moved: bool,
-    told: Option<Advance>,
     records: u64,
     dead: BTreeMap<(u16, RejectKind), u64>,
-    /// The watermark before the end of the inputs made it infinite: what a manifest keeps.
-    watermark: EventTime,
-    /// All inputs are quiet.
-    idle: bool,
-    /// Rows accepted per stream as of the last cut.
-    accepted: Vec<u64>,
 }
 
 impl Conductor {
@@ -140,12 +131,8 @@ impl Conductor {
             in_flight: false,
             positions: Positions::default(),
             moved: self.starts_are_new,
-            told: None,
             records: 0,
             dead: BTreeMap::new(),
-            watermark: self.router.watermark(),
-            idle: false,
-            accepted: self.router.accounts().iter().map(|account| account.accepted).collect(),
         };
         while !self.stop.requested() && !beat.unread.is_empty() {
             match self.intake.next(TICK) {
@@ -277,35 +264,10 @@ impl Conductor {
         self.progress.tell(std::mem::take(&mut beat.positions));
     }
 
-    /// Moves time on: the watermark as the inputs have it, the frontier as the lanes have it.
+    /// Moves time on.
     fn advance(&mut self, now: u64, beat: &mut Beat) -> bool {
-        if let Some(mirror) = &self.mirror {
-            let is_new = self.router.online_instant(0).is_none();
-            self.router.heed(mirror.outside(self.cell.scope.cell, is_new));
-        }
-        let (watermark, idle) = self.router.advance(now);
-        beat.idle = idle;
-        let (applied, oldest) = self.frontier.get(self.cell.serving_lag_max_ms());
-        let mut frontier = if self.cell.groups.is_empty() { watermark } else { applied };
-        if let Some(mirror) = self.mirror.as_ref().filter(|mirror| self.cell.reads(mirror)) {
-            frontier = frontier.min(mirror.frontier());
-        }
-        // The online instant may be older than the frontier at the end of the inputs; it is read from the same tiles.
-        let newest = self.router.online_instant(0).unwrap_or(i64::MIN);
-        let advance = Advance {
-            watermark,
-            frontier,
-            oldest_needed: oldest.min(newest),
-            reason: if idle { CloseReason::Idle } else { CloseReason::Watermark },
-        };
-        if watermark < Watermark::MAX {
-            beat.watermark = watermark.0;
-        }
-        let unchanged = beat.told.is_some_and(|told| (told.watermark, told.frontier) == (watermark, frontier));
-        if unchanged || watermark == Watermark::MIN {
-            return true;
-        }
-        beat.told = Some(advance);
+        let frontier = self.frontier.get(self.cell.serving_lag_max_ms());
+        let Some(advance) = self.time.advance(&mut self.router, frontier, now) else { return true };
         beat.moved = true;
         self.tell(LaneInput::Advance(advance))
     }
@@ -319,14 +281,13 @@ impl Conductor {
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();
-        let sealed = beat.told.map_or(i64::MIN, |told| told.watermark.0);
-        let handover = self.mirror.as_ref().map(|mirror| self.handover(mirror, sealed, beat));
-        beat.accepted = accounts.iter().map(|account| account.accepted).collect();
+        let (_, needed) = self.frontier.get(self.cell.serving_lag_max_ms());
+        let (sealed, handover) = self.time.cut(&self.router, needed);
         let cut = ConductorCut {
             number: self.last_cut,
             inputs: input_entries(&self.names.inputs, &self.names.files, self.router.positions()),
             tracks: track_entries(&self.names.streams, &self.names.inputs, &self.router.tracks()),
-            watermark: beat.watermark,
+            watermark: self.time.watermark(),
             online_instant: self.router.online_instant(self.cell.head_max_ms()),
             streams: self.names.streams.iter().cloned().zip(accounts.iter().copied()).collect(),
             anchor_accepted: samples.clone().map(|sample| accepted(sample.join.anchor)).collect(),
@@ -339,19 +300,6 @@ impl Conductor {
             self.cuts.send(CutPart::Conductor(Box::new(cut))).is_ok()
                 && self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed })
         })
-    }
-
-    /// What the other cells are told with this cut: lanes hand out what is complete below `sealed`.
-    fn handover(&self, mirror: &Mirror, sealed: EventTime, beat: &Beat) -> Handover {
-        let (_, needed) = self.frontier.get(self.cell.serving_lag_max_ms());
-        let took = |(stream, account): (usize, &StreamAccount)| account.accepted > beat.accepted[stream];
-        let accounts = self.router.accounts().iter().enumerate();
-        let moved = accounts.filter(|at| took(*at)).map(|(stream, _)| self.names.streams[stream].clone());
-        let published = mirror.published(self.cell.scope.cell);
-        let mark = CellMark { watermark: sealed, needed, idle: beat.idle, published };
-        let groups = self.cell.groups.iter().enumerate().filter(|(group, _)| mirror.holds(*group));
-        let since = groups.map(|(_, group)| (group.spec.name.clone(), group.since)).collect();
-        Handover { mark, moved: moved.collect(), since }
     }
 
     /// Ends the run: lets the lanes close what they may, publishes what is due, and commits once more.
@@ -388,12 +336,8 @@ impl Conductor {
                 return;
             }
         }
-        // A lane that is done must not roll up what another one has yet to read.
         let (_, oldest) = self.frontier.get(self.cell.serving_lag_max_ms());
-        let oldest_needed = oldest.min(self.router.online_instant(0).unwrap_or(i64::MIN));
-        let end =
-            Advance { watermark: Watermark::MAX, frontier: Watermark::MAX, oldest_needed, reason: CloseReason::End };
-        self.tell(LaneInput::Advance(end));
+        self.tell(LaneInput::Advance(self.time.end(&self.router, oldest)));
     }
 
     fn wait_for_commit(&self, beat: &mut Beat) -> bool {
@@ -424,18 +368,19 @@ impl Conductor {
         for ((stream, kind), rows) in &beat.dead {
             self.telemetry.dead_letters(&self.names.streams[*stream as usize], *kind, *rows);
         }
-        self.telemetry.cell_watermark(Watermark(beat.watermark));
+        self.telemetry.cell_watermark(Watermark(self.time.watermark()));
         let (depth, capacity) = self.intake.depth();
         self.telemetry.queue("decode", depth, capacity);
         let holding = self.router.holding(now).into_iter().map(|stream| self.names.streams[stream as usize].clone());
         let holding: Vec<String> = holding.collect();
         let accounts = self.names.streams.iter().cloned().zip(self.router.accounts().iter().copied()).collect();
         let instant = self.router.online_instant(self.cell.head_max_ms());
+        let watermark = self.time.watermark();
         self.board.update(|view| {
             view.now_ms = now;
             view.streams = accounts;
             view.records_this_run = beat.records;
-            view.watermark = (beat.watermark > i64::MIN).then_some(beat.watermark);
+            view.watermark = (watermark > i64::MIN).then_some(watermark);
             view.newest = self.router.online_instant(0);
             view.online_instant = instant;
             view.rows_written = self.gauges.iter().map(|gauge| gauge.rows.load(Ordering::Relaxed)).sum();

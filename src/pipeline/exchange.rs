@@ -11,15 +11,16 @@ use crate::cell::{Mirror, MirrorError, Sequence};
 use crate::commit::{Handover, Manifest, decode_rows};
 use crate::config::Plan;
 use crate::env::Clock;
-use crate::event::{CellMark, EventTime, FeatureBatch, Positions, RawBatch, RawRecord};
-use crate::online::{OnlineSender, Version};
+use crate::event::{CellMark, EventTime, Positions, RawBatch, RawRecord};
+use crate::online::OnlineSender;
+use crate::pipeline::answers::Answers;
 use crate::pipeline::{RunError, StopSignal};
 use crate::source::kafka::{KafkaOptions, KafkaSource, ReconnectingKafka, TopicWriter};
 use crate::source::{
     InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent,
 };
 use arrow::array::RecordBatch;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -33,8 +34,6 @@ const FLUSH_SLICES: usize = 10;
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const POLL_TIMEOUT: Duration = Duration::from_millis(20);
-/// Entities that are evaluated at once to be published.
-const ENTITIES_AT_ONCE: usize = 4_096;
 
 /// A commit on its way to the other cells.
 pub struct SealedCommit {
@@ -75,14 +74,6 @@ struct Letter {
     handover: Option<Handover>,
 }
 
-/// Versions of what this process publishes for a cell.
-struct Owned {
-    birth_ms: u64,
-    epoch: u32,
-    cut: u64,
-    step: u32,
-}
-
 /// The exchange over a Kafka topic.
 pub struct KafkaExchange {
     connection: KafkaConnection,
@@ -94,7 +85,7 @@ pub struct KafkaExchange {
     writer: Mutex<Option<TopicWriter>>,
     /// The last commit that was sent did not get there.
     away: AtomicBool,
-    owned: Mutex<BTreeMap<u32, Owned>>,
+    answers: Answers,
     online: OnlineSender,
     /// Of the online store, as far as they were made good.
     losses: AtomicU64,
@@ -118,12 +109,12 @@ impl KafkaExchange {
             connection: connection.clone(),
             topic,
             client_id: format!("conjoin-{}", plan.pipeline),
+            answers: Answers::new(mirror.clone(), plan.groups.len()),
             mirror,
             groups: plan.groups.iter().map(|group| group.name.clone()).collect(),
             streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
             writer: Mutex::new(None),
             away: AtomicBool::new(false),
-            owned: Mutex::default(),
             online,
             losses: AtomicU64::new(0),
             stop,
@@ -182,6 +173,8 @@ impl KafkaExchange {
         while !self.done.requested() {
             match source.poll(POLL_TIMEOUT)? {
                 SourceEvent::Batch(raw) => self.take(&raw, clock.monotonic_ms())?,
+                SourceEvent::CaughtUp(at) => self.mirror.current(at.partition, true),
+                SourceEvent::OutOfSight(at) => self.mirror.current(at.partition, false),
                 SourceEvent::Connection { ready: false, message } => tracing::warn!("{message}"),
                 SourceEvent::Connection { ready: true, message } => tracing::info!("{message}"),
                 _ => {}
@@ -244,34 +237,13 @@ impl KafkaExchange {
 
     /// Hands what changed to the online writer.
     fn publish(&self) {
-        let mut owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
-        let cells: BTreeSet<u32> = owned.keys().copied().collect();
-        let frontier = self.mirror.frontier();
-        if self.losses.swap(self.online.stats().losses(), Ordering::Relaxed) < self.online.stats().losses() {
-            self.mirror.own(&cells);
-        }
-        for group in (0..self.groups.len()).filter(|group| self.mirror.holds(*group)) {
-            loop {
-                // What cannot be handed over without waiting stays due: reading goes on.
-                if self.online.room() < cells.len() {
-                    return self.mirror.hold_due(frontier);
-                }
-                let Some(batches) = self.mirror.take_due(group, frontier, ENTITIES_AT_ONCE, &cells) else { break };
-                for (cell, batch) in batches {
-                    let owned = owned.get_mut(&cell).expect("only owned cells were asked for");
-                    self.send_online(owned, batch);
-                }
+        let lost = self.losses.swap(self.online.stats().losses(), Ordering::Relaxed) < self.online.stats().losses();
+        // What cannot be handed over without waiting stays due: reading goes on.
+        self.answers.publish(lost, &|batches| self.online.room() >= batches, &mut |batch, version| {
+            if self.online.send(batch, version).is_err() {
+                tracing::debug!("the online writer is gone: this process ends");
             }
-        }
-        self.mirror.drained(frontier, &cells);
-    }
-
-    fn send_online(&self, owned: &mut Owned, batch: FeatureBatch) {
-        owned.step += 1;
-        let version = Version::new(owned.birth_ms, owned.epoch, owned.cut, owned.step);
-        if self.online.send(batch, version).is_err() {
-            tracing::debug!("the online writer is gone: this process ends");
-        }
+        });
     }
 }
 
@@ -303,15 +275,12 @@ impl Exchange for KafkaExchange {
     }
 
     fn own(&self, cell: u32, head: &Manifest) {
-        let (birth_ms, epoch) = (head.born_at_ms.max(0) as u64, head.epoch as u32);
-        let owned = Owned { birth_ms, epoch, cut: head.cut, step: 0 };
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner).insert(cell, owned);
         self.mirror.pin(cell, head.handover.as_ref().map(|handover| &handover.mark));
-        self.mirror.own(&BTreeSet::from([cell]));
+        self.answers.own(cell, head);
     }
 
     fn disown(&self, cell: u32) {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner).remove(&cell);
+        self.answers.disown(cell);
         self.mirror.unpin(cell);
     }
 }

@@ -10,8 +10,8 @@
 //! again at the next start.
 
 use crate::commit::{
-    ChainError, GarbageRule, Leftover, Manifest, STATE_FOLDER, forget_manifests, is_garbage, last_named,
-    manifest_number, numbers, object_epoch, oldest_kept, read_manifest,
+    ChainError, GarbageRule, Leftover, Manifest, STATE_FOLDER, forget_manifests, forget_strays, is_garbage, last_named,
+    manifest_number, object_epoch, oldest_kept, read_manifest,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
@@ -124,7 +124,7 @@ impl Collector {
 
     fn look(&mut self) -> Result<(), RunError> {
         let Collector { manifests, leftovers, .. } = self;
-        manifests.extend(numbers(self.state.as_ref())?.into_iter().filter(|number| *number <= self.head.number));
+        manifests.extend(forget_strays(self.state.as_ref(), self.head.number)?);
         let read = |number: &u64| read_manifest(self.state.as_ref(), *number);
         // A manifest that cannot be read might name anything: then nothing is touched.
         let read: Vec<Manifest> = manifests.iter().map(read).collect::<Result<_, ChainError>>()?;
@@ -201,7 +201,7 @@ impl Collector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commit::{Chain, Identity, ObjectEntry};
+    use crate::commit::{Chain, Identity, ObjectEntry, numbers};
     use crate::env::{ManualClock, MemoryStore};
     use crossbeam_channel::bounded;
 

@@ -7,6 +7,7 @@
 //! Holds: every queue is bounded and has a name; the first failure stops everything, and nothing is committed after it.
 //! Does not: decide anything about content.
 
+mod answers;
 mod board;
 mod build;
 mod committer;
@@ -26,7 +27,9 @@ mod sinks;
 mod sources;
 mod start;
 mod stop;
+mod timekeeper;
 
+pub use answers::Answers;
 pub use board::{Board, Phase, RunView};
 pub use build::{cell_spec, definition, exchanged_groups, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
@@ -42,6 +45,7 @@ pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
 pub use sinks::{SinkCut, SinkGauge, SinkInput, SinkThread, SinkWork};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};
+pub use timekeeper::Timekeeper;
 
 use crate::commit::{ChainError, ObjectError};
 use crate::env::StoreError;

@@ -19,6 +19,7 @@ use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
+use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
@@ -230,6 +231,8 @@ impl Start<'_> {
         let mut intake =
             Intake::start(opened.sources, workers, decoders, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
+        let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());
+        let time = Timekeeper::new(cell.clone(), mirror, names.streams.clone(), &router);
         let conductor = Conductor {
             router,
             cell,
@@ -253,7 +256,7 @@ impl Start<'_> {
             online: !self.plan.groups.is_empty(),
             last_cut: head.cut,
             starts_are_new: !new.is_empty(),
-            mirror: self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone()),
+            time,
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
         for thread in threads {
