@@ -17,7 +17,8 @@ use arrow::compute::nullif;
 impl GroupSpec {
     /// Per output, the first instant at which it has seen all of its window, of a group that misses nothing `since` then.
     pub fn full_from(&self, since: EventTime) -> Vec<EventTime> {
-        if since == EventTime::MIN {
+        // Of all time, or nobody knows: never.
+        if since == EventTime::MIN || since == EventTime::MAX {
             return vec![since; self.outputs.fields().len()];
         }
         let windows = self.aggregates.iter().flat_map(|aggregate| &aggregate.windows);
