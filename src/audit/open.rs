@@ -90,6 +90,7 @@ impl OwnState {
             }
             whole.counts.add(&head.counts);
             whole.totals += head.totals;
+            whole.dead_letters_gone += head.dead_letters_gone;
             whole.objects.extend(head.objects.iter().cloned());
         }
         whole.tracks.sort_by(|a, b| (&a.stream, &a.input, a.partition).cmp(&(&b.stream, &b.input, b.partition)));

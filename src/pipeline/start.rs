@@ -513,7 +513,7 @@ impl Start<'_> {
 }
 
 /// The stores of files that the last manifest names and that the plan would look for elsewhere, or not at all.
-fn left_behind(plan: &Plan, head: &Manifest) -> Result<BTreeMap<String, Arc<dyn Store>>, RunError> {
+pub(super) fn left_behind(plan: &Plan, head: &Manifest) -> Result<BTreeMap<String, Arc<dyn Store>>, RunError> {
     let (now, mut left) = (places(plan), BTreeMap::new());
     for (sink, before) in &head.places {
         let named = head.files.iter().any(|entry| entry.sink == *sink);

@@ -19,6 +19,8 @@ pub struct Books {
     pub streams: Vec<StreamAccount>,
     pub counts: LaneCounts,
     pub totals: Totals,
+    /// Dead letters of streams that are gone.
+    pub dead_letters_gone: u64,
 }
 
 impl Books {
@@ -26,6 +28,7 @@ impl Books {
         crate::event::add_all(&mut self.streams, other.streams.as_slice());
         self.counts.add(&other.counts);
         self.totals += other.totals;
+        self.dead_letters_gone += other.dead_letters_gone;
     }
 }
 
@@ -303,6 +306,7 @@ mod tests {
                     held_in(&buys, 0),
                 ),
                 totals: Totals { dead_letter_rows: 9, ..Totals::default() },
+                dead_letters_gone: 2,
             };
             // Cells beyond `cells` fall together into the last one, as with fewer partitions.
             let mut held = vec![LaneCounts::default(); cells];
@@ -327,7 +331,7 @@ mod tests {
                 sum.counts.add(held);
             }
             prop_assert_eq!(&sum.streams, &whole.streams);
-            prop_assert_eq!(sum.totals, whole.totals);
+            prop_assert_eq!((sum.totals, sum.dead_letters_gone), (whole.totals, whole.dead_letters_gone));
             for (sum, whole) in sum.counts.samples.iter().zip(&whole.counts.samples) {
                 prop_assert_eq!(sum.anchor, whole.anchor);
                 prop_assert_eq!(&sum.labels, &whole.labels);
@@ -348,7 +352,7 @@ mod tests {
         let whole = Books {
             streams: vec![StreamAccount { consumed: 3, accepted: 3, ..StreamAccount::default() }; 2],
             counts: LaneCounts { samples: vec![sample(3)], ..LaneCounts::default() },
-            totals: Totals::default(),
+            ..Books::default()
         };
         let uses = Uses { streams: 2, samples: vec![(0, vec![1])], groups: Vec::new() };
         let held = LaneCounts { samples: vec![sample(2)], ..LaneCounts::default() };

@@ -189,6 +189,7 @@ impl Making<'_> {
             needed_from: needed_from.into_iter().collect(),
             handover: self.shape.cells.map(|_| Handover { mark, moved: Vec::new(), since: since.clone() }),
             totals: books.totals,
+            dead_letters_gone: books.dead_letters_gone,
             ..chain.head().clone()
         };
         Ok(chain.commit(next)?.clone())

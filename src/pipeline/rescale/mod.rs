@@ -325,5 +325,10 @@ fn sorted<'a>(plan: &Plan, cell: &'a AtRest) -> Sorted<'a> {
 
 fn books_of(plan: &Plan, head: &Manifest) -> Books {
     let account = |stream: &crate::config::StreamPlan| head.streams.get(&stream.name).copied().unwrap_or_default();
-    Books { streams: plan.streams.iter().map(account).collect(), counts: head.counts.clone(), totals: head.totals }
+    Books {
+        streams: plan.streams.iter().map(account).collect(),
+        counts: head.counts.clone(),
+        totals: head.totals,
+        dead_letters_gone: head.dead_letters_gone,
+    }
 }

@@ -183,7 +183,7 @@ fn together(heads: &[&Manifest]) -> Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commit::{Chain, Identity};
+    use crate::commit::{Chain, Definition, Identity};
     use crate::config::{LoadOptions, load_texts};
     use crate::env::MemoryStore;
     use std::sync::Arc;
@@ -201,9 +201,9 @@ mod tests {
 
     /// A head that has read so far in each partition.
     fn head(next: &[i64]) -> Manifest {
-        let semantics = BTreeMap::new();
-        let identity =
-            Identity { pipeline: "p", semantics: &semantics, writer: "w".into(), chain: 7, now_ms: 1 };
+        let (definition, resets) = (Definition::default(), BTreeSet::new());
+        let (definition, resets) = (&definition, &resets);
+        let identity = Identity { pipeline: "p", definition, resets, writer: "w".into(), chain: 7, now_ms: 1 };
         let chain = Chain::claim(Arc::new(MemoryStore::default()), &identity).unwrap();
         let next: BTreeMap<u32, i64> = next.iter().enumerate().map(|(at, next)| (at as u32, *next)).collect();
         let track = |at: &u32| TrackEntry { stream: "s".into(), input: "s".into(), partition: *at, newest: 5 };

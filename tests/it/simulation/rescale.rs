@@ -14,7 +14,7 @@ use conjoin::config::Plan;
 use conjoin::env::{Clock, LocalStore, ManualClock, SeededEntropy, Store, open_place};
 use conjoin::event::{BlockKind, Partitioner};
 use conjoin::pipeline::{
-    Brokers, Exchange, Extents, Generation, RescaleOptions, Rescaled, RunError, SealedCommit, Told, exchanged_groups,
+    Brokers, Exchange, Extents, Generation, RescaleOptions, Rescaled, RunError, SealedCommit, Told, definition, exchanged_groups,
     list_objects, rescale,
 };
 use conjoin::sink::{Compression, ParquetSpec, TimeFolder};
@@ -22,7 +22,7 @@ use conjoin::source::{GroupModeSpec, KafkaConnection, SourceError};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 /// What cells told each other, kept, and the mirror of whoever reads it.
@@ -342,9 +342,9 @@ fn a_process_that_comes_back_while_its_state_is_dealt_out_stops_the_rescale() {
             take: &mut dyn FnMut(Told) -> Result<(), RunError>,
         ) -> Result<(), RunError> {
             let store: Arc<dyn Store> = Arc::new(LocalStore::open(&self.cell).unwrap());
-            let semantics = &plan.semantics;
-            let identity = Identity { pipeline: "simulation", semantics, writer: "late".into(), chain: 1, now_ms: 1 };
-            Chain::claim(store, &identity).unwrap();
+            let (definition, resets) = (&definition(plan), &BTreeSet::new());
+            let (pipeline, writer) = ("simulation", "late".into());
+            Chain::claim(store, &Identity { pipeline, definition, resets, writer, chain: 1, now_ms: 1 }).unwrap();
             self.topics.told(plan, topic, take)
         }
     }
@@ -358,7 +358,7 @@ fn a_process_that_comes_back_while_its_state_is_dealt_out_stops_the_rescale() {
     folder.rescale(&setup, (1, None), &brokers.topics, 2).unwrap();
     let folders: Vec<_> = std::fs::read_dir(folder.dir.path().join("state/cells")).unwrap().collect();
     let kept = crate::support::binary::files(&folder.dir.path().join("state/cells"), ".json");
-    let names: std::collections::BTreeSet<_> = kept
+    let names: BTreeSet<_> = kept
         .iter()
         .map(|path| path.strip_prefix(folder.dir.path().join("state/cells")).unwrap().iter().next().unwrap().to_owned())
         .collect();
