@@ -83,6 +83,8 @@ fn render(view: &Overview) -> String {
     let (first, last, bytes) = (chain.first_kept, chain.head, human_bytes(chain.manifest_bytes));
     section(&mut parts, format!("starts (manifests {first} to {last} are kept, {bytes})"), &claims(view));
     sections(&mut parts, view);
+    let accepted = view.accepted_changes.iter();
+    parts.extend(accepted.map(|change| format!("the next start with this file changes the state: {change}")));
     problems(&mut parts, &view.problems);
     parts.join("\n\n")
 }

@@ -1,6 +1,6 @@
 //! Cli: the commands, what they print, and the codes they exit with.
 //!
-//! In: arguments, environment, signals. Out: an exit code, see [`EXIT_CODES`].
+//! In: arguments, environment, signals. Out: an exit code, see `EXIT_CODES`.
 //! Does not: hold any logic of its own about samples, features or state.
 
 mod check;

@@ -4,7 +4,7 @@
 //!   CONJOIN_FAILPOINT=manifest-create:before:2:kill        the second time it comes there, it kills itself
 //!   CONJOIN_FAILPOINT=store-fsync:before:*:slow20,…        every time, 20 ms; several are separated by commas
 //!
-//! What can be done: kill (SIGKILL), stop (SIGSTOP, until somebody sends SIGCONT), slow<ms>; where a file is written also
+//! What can be done: kill (SIGKILL), stop (SIGSTOP, until somebody sends SIGCONT), `slow20` (ms); where a file is written also
 //! full (no space left), eio, short (half of the bytes, then an I/O error).
 //!
 //! Holds: a release build has nothing of this: no table, no variable, no branch.

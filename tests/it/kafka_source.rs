@@ -252,7 +252,7 @@ fn only_the_partitions_asked_for_are_read_of_every_topic() {
     more.until(&mut source, |seen| seen.count() == 10 && seen.caught_up.len() >= 2).unwrap();
     assert_eq!(more.payloads[&of(0, 3)], numbers(310..320));
     let began = Instant::now();
-    let end = |readable| conjoin::source::LogEnd { readable, blocked: 0 };
+    let end = |readable| LogEnd { readable, blocked: 0 };
     while source.log_ends() != BTreeMap::from([(of(0, 3), end(20)), (of(1, 3), end(10))]) {
         more.take(source.poll(Duration::from_millis(50)).unwrap());
         assert!(began.elapsed() < Duration::from_secs(20), "{:?}", source.log_ends());

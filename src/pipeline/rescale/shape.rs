@@ -183,7 +183,7 @@ fn together(heads: &[&Manifest]) -> Reading {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commit::{Chain, Definition, Identity};
+    use crate::commit::{Chain, Identity};
     use crate::config::{LoadOptions, load_texts};
     use crate::env::MemoryStore;
     use std::sync::Arc;
@@ -201,9 +201,15 @@ mod tests {
 
     /// A head that has read so far in each partition.
     fn head(next: &[i64]) -> Manifest {
-        let (definition, resets) = (Definition::default(), BTreeSet::new());
-        let (definition, resets) = (&definition, &resets);
-        let identity = Identity { pipeline: "p", definition, resets, writer: "w".into(), chain: 7, now_ms: 1 };
+        let (definition, resets) = (Default::default(), Default::default());
+        let identity = Identity {
+            pipeline: "p",
+            definition: &definition,
+            resets: &resets,
+            writer: "w".into(),
+            chain: 7,
+            now_ms: 1,
+        };
         let chain = Chain::claim(Arc::new(MemoryStore::default()), &identity).unwrap();
         let next: BTreeMap<u32, i64> = next.iter().enumerate().map(|(at, next)| (at as u32, *next)).collect();
         let track = |at: &u32| TrackEntry { stream: "s".into(), input: "s".into(), partition: *at, newest: 5 };
@@ -229,7 +235,9 @@ mod tests {
         let extents = extents(&[(0, 11), (0, 25), (0, 30)]);
         let cells = readings(&plan(true), &[&head], &extents, Some(3)).unwrap();
         assert_eq!(positions(&cells), [[(0, 10)], [(1, 20)], [(2, 30)]]);
-        assert!(cells.iter().enumerate().all(|(at, cell)| cell.tracks.len() == 1 && cell.tracks[0].partition == at as u32));
+        assert!(
+            cells.iter().enumerate().all(|(at, cell)| cell.tracks.len() == 1 && cell.tracks[0].partition == at as u32)
+        );
         let heads: Vec<Manifest> = cells
             .iter()
             .map(|cell| Manifest { inputs: cell.inputs.clone(), tracks: cell.tracks.clone(), ..head.clone() })

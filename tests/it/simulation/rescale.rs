@@ -14,15 +14,15 @@ use conjoin::config::Plan;
 use conjoin::env::{Clock, LocalStore, ManualClock, SeededEntropy, Store, open_place};
 use conjoin::event::{BlockKind, Partitioner};
 use conjoin::pipeline::{
-    Brokers, Exchange, Extents, Generation, RescaleOptions, Rescaled, RunError, SealedCommit, Told, definition, exchanged_groups,
-    list_objects, rescale,
+    Brokers, Exchange, Extents, Generation, RescaleOptions, Rescaled, RunError, SealedCommit, Told, definition,
+    exchanged_groups, list_objects, rescale,
 };
 use conjoin::sink::{Compression, ParquetSpec, TimeFolder};
 use conjoin::source::{GroupModeSpec, KafkaConnection, SourceError};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 /// What cells told each other, kept, and the mirror of whoever reads it.
@@ -312,7 +312,8 @@ fn what_the_topic_lost_is_found_out_and_nothing_is_switched() {
     let before = folder.generation();
     // The last commit of each cell lies in its state as well: so many are lost that one cell lacks the one before.
     let of: Vec<u32> = log.told.lock().unwrap().iter().rev().map(|(cell, _)| *cell).collect();
-    let lost = (2..of.len()).find(|lost| of[..*lost].iter().filter(|cell| **cell == of[lost - 1]).count() == 2).unwrap();
+    let lost =
+        (2..of.len()).find(|lost| of[..*lost].iter().filter(|cell| **cell == of[lost - 1]).count() == 2).unwrap();
     let short = folder.rescale(&setup, (2, None), &Topics { log: Some(&log), lost }, 9);
     let error = short.unwrap_err().to_string();
     assert!(error.contains("came after") && error.contains("what the cells tell each other"), "{error}");
@@ -342,9 +343,15 @@ fn a_process_that_comes_back_while_its_state_is_dealt_out_stops_the_rescale() {
             take: &mut dyn FnMut(Told) -> Result<(), RunError>,
         ) -> Result<(), RunError> {
             let store: Arc<dyn Store> = Arc::new(LocalStore::open(&self.cell).unwrap());
-            let (definition, resets) = (&definition(plan), &BTreeSet::new());
-            let (pipeline, writer) = ("simulation", "late".into());
-            Chain::claim(store, &Identity { pipeline, definition, resets, writer, chain: 1, now_ms: 1 }).unwrap();
+            let identity = Identity {
+                pipeline: "simulation",
+                definition: &definition(plan),
+                resets: &Default::default(),
+                writer: "late".into(),
+                chain: 1,
+                now_ms: 1,
+            };
+            Chain::claim(store, &identity).unwrap();
             self.topics.told(plan, topic, take)
         }
     }
@@ -358,7 +365,7 @@ fn a_process_that_comes_back_while_its_state_is_dealt_out_stops_the_rescale() {
     folder.rescale(&setup, (1, None), &brokers.topics, 2).unwrap();
     let folders: Vec<_> = std::fs::read_dir(folder.dir.path().join("state/cells")).unwrap().collect();
     let kept = crate::support::binary::files(&folder.dir.path().join("state/cells"), ".json");
-    let names: BTreeSet<_> = kept
+    let names: std::collections::BTreeSet<_> = kept
         .iter()
         .map(|path| path.strip_prefix(folder.dir.path().join("state/cells")).unwrap().iter().next().unwrap().to_owned())
         .collect();

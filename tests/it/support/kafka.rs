@@ -240,7 +240,9 @@ impl KafkaProducer {
             let led = |topic: &&rdkafka::metadata::MetadataTopic| {
                 topic.error().is_none() && topic.partitions().iter().filter(|p| p.leader() >= 0).count() == partitions
             };
-            if found.filter(led).is_some() {
+            // The producer has a view of its own, and learns by asking too.
+            let known = self.producer.client().fetch_metadata(Some(topic), DEADLINE).expect("metadata");
+            if found.filter(led).is_some() && known.topics().iter().any(|found| led(&found)) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
