@@ -63,7 +63,8 @@ pub fn run_group(plan: Arc<Plan>, fresh: bool, world: World) -> Result<(), RunEr
 /// chains or none.
 fn forget(state: &dyn Store) -> Result<(), StoreError> {
     let objects = state.list("")?;
-    let (agreed, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object.path.starts_with("generations/"));
+    let (agreed, others): (Vec<_>, Vec<_>) =
+        objects.into_iter().partition(|object| object.path.starts_with("generations/"));
     others.into_iter().chain(agreed).try_for_each(|object| state.delete(&object.path))
 }
 
@@ -223,8 +224,18 @@ impl Group<'_> {
     ) -> Result<(), RunError> {
         let (mut seat, mut told_ms) = (Seat::default(), 0);
         while !self.world.stop.requested() {
-            if let Some(event) = member.poll(POLL_TIMEOUT)? {
-                self.heed(event, &mut seat, cells);
+            match member.poll(POLL_TIMEOUT) {
+                Ok(None) => {}
+                Ok(Some(event)) => self.heed(event, &mut seat, cells),
+                Err(error) if error.retry() => {
+                    let message = format!("{error}; joining anew");
+                    self.heed(MemberEvent::Lost { message }, &mut seat, cells);
+                    let Some(joined) = self.join()? else { return Ok(()) };
+                    let (state, entropy) = (self.state.as_ref(), self.world.entropy.as_ref());
+                    Generation::agree(&self.plan, state, joined.partition_count(), entropy)?;
+                    *member = joined;
+                }
+                Err(error) => return Err(error.into()),
             }
             let now = self.world.clock.monotonic_ms();
             self.settle(generation, now, &seat, exchange, cells);
@@ -354,7 +365,7 @@ impl Group<'_> {
     }
 
     /// The board of the process is the sum of its cells.
-    fn tell(&self, now: u64, seat: &Seat, member: &GroupMember, cells: &BTreeMap<u32, Cell>) {
+    fn tell(&self, now: u64, seat: &Seat, member: &mut GroupMember, cells: &BTreeMap<u32, Cell>) {
         let views: Vec<_> = cells.values().filter(|cell| cell.thread.is_some()).map(|cell| cell.board.view()).collect();
         let positions = views.iter().flat_map(|view| &view.committed);
         if seat.taken {
