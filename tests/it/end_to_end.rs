@@ -239,7 +239,8 @@ state: {{ path: state, commit_every: {commit_every}, lanes: 2 }}
     pub fn versions(&self) -> BTreeMap<String, String> {
         let client = redis::Client::open(self.redis.as_str()).unwrap();
         let mut connection = client.get_connection().unwrap();
-        let keys = redis::cmd("KEYS").arg(format!("{}:*", self.pipeline)).query::<Vec<String>>(&mut connection).unwrap();
+        let keys =
+            redis::cmd("KEYS").arg(format!("{}:*", self.pipeline)).query::<Vec<String>>(&mut connection).unwrap();
         if keys.is_empty() {
             return BTreeMap::new();
         }

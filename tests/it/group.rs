@@ -207,7 +207,9 @@ fn processes_that_come_go_and_die_give_the_samples_and_features_of_one() {
     let last = group.start("d");
     let end = group.world.impressions.iter().map(|shown| shown.ts).max().unwrap() + 40_000;
     wait_for("every window to slide empty", || {
-        (0..group.partitions as u32).all(|cell| group.manifest(cell)["handover"]["watermark"].as_i64() > Some(end)).then_some(())
+        (0..group.partitions as u32)
+            .all(|cell| group.manifest(cell)["handover"]["watermark"].as_i64() > Some(end))
+            .then_some(())
     });
     stop(last);
     group.setup.check_redis(&Oracle::new(&group.world, SHORT), end);

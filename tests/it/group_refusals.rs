@@ -144,9 +144,9 @@ fn a_record_that_lies_in_the_wrong_partition_stops_its_cell_alone() {
     let mut server = Server::start(command);
     feed.until_commits(&mut group);
     wait_for("it to be ready", || (server.ask("GET", "/readyz", "").0 == 200).then_some(()));
-    let user = (0..).map(|n| format!("main:{n}")).find(|user| {
-        Partitioner::Murmur2.partition(user.as_bytes(), 4) as i32 != WRONG
-    });
+    let user = (0..)
+        .map(|n| format!("main:{n}"))
+        .find(|user| Partitioner::Murmur2.partition(user.as_bytes(), 4) as i32 != WRONG);
     let click = json!({ "event_id": "astray", "kind": "click", "req": "r", "item": "i", "uid": user.unwrap(),
         "at": crate::end_to_end::START });
     let payload = Some(click.to_string().into_bytes());
@@ -164,7 +164,7 @@ fn a_record_that_lies_in_the_wrong_partition_stops_its_cell_alone() {
     });
     let inputs = group.manifest(WRONG as u32)["inputs"].clone();
     let clicks = inputs.as_array().unwrap().iter().find(|input| input["name"] == group.setup.topics[CLICKS].as_str());
-    let next = clicks.unwrap_or_else(|| panic!("{inputs}"))["next"][0][1].as_i64().unwrap();
+    let next = clicks.unwrap_or_else(|| panic!("{inputs}"))["next"]["2"].as_i64().unwrap();
     assert!(next <= offset, "committed up to {next}, past the record at {offset}");
     assert_eq!(server.stop(), 0);
 }
