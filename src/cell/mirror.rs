@@ -10,7 +10,9 @@
 //! Does not: read a topic or a clock; see [`pipeline`](crate::pipeline).
 
 use crate::cell::lane::{NULLABLE, read, write};
-use crate::event::{CellMark, EventTime, FeatureBatch, Fingerprint, Outside, StreamId, Watermark, home_of, partition_of};
+use crate::event::{
+    CellMark, EventTime, FeatureBatch, Fingerprint, Outside, StreamId, Watermark, home_of, partition_of,
+};
 use crate::feature::{GroupSpec, GroupStore, StateError};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;

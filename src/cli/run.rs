@@ -47,12 +47,8 @@ pub fn run(args: &RunArgs) -> ExitCode {
         Ok(plan) => Arc::new(plan),
         Err(code) => return code,
     };
-    let options = RunOptions {
-        until_end: args.until_end,
-        close: args.close,
-        fresh: args.fresh,
-        ..RunOptions::default()
-    };
+    let options =
+        RunOptions { until_end: args.until_end, close: args.close, fresh: args.fresh, ..RunOptions::default() };
     if plan.group_mode.is_some() && (args.until_end || args.json) {
         eprint_text("error: in group mode a process runs until it is told to stop: leave out --until-end and --json");
         return ExitCode::from(EXIT_USAGE);

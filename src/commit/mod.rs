@@ -21,8 +21,8 @@ pub use chain::{
 };
 pub use manifest::*;
 pub use object::{
-    EncodedBlock, ObjectError, STATE_FOLDER, block_ref, decode_rows, encode_block, object_epoch, object_path, read_block,
-    read_encoded, read_footer, verify_object, write_object,
+    EncodedBlock, ObjectError, STATE_FOLDER, block_ref, decode_rows, encode_block, object_epoch, object_path,
+    read_block, read_encoded, read_footer, verify_object, write_object,
 };
 pub use protocol::{
     ClaimRefusal, CommitOutcome, GarbageRule, Leftover, MANIFESTS_KEPT, changed_nodes, is_garbage, last_named,

@@ -5,8 +5,8 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, Share, StateBlock,
-    Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, Share,
+    StateBlock, Watermark,
 };
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
@@ -14,7 +14,8 @@ use crate::join::index::RowRef;
 use crate::join::label::{Admission, Decision, LabelBucket, LabelState, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeBinaryArray, Int64Array, RecordBatch, UInt8Array, UInt32Array,
+    UInt64Array,
 };
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt8Type, UInt32Type, UInt64Type};
@@ -144,8 +145,7 @@ impl JoinState {
         if segment.id.is_none() {
             // Rows without a segment are written again, as the newest: a copy of what is here already must not be.
             let fresh = |at: usize| {
-                share.contains(keys.home[at])
-                    && !self.holds(keys.id[at], keys.event_time[at], keys.content[at])
+                share.contains(keys.home[at]) && !self.holds(keys.id[at], keys.event_time[at], keys.content[at])
             };
             let mask: Vec<bool> = (0..keys.id.len()).map(fresh).collect();
             if mask.contains(&false) {
@@ -435,10 +435,7 @@ impl Writer {
             let rows = record_batch(vec![
                 ("id", fingerprint_array(&ids)),
                 ("content", Arc::new(UInt64Array::from_iter_values(decisions.iter().map(|decision| decision.content)))),
-                (
-                    "home",
-                    Arc::new(UInt32Array::from_iter_values(decisions.iter().map(|decision| decision.home))),
-                ),
+                ("home", Arc::new(UInt32Array::from_iter_values(decisions.iter().map(|decision| decision.home)))),
                 (
                     "state",
                     Arc::new(UInt8Array::from_iter_values(decisions.iter().map(|decision| decision.state as u8))),

@@ -224,9 +224,8 @@ impl Committer {
         let mut sealed = Vec::new();
         for (object, entries) in &self.objects {
             let path: Arc<str> = object.path.as_str().into();
-            let of_head = |entry: &&BlockEntry| {
-                entry.class.kind == BlockKind::Sealed && entry.bucket == head.cut as i64
-            };
+            let of_head =
+                |entry: &&BlockEntry| entry.class.kind == BlockKind::Sealed && entry.bucket == head.cut as i64;
             for entry in entries.iter().filter(of_head) {
                 let block = block_ref(&path, entry).ok_or_else(|| ObjectError::Damaged {
                     path: self.state.describe(&path),
@@ -257,9 +256,7 @@ impl Committer {
             bytes = object.bytes;
             self.objects.push((object, entries));
         }
-        let needed = |entry: &BlockEntry| {
-            needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first)
-        };
+        let needed = |entry: &BlockEntry| needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first);
         let last_named = self.chain.head().number;
         let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {

@@ -10,7 +10,9 @@ use crate::cell::{Advance, CellSpec, LaneInput, Mirror};
 use crate::commit::{Handover, InputEntry, TrackEntry};
 use crate::env::Clock;
 use crate::env::failpoint::{self, Failpoint};
-use crate::event::{CellMark, CloseReason, DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
+use crate::event::{
+    CellMark, CloseReason, DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark,
+};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};

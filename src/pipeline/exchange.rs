@@ -15,7 +15,9 @@ use crate::event::{FeatureBatch, Positions, RawBatch, RawRecord};
 use crate::online::{OnlineSender, Version};
 use crate::pipeline::{RunError, StopSignal};
 use crate::source::kafka::{KafkaOptions, ReconnectingKafka, TopicWriter};
-use crate::source::{InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent};
+use crate::source::{
+    InputKind, InputSpec, KafkaConnection, KafkaStart, KafkaTopicSpec, Source, SourceError, SourceEvent,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -198,8 +200,7 @@ impl KafkaExchange {
         };
         let kind = InputKind::Kafka(spec);
         let input = InputSpec { name: self.topic.clone(), kind, streams: Vec::new(), headers: true };
-        let options =
-            KafkaOptions { client_id: self.client_id.clone(), monitoring: false, ..KafkaOptions::default() };
+        let options = KafkaOptions { client_id: self.client_id.clone(), monitoring: false, ..KafkaOptions::default() };
         let mut backoff = BACKOFF_MIN;
         loop {
             let inputs = [(0, &input)];
@@ -219,7 +220,8 @@ impl KafkaExchange {
 
     fn take(&self, raw: &RawBatch, now_ms: u64) -> Result<(), RunError> {
         for record in &raw.records {
-            let place = format!("{} partition {} offset {}", self.topic, raw.delta.partition.partition, record.position);
+            let place =
+                format!("{} partition {} offset {}", self.topic, raw.delta.partition.partition, record.position);
             let Some(letter) = letter(raw, record) else {
                 tracing::warn!("{place}: a record that Conjoin did not write is passed over");
                 continue;

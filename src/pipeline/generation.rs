@@ -113,7 +113,8 @@ impl Generation {
             }
             None => {
                 return refuse(
-                    "the state belongs to a process that read all partitions: `conjoin rescale` makes cells of it".into(),
+                    "the state belongs to a process that read all partitions: `conjoin rescale` makes cells of it"
+                        .into(),
                 );
             }
         }

@@ -92,11 +92,7 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
 }
 
 /// The plan of a process that reads all partitions, with its chain where it lies.
-fn settled(
-    plan: Arc<Plan>,
-    state: Arc<dyn Store>,
-    world: &World,
-) -> Result<(Arc<Plan>, Arc<dyn Store>), RunError> {
+fn settled(plan: Arc<Plan>, state: Arc<dyn Store>, world: &World) -> Result<(Arc<Plan>, Arc<dyn Store>), RunError> {
     let path = single_path(&plan, state.as_ref())?;
     if path == plan.state.path {
         return Ok((plan, state));

@@ -3,8 +3,8 @@
 //! Pure: the monotonic clock comes in as an argument and serves idleness alone.
 
 use crate::event::{
-    DecodedBatch, EventTime, Outside, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount, StreamId,
-    Track, Watermark, home_of, key_group, lane_of, partition_of,
+    DecodedBatch, EventTime, Outside, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount,
+    StreamId, Track, Watermark, home_of, key_group, lane_of, partition_of,
 };
 use crate::invariant;
 use crate::route::StreamTime;

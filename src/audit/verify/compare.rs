@@ -55,7 +55,11 @@ impl Side {
         let encoded = self.converter.convert_columns(&columns)?;
         let ids: Vec<&ArrayRef> = self.id.iter().map(|column| &columns[*column]).collect();
         // Without an id all rows have one, and only whole rows are matched.
-        let ids = if ids.is_empty() { vec![0; rows.num_rows()] } else { fingerprints(&ids, rows.num_rows(), Partitioner::Murmur2) };
+        let ids = if ids.is_empty() {
+            vec![0; rows.num_rows()]
+        } else {
+            fingerprints(&ids, rows.num_rows(), Partitioner::Murmur2)
+        };
         let batch = self.batches.len() as u32;
         let entries = encoded.iter().zip(ids).enumerate();
         self.entries.extend(entries.map(|(at, (row, id))| Entry {

@@ -162,7 +162,10 @@ pub fn state(c: &mut Checker<'_>, raw: &Pipeline, cores: usize) -> Option<StateS
         keep_orphans_ms: duration_or(&state.keep_orphans, defaults::KEEP_ORPHANS).max(ORPHAN_COMMITS * commit_every_ms),
         memory_bytes: size_or(&state.memory, defaults::MEMORY),
         // In group mode there are cells enough to keep the cores busy.
-        lanes: state.lanes.map_or(if raw.group_mode.is_some() { 1 } else { cores }, |lanes| lanes as usize).clamp(1, KEY_GROUPS as usize),
+        lanes: state
+            .lanes
+            .map_or(if raw.group_mode.is_some() { 1 } else { cores }, |lanes| lanes as usize)
+            .clamp(1, KEY_GROUPS as usize),
     })
 }
 

@@ -51,7 +51,8 @@ fn connection(c: &mut Checker<'_>, inputs: &[InputSpec], path: &Path) -> Option<
         match &found {
             Some(first) if first.name != topic.connection.name => {
                 let (first, second) = (first.name.clone(), topic.connection.name.clone());
-                c.error(path, format!("topics of two connections, `{first}` and `{second}`")).expected("one Kafka cluster");
+                c.error(path, format!("topics of two connections, `{first}` and `{second}`"))
+                    .expected("one Kafka cluster");
                 return None;
             }
             _ => found = Some(topic.connection.clone()),
