@@ -64,7 +64,7 @@ impl Feed {
     /// Every cell has committed.
     pub fn until_commits(&mut self, group: &mut Group) {
         let before = group.heads();
-        let further = |now: &Head| before.iter().find(|old| old.cell == now.cell).is_none_or(|old| now.cut > old.cut);
+        let further = |now: &Head| now.cut > before.iter().find(|old| old.cell == now.cell).map_or(0, |old| old.cut);
         self.until(group, "a commit of every cell", |group| {
             let heads = group.heads();
             (heads.len() == group.partitions as usize && heads.iter().all(further)).then_some(())
