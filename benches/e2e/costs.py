@@ -73,13 +73,14 @@ def commits(args, folder, out):
             correct &= right
             speed[every] = events / run["wall_s"]
             totals, count = run["report"]["totals"], run["report"]["commits"]
+            copied = totals.get("state_bytes_copied", 0)
             if every == "1s":
                 bytes_per_commit.append(totals["state_bytes_written"] / count)
             by_interval[every].append(run | {"commits": count, "totals": totals})
             print(
                 f"pair {pair + 1}, {every:>3}: {run['wall_s']:.1f} s, {run['cpu_s']:.1f} s CPU, {speed[every] / 1e3:.0f} k events/s, "
                 f"{count} commits, {totals['state_bytes_written'] / BYTES_PER_MIB:.0f} MiB of state "
-                f"({totals['state_bytes_copied'] / BYTES_PER_MIB:.0f} copied), {run['rss_mib']:.0f} MiB RSS, "
+                f"({copied / BYTES_PER_MIB:.0f} copied), {run['rss_mib']:.0f} MiB RSS, "
                 f"load before {before}, {'exact' if right else 'WRONG'}",
                 file=sys.stderr,
             )
@@ -96,22 +97,21 @@ def commits(args, folder, out):
     }
 
 
-def watch(args, folder, out, until=lambda manifest: False):
-    """Runs once and yields every manifest; ends the process by kill -9 when `until` says so."""
+def watch(args, folder, out, until=lambda manifest, since: False):
+    """Runs once and gives every manifest with the time it was seen; ends the process by kill -9 when `until`, asked all the
+    time with the newest manifest of this process, says so."""
     chain = Chain(out)
     chain.new()
     start = time.monotonic()
     command = command_of(args.binary, [f"state.commit_every={args.every}"])
     process = subprocess.Popen(command, env={**os.environ, "DATA_DIR": folder, "OUT_DIR": out}, stdout=subprocess.PIPE)
-    seen, killed = [], False
-    while not killed:
+    seen, killed, alive = [], False, True
+    while alive:
         alive = process.poll() is None
-        for manifest in chain.new():
-            seen.append(manifest | {"seen_s": time.monotonic() - start})
-            if until(manifest) and alive:
-                process.kill()
-                killed = True
-        if not alive:
+        seen += [manifest | {"seen_s": time.monotonic() - start} for manifest in chain.new()]
+        if alive and seen and until(seen[-1], time.monotonic() - start):
+            process.kill()
+            killed = True
             break
         time.sleep(0.002)
     output = process.stdout.read().decode().strip()
@@ -131,7 +131,7 @@ def growth(args, folder, out):
     for before, manifest in zip(manifests, manifests[1:]):
         fresh = anchor(manifest)["applied"] - anchor(before)["applied"]
         written, copied = (
-            manifest["totals"][key] - before["totals"][key] for key in ("state_bytes_written", "state_bytes_copied")
+            manifest["totals"].get(key, 0) - before["totals"].get(key, 0) for key in ("state_bytes_written", "state_bytes_copied")
         )
         if fresh and manifest["number"] == before["number"] + 1:
             rows.append((anchor(manifest)["pending"], fresh, written, copied, len(manifest["objects"]), manifest["manifest_bytes"]))
@@ -152,41 +152,40 @@ def growth(args, folder, out):
     }
 
 
+def visible(out):
+    return set(glob.glob(os.path.join(out, "samples", "**", "*.parquet"), recursive=True))
+
+
 def restart(args, folder, out):
     """Kills with so many rows pending, starts again, and looks for the first sample that was not there before."""
     shutil.rmtree(out, ignore_errors=True)
-    enough = lambda manifest: anchor(manifest)["pending"] >= args.pending and anchor(manifest)["emitted"] > 0
-    manifests, report = watch(args, folder, out, enough)
-    times = []
-    while report is None and len(times) < args.runs:
-        head = manifests[-1]
-        files = set(glob.glob(os.path.join(out, "samples", "**", "*.parquet"), recursive=True))
-        emitted, published = anchor(head)["emitted"], []
+    enough = lambda manifest, _: anchor(manifest)["pending"] >= args.pending and anchor(manifest)["emitted"] > 0
+    times, last_cut = [], 0
+    while len(times) < args.runs:
+        manifests, report = watch(args, folder, out, enough)
+        if report is not None:
+            sys.exit(f"only {len(times)} restarts: the input ended; take more --impressions")
+        head, files, seen = manifests[-1], visible(out), {}
 
-        def first_new(manifest):
-            visible = set(glob.glob(os.path.join(out, "samples", "**", "*.parquet"), recursive=True)) - files
-            if visible and not published:
-                published.append(manifest["number"])
-            return bool(published)
+        def first_new(manifest, since):
+            if anchor(manifest)["emitted"] > anchor(head)["emitted"]:
+                seen.setdefault("sample_committed_s", round(since, 3))
+            if visible(out) - files:
+                seen.setdefault("sample_file_s", round(since, 3))
+            return len(seen) == 2
 
         manifests, report = watch(args, folder, out, first_new)
-        committed = next((one for one in manifests if anchor(one)["emitted"] > emitted), None)
-        visible = next((one for one in manifests if published and one["number"] == published[0]), None)
-        if committed is None or visible is None:
-            break
+        if report is not None:
+            sys.exit("the input ended before a new sample was seen; take more --impressions")
         times.append({
             "pending": anchor(head)["pending"],
+            "commits_before": head["cut"] - last_cut,
             "objects": len(head["objects"]),
             "claimed_s": round(manifests[0]["seen_s"], 3),
-            "sample_committed_s": round(committed["seen_s"], 3),
-            "sample_file_s": round(visible["seen_s"], 3),
-        })
+        } | seen)
+        last_cut = head["cut"]
         print(f"{times[-1]}, load {load()}", file=sys.stderr)
-        # Some more state before the next kill.
-        if report is None:
-            manifests, report = watch(args, folder, out, enough)
-    if report is None:
-        manifests, report = watch(args, folder, out)
+    _, report = watch(args, folder, out)
     right, _, _ = check(folder, out, report)
     return {
         "sample_committed_s": spread([one["sample_committed_s"] for one in times]),

@@ -520,13 +520,18 @@ fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<Objec
 fn class_owner(plan: &Plan, head: &Manifest, class: BlockClass) -> String {
     let Some(at) = head.layout.place(class) else { return format!("node {}, which is gone", class.node) };
     match class.kind {
-        BlockKind::Tiles | BlockKind::FeatureEntries | BlockKind::FeatureIds => head.layout.groups[at].name.clone(),
+        BlockKind::Tiles | BlockKind::FeatureEntries | BlockKind::FeatureIds | BlockKind::Sealed => {
+            head.layout.groups[at].name.clone()
+        }
         BlockKind::Labels | BlockKind::LabelStates => {
             let sample = &head.layout.samples[at].name;
             let plan = plan.samples.iter().find(|plan| plan.sample.name == *sample);
             let join = plan.and_then(|plan| plan.join.labels.get(class.part as usize)).map(|label| label.name.clone());
             format!("{sample}.{}", join.unwrap_or_else(|| class.part.to_string()))
         }
-        _ => head.layout.samples[at].name.clone(),
+        BlockKind::ImpressionKeys
+        | BlockKind::ImpressionRows
+        | BlockKind::ImpressionFeatures
+        | BlockKind::ClosedIds => head.layout.samples[at].name.clone(),
     }
 }

@@ -229,8 +229,18 @@ impl Group<'_> {
     ) -> Result<(), RunError> {
         let (mut seat, mut told_ms) = (Seat::default(), 0);
         while !self.world.stop.requested() {
-            if let Some(event) = member.poll(POLL_TIMEOUT)? {
-                self.heed(event, &mut seat, cells);
+            match member.poll(POLL_TIMEOUT) {
+                Ok(None) => {}
+                Ok(Some(event)) => self.heed(event, &mut seat, cells),
+                Err(error) if error.retry() => {
+                    let message = format!("{error}; joining anew");
+                    self.heed(MemberEvent::Lost { message }, &mut seat, cells);
+                    let Some(joined) = self.join()? else { return Ok(()) };
+                    let (state, entropy) = (self.state.as_ref(), self.world.entropy.as_ref());
+                    Generation::agree(&self.plan, state, joined.partition_count(), entropy)?;
+                    *member = joined;
+                }
+                Err(error) => return Err(error.into()),
             }
             let now = self.world.clock.monotonic_ms();
             self.settle(generation, now, &seat, exchange, cells);
@@ -362,7 +372,7 @@ impl Group<'_> {
     }
 
     /// The board of the process is the sum of its cells.
-    fn tell(&self, now: u64, seat: &Seat, member: &GroupMember, cells: &BTreeMap<u32, Cell>) {
+    fn tell(&self, now: u64, seat: &Seat, member: &mut GroupMember, cells: &BTreeMap<u32, Cell>) {
         let views: Vec<_> = cells.values().filter(|cell| cell.thread.is_some()).map(|cell| cell.board.view()).collect();
         let positions = views.iter().flat_map(|view| &view.committed);
         if seat.taken {

@@ -176,16 +176,9 @@ impl Start<'_> {
         self.join_others(&committer, head)?;
         let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
 
-        // A tick takes one batch of each group from each lane; two ticks have room.
-        let (batches_per_tick, limits) = (cell.lanes * cell.groups.len(), WriterLimits::default());
-        let queue_batches_max = limits.queue_batches_max.max(2 * batches_per_tick);
-        let limits = WriterLimits { queue_batches_max, ..limits };
-        if self.options.scope.is_whole() {
-            self.world.online.watch(self.world.entropy.random_u64());
-        }
-        let online = OnlineWriter::start(self.world.online.clone(), limits, self.world.entropy.random_u64())
-            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
-        self.world.board.update(|view| view.online = Some(online.stats()));
+        // A tick takes one batch of each group from each lane.
+        let batches_per_tick = cell.lanes * cell.groups.len();
+        let online = self.online(batches_per_tick)?;
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell, self.mirror());
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
@@ -268,6 +261,20 @@ impl Start<'_> {
             Some(error) => Err(error),
             None => Ok(self.summary(self.world.board.view().commit_number.max(head.number), online_left)),
         }
+    }
+
+    /// The writer of online features, whose queue has room for two ticks.
+    fn online(&self, batches_per_tick: usize) -> Result<OnlineWriter, RunError> {
+        let limits = WriterLimits::default();
+        let queue_batches_max = limits.queue_batches_max.max(2 * batches_per_tick);
+        let limits = WriterLimits { queue_batches_max, ..limits };
+        if self.options.scope.is_whole() {
+            self.world.online.watch(self.world.entropy.random_u64());
+        }
+        let online = OnlineWriter::start(self.world.online.clone(), limits, self.world.entropy.random_u64())
+            .map_err(|source| RunError::Spawn { name: "online".into(), source })?;
+        self.world.board.update(|view| view.online = Some(online.stats()));
+        Ok(online)
     }
 
     /// Tells the other cells, where there are any, what the last owner may not have told, and that this one is here.

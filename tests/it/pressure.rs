@@ -46,8 +46,9 @@ fn impression(id: &str, number: u64, user: u64) -> Vec<u8> {
     format!("{{\"id\":\"{id}{number}\",\"user\":\"u{user}\",\"at\":{at}}}").into_bytes()
 }
 
-/// How far batches unpack that travel and lie in less than a MiB, one of a single record and one of many.
-const BOMBS: [(&str, u64); 3] = [("gzip", 96), ("zstd", 24), ("snappy", 16)];
+/// To how many MiB batches unpack that travel and lie in less than one, a batch of a single record and one of many. The
+/// client guesses the size of zstd in ever larger steps, so a third of its limit is what it takes for sure.
+const BOMBS: [(&str, u64); 3] = [("gzip", 64), ("zstd", 10), ("snappy", 12)];
 
 #[test]
 fn fault_28_batches_that_unpack_to_far_more_than_they_weigh_pass_in_bounded_memory() {
@@ -106,7 +107,7 @@ fn fault_28_batches_that_unpack_to_far_more_than_they_weigh_pass_in_bounded_memo
 }
 
 #[test]
-fn fault_30_a_hot_key_costs_time_and_changes_no_row() {
+fn fault_30_a_hot_key_costs_no_memory_and_changes_no_row() {
     let spec = WorldSpec {
         seed: 30,
         start: START,
@@ -118,7 +119,7 @@ fn fault_30_a_hot_key_costs_time_and_changes_no_row() {
         hot: 0.0,
         name: "cool",
     };
-    let mut rates = Vec::new();
+    let mut costs = Vec::new();
     for (hot, name) in [(0.0, "cool"), (0.5, "hot")] {
         let mut setup = Setup::new(LONG);
         let world = world(&WorldSpec { hot, name, ..spec.clone() });
@@ -126,25 +127,23 @@ fn fault_30_a_hot_key_costs_time_and_changes_no_row() {
         setup.produce(&world.records);
         setup.write_pipeline(&brokers(), &LONG_TIMES);
         let mut run = Conjoin::run(setup.path(), "run", &["--until-end", "--close", "--json"]);
-        let mut peak = 0;
+        let (mut peak, mut cpu) = (0, 0);
         while run.is_running() {
-            peak = peak.max(run.memory_if_running("VmHWM").unwrap_or(0));
+            peak = run.memory_if_running("VmHWM").unwrap_or(peak);
+            cpu = run.cpu_ms_if_running().unwrap_or(cpu);
             std::thread::sleep(Duration::from_millis(20));
         }
         let summary = run.summary();
         let oracle = Oracle::new(&world, LONG);
         setup.check_samples(&oracle);
         setup.check_redis(&oracle, summary["online_instant"].as_i64().unwrap());
-        let rate = world.records.len() as f64 / summary["seconds"].as_f64().unwrap();
-        println!(
-            "{name}: {of_hot} of {} rows of one user, {rate:.0} records/s, {} MiB at most",
-            world.impressions.len(),
-            peak / MIB
-        );
-        rates.push((rate, peak));
+        let rows = world.impressions.len();
+        println!("{name}: {of_hot} of {rows} rows of one user, {cpu} ms of CPU, {} MiB at most", peak / MIB);
+        costs.push((rows as f64 / cpu as f64, peak));
     }
-    println!("with a hot key {:.2} of the throughput", rates[1].0 / rates[0].0);
-    assert!(rates[1].1 < rates[0].1 + 64 * MIB, "memory: {rates:?}");
+    // By the CPU: a busy machine tells nothing by its clock.
+    println!("with a hot key {:.2} of the rows per CPU second", costs[1].0 / costs[0].0);
+    assert!(costs[1].1 < costs[0].1 + 64 * MIB, "memory: {costs:?}");
 }
 
 /// Reading waits for a store that does not keep up; what was read does not pile up meanwhile. `CONJOIN_HOLD_SECONDS` says

@@ -9,7 +9,7 @@ use crate::commit::{Chain, Definition, FileEntry, Identity, Manifest, read_last}
 use crate::config::Plan;
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
 use crate::pipeline::RunError;
-use crate::pipeline::build::cell_spec;
+use crate::pipeline::build::{cell_spec, places};
 use crate::pipeline::committer::{DEAD_LETTERS, check_unpublished, publish_files};
 use crate::pipeline::restore::{self, Objects, Sorted};
 use crate::pipeline::sinks::{SinkGauge, SinkInput, SinkThread, SinkWork};
@@ -187,7 +187,8 @@ fn roll(
             files.push(FileEntry { sink, file });
         }
     }
-    let mut next = Manifest { committed_at_ms: clock.now_ms(), files, ..head.clone() };
+    let places = places(plan).into_iter().map(|(sink, place)| (sink, place.to_string())).collect();
+    let mut next = Manifest { committed_at_ms: clock.now_ms(), files, places, ..head.clone() };
     next.counts.samples.iter_mut().for_each(|sample| sample.filed_through = sample.closed_through);
     for entry in &next.files {
         next.totals.files += 1;

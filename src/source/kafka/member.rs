@@ -10,7 +10,7 @@
 //! told, and a second for the brokers' count of partitions after a rebalance.
 //! Does not: read, or guarantee that nobody else takes a partition for its own: that is what claiming a chain does.
 
-use super::observe::{GroupChange, Observer};
+use super::observe::{GroupChange, Observer, Shown};
 use super::start::{Client, Inquiry};
 use super::{close, settings};
 use crate::source::{KafkaConnection, SourceError};
@@ -68,6 +68,8 @@ pub struct GroupMember {
     down: bool,
     /// What the group last assigned is not the same of every topic.
     uneven: bool,
+    /// The seat was lost or out of reach, and brokers have not taken positions from it since.
+    shaken: bool,
 }
 
 impl GroupMember {
@@ -104,6 +106,7 @@ impl GroupMember {
                 unchecked: None,
                 down: false,
                 uneven: false,
+                shaken: false,
             }),
             Err(error) => {
                 close(client);
@@ -118,7 +121,8 @@ impl GroupMember {
     }
 
     /// The next event; `None` when nothing happened for `timeout`. It must be called well within `max.poll.interval.ms`,
-    /// or the group takes this process for dead. After an error the seat is gone.
+    /// or the group takes this process for dead. After an error the seat is gone; with [`retry`](SourceError::retry) it
+    /// may be asked for anew.
     pub fn poll(&mut self, timeout: Duration) -> Result<Option<MemberEvent>, SourceError> {
         if let Some(event) = self.ready.pop_front() {
             return Ok(Some(event));
@@ -128,11 +132,11 @@ impl GroupMember {
         if let Some(error) = error {
             self.judge(&error)?;
         }
+        self.note_changes()?;
         // A client that was fenced says so once, and maybe to somebody else's poll.
         if let Some((code, reason)) = self.client().client().fatal_error() {
             return Err(self.expelled(code, &reason));
         }
-        self.note_changes()?;
         self.check_assignment()?;
         self.notice_recovery();
         Ok(self.ready.pop_front())
@@ -140,17 +144,27 @@ impl GroupMember {
 
     /// Tells the brokers how far the owner of these partitions is, so that lag monitors see it. Nothing reads it back; a
     /// failure is only logged, such as one while the group assigns anew.
-    pub fn commit_for_monitoring(&self, positions: &BTreeMap<(String, u32), i64>) {
+    pub fn commit_for_monitoring(&mut self, positions: &BTreeMap<(String, u32), i64>) {
+        let shown = self.client().context().observed().positions;
+        self.shaken &= shown != Shown::Taken;
+        // What waits for a broker longer than the session comes there under a name that is no longer ours.
+        if shown == Shown::OnTheirWay || self.down || self.client().assignment_lost() {
+            return;
+        }
         let mut list = TopicPartitionList::with_capacity(positions.len());
         for ((topic, number), next) in positions {
             if let Err(error) = list.add_partition_offset(topic, *number as i32, Offset::Offset(*next)) {
                 tracing::warn!(topic, number, next, %error, "position cannot be shown to monitoring");
             }
         }
-        if list.count() > 0
-            && let Err(error) = self.client().commit(&list, CommitMode::Async)
-        {
-            tracing::warn!(group = self.group, %error, "positions were not shown to monitoring; nothing depends on it");
+        if list.count() == 0 {
+            return;
+        }
+        match self.client().commit(&list, CommitMode::Async) {
+            Ok(()) => self.client().context().observed().positions = Shown::OnTheirWay,
+            Err(error) => {
+                tracing::warn!(group = self.group, %error, "positions were not shown to monitoring; nothing depends on it");
+            }
         }
     }
 
@@ -175,6 +189,7 @@ impl GroupMember {
                 }
                 GroupChange::Lost => {
                     self.unchecked = None;
+                    self.shake();
                     let reason = self.reason();
                     let message =
                         format!("group {}: the seat of this process was lost ({reason}); joining anew", self.group);
@@ -279,9 +294,23 @@ impl GroupMember {
         }
     }
 
+    /// What was shown to monitoring before says nothing about the seat of now.
+    fn shake(&mut self) {
+        self.shaken = true;
+        let mut observed = self.client().context().observed();
+        if observed.positions == Shown::Taken {
+            observed.positions = Shown::Nothing;
+        }
+    }
+
     /// The client is of no use any more.
     fn expelled(&self, code: Code, reason: &str) -> SourceError {
         match (code, &self.instance) {
+            // Positions that it had sent before it lost its seat reached the group after it had joined again, and the
+            // group took them for another process's.
+            (Code::FencedInstanceId, Some(_)) if self.shaken => {
+                self.stopped(true, format!("the seat was lost, and what was still on its way closed it ({reason})"))
+            }
             (Code::FencedInstanceId, Some(instance)) => self.stopped(
                 false,
                 format!(
@@ -308,6 +337,7 @@ impl GroupMember {
         if !self.down {
             self.client().context().observed().broker_up = false;
             self.down = true;
+            self.shake();
             self.ready.push_back(MemberEvent::Connection { ready: false, message });
         }
     }

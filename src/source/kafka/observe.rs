@@ -26,6 +26,17 @@ pub struct Observed {
     pub log_ends: BTreeMap<u32, LogEnd>,
     /// What the consumer group said since this was last taken, in order.
     pub group_changes: Vec<GroupChange>,
+    /// Positions are on their way to the brokers, or were taken by them.
+    pub positions: Shown,
+}
+
+/// What became of the positions that monitoring was last shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shown {
+    #[default]
+    Nothing,
+    OnTheirWay,
+    Taken,
 }
 
 /// What a consumer group tells one of its members.
@@ -124,6 +135,8 @@ impl ConsumerContext for Observer {
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _positions: &TopicPartitionList) {
+        let taken = if result.is_ok() { Shown::Taken } else { Shown::Nothing };
+        self.observed().positions = taken;
         if let Err(error) = result {
             tracing::warn!(topic = self.topic, %error, "positions were not shown to monitoring; nothing depends on it");
         }

@@ -79,6 +79,14 @@ impl Conjoin {
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
     }
 
+    /// CPU time that it took so far; of a process that may have ended.
+    pub fn cpu_ms_if_running(&self) -> Option<u64> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).ok()?;
+        let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+        // User and system time, in hundredths of a second.
+        Some((fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?) * 10)
+    }
+
     /// What it wrote to standard error so far.
     pub fn errors(&self) -> String {
         fs::read_to_string(&self.stderr).unwrap()
