@@ -2,6 +2,8 @@
 //!
 //! `SIM_SEED=17 cargo test --test it simulation` runs the seed 17 alone.
 
+#[path = "simulation/at_rest.rs"]
+mod at_rest;
 #[path = "simulation/cells.rs"]
 mod cells;
 #[path = "simulation/change.rs"]

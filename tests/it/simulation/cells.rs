@@ -411,61 +411,6 @@ impl<'a> Group<'a> {
     }
 }
 
-impl Around<'_> {
-    fn values(&self, field: &str, entity: &str, instant: i64) -> BTreeMap<&'static str, String> {
-        let of = |&(column, field, stream, sum, window, tail): &super::Window| {
-            let rule = WindowRule { stream, field, sum, window, tail, head: 1_000 };
-            (column, value(&self.events, &rule, entity, instant).to_string())
-        };
-        WINDOWS.iter().filter(|window| window.1 == field).map(of).collect()
-    }
-
-    /// F11: what is online is what a recomputation gives. What was never written is empty.
-    fn check(&self, field: &str, entity: &str, instant: i64, found: Option<String>) {
-        let expected = self.values(field, entity, instant);
-        let found = found.unwrap_or_default();
-        let found: BTreeMap<&str, &str> = found.split_whitespace().filter_map(|cell| cell.split_once('=')).collect();
-        for (column, expected) in expected {
-            let found = found.get(column).map_or("0", |found| if *found == "-" { "0" } else { found });
-            assert_eq!(found, expected, "F11: {column} of {entity} at {}", instant - START);
-        }
-    }
-
-    fn check_items<'b>(
-        &self,
-        items: impl Iterator<Item = &'b String>,
-        instant: i64,
-        online: impl Fn(&str) -> Option<String>,
-    ) {
-        items.for_each(|item| self.check("item_id", item, instant, online(item)));
-    }
-
-    /// The same of entities that stay in their cell.
-    fn check_users(&self, cell: usize, life: &Life<'_>) {
-        let Some(instant) = life.online_instant() else { return };
-        for user in 0..10 {
-            let user = format!("u{user}");
-            if Partitioner::Murmur2.partition(user.as_bytes(), self.worlds.len() as u32) as usize == cell {
-                self.check("user_id", &user, instant, self.worlds[cell].online(1 - self.shared, &user));
-            }
-        }
-    }
-
-    /// What was handed over keeps no state alive.
-    fn check_state(&self, head: &Manifest) {
-        let sealed = head.handover.as_ref().map_or(i64::MIN, |told| told.mark.watermark);
-        let node = head.layout.groups[self.shared as usize].number;
-        for (class, needed_from) in &head.needed_from {
-            if class.node == node && matches!(class.kind, BlockKind::Tiles | BlockKind::FeatureEntries) {
-                assert!(
-                    *needed_from > sealed - 10_000,
-                    "F13: {class:?} is kept from {needed_from}, sealed is {sealed}"
-                );
-            }
-        }
-    }
-}
-
 fn draw(random: &mut StdRng) -> Faults {
     let rate = [0.0, 0.0, 0.005, 0.03][random.random_range(0..4)];
     let crash_at = random.random_bool(0.3).then(|| random.random_range(1..80));
