@@ -447,12 +447,12 @@ pub struct GroupNames {
     pub streams: Vec<String>,
 }
 
+/// Where the files of a sink lie.
+type StoreOf<'f, 'a> = dyn Fn(&str) -> Result<&'a Arc<dyn Store>, RunError> + 'f;
+
 /// What a dead process left committed and unpublished has lain there for who knows how long: it is read again, whole,
 /// before anyone is to see it.
-pub(super) fn check_unpublished<'a>(
-    manifest: &Manifest,
-    store_of: &dyn Fn(&str) -> Result<&'a Arc<dyn Store>, RunError>,
-) -> Result<(), RunError> {
+pub(super) fn check_unpublished<'a>(manifest: &Manifest, store_of: &StoreOf<'_, 'a>) -> Result<(), RunError> {
     for entry in &manifest.files {
         let store = store_of(&entry.sink)?;
         if store.size(&entry.file.staged)?.is_some() {
@@ -463,10 +463,7 @@ pub(super) fn check_unpublished<'a>(
 }
 
 /// Gives the manifest's files their public names.
-pub(super) fn publish_files<'a>(
-    manifest: &Manifest,
-    store_of: &dyn Fn(&str) -> Result<&'a Arc<dyn Store>, RunError>,
-) -> Result<usize, RunError> {
+pub(super) fn publish_files<'a>(manifest: &Manifest, store_of: &StoreOf<'_, 'a>) -> Result<usize, RunError> {
     let mut published = 0;
     let mut by_sink: BTreeMap<&str, Vec<_>> = BTreeMap::new();
     for entry in &manifest.files {

@@ -116,8 +116,11 @@ fn sealed(
     Ok(())
 }
 
+/// Rows that were sealed: their lane and ordinal, which order them, and the place of their group.
+type SealedPart = ((u16, u32), usize, RecordBatch);
+
 /// What the last commit of a cell sealed, with the place in its sequence.
-fn of_head(cell: &AtRest) -> Result<Vec<((u16, u32), usize, RecordBatch)>, RunError> {
+fn of_head(cell: &AtRest) -> Result<Vec<SealedPart>, RunError> {
     let mut parts = Vec::new();
     for (object, entries) in &cell.objects {
         let path: Arc<str> = object.path.as_str().into();

@@ -11,6 +11,7 @@ use crate::commit::{InputEntry, Manifest, TrackEntry};
 use crate::config::Plan;
 use crate::pipeline::RunError;
 use crate::source::InputKind;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
@@ -148,8 +149,8 @@ fn grow(entry: &mut InputEntry, partitions: &[(i64, i64)], cells: Option<u32>) -
     }
     for (partition, (first, _)) in partitions.iter().enumerate() {
         let partition = partition as u32;
-        if !entry.next.contains_key(&partition) {
-            entry.next.insert(partition, *first);
+        if let Entry::Vacant(new) = entry.next.entry(partition) {
+            new.insert(*first);
             entry.first.insert(partition, *first);
         }
     }

@@ -155,7 +155,7 @@ impl Folder {
     }
 
     fn generation(&self) -> Generation {
-        Generation::read(&LocalStore::open(&self.dir.path().join("state")).unwrap()).unwrap().unwrap()
+        Generation::read(&LocalStore::open(self.dir.path().join("state")).unwrap()).unwrap().unwrap()
     }
 
     fn rescale(

@@ -297,7 +297,7 @@ fn soak() {
     };
     let so_far = || done.load(Ordering::Relaxed);
     // Of two seeds one is for cells that tell each other.
-    let either = |seed: u64| if seed % 2 == 0 { storm(seed) } else { cells::storm(seed) };
+    let either = |seed: u64| if seed.is_multiple_of(2) { storm(seed) } else { cells::storm(seed) };
     let (report, count) = watched(rss.as_deref(), so_far, || storms(&either, first, more));
     let line = json!({
         "seed": seed, "storms": count, "seconds": began.elapsed().as_secs(), "lives": report.lives,
