@@ -73,9 +73,13 @@ pub fn split(whole: &Books, held: &[LaneCounts], uses: &Uses) -> Result<Vec<Book
     Ok(parts)
 }
 
+/// Rows pending and, per label, labels waiting. Zeros at the end are left out: a chain without a commit has no account of
+/// any label yet.
 fn held_of(counts: &LaneCounts, sample: usize) -> (u64, Vec<u64>) {
     let Some(sample) = counts.samples.get(sample) else { return (0, Vec::new()) };
-    (sample.anchor.pending, sample.labels.iter().map(|label| label.waiting).collect())
+    let waiting: Vec<u64> = sample.labels.iter().map(|label| label.waiting).collect();
+    let last = waiting.iter().rposition(|waiting| *waiting > 0);
+    (sample.anchor.pending, waiting[..last.map_or(0, |last| last + 1)].to_vec())
 }
 
 /// What the new cells hold is what the old ones held.

@@ -231,12 +231,12 @@ fn two_cells_without_a_record_do_not_wait_for_each_other() {
     routers.iter_mut().for_each(|router| all_caught_up(router, 0));
     // A third one has come to 50 s, and is quiet as well: each of these two hears the lower one of the others.
     let mut marks = [50_000; 2];
-    for now_ms in [10_000, 20_000, 30_000] {
+    for quiet_ms in [10_000, 20_000, 30_000] {
         let others = [marks[1], marks[0]];
         for ((router, mark), other) in routers.iter_mut().zip(&mut marks).zip(others) {
             router.heed(heard(other));
-            *mark = router.advance(now_ms).0.0 - START;
+            *mark = router.advance(quiet_ms).0.0 - START;
         }
-        assert_eq!(marks, [40_000 + now_ms as i64; 2]);
+        assert_eq!(marks, [40_000 + quiet_ms as i64; 2]);
     }
 }

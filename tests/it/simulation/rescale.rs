@@ -307,6 +307,20 @@ fn cells_that_ran(seed: u64, cells: u32) -> (Folder, Setup, Logs, Arc<Log>) {
 }
 
 #[test]
+fn a_state_that_was_claimed_and_never_committed_is_dealt_out_and_back() {
+    let setup = Setup::of(3);
+    let logs = logs_of(&setup, 3, 40);
+    let first = World::new();
+    run_single(&first, &setup, &logs, 2, 1, 3);
+    let folder = Folder { dir: tempfile::tempdir().unwrap() };
+    folder.take(&first, "");
+    let none = Topics { log: None, lost: 0 };
+    folder.rescale(&setup, (1, Some(3)), &none, 3).unwrap();
+    folder.rescale(&setup, (2, None), &none, 4).unwrap();
+    finish(&folder, &setup, &logs, 3);
+}
+
+#[test]
 fn what_the_topic_lost_is_found_out_and_nothing_is_switched() {
     let (folder, setup, _, log) = cells_that_ran(5, 3);
     let before = folder.generation();
