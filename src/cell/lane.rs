@@ -57,7 +57,7 @@ pub enum LaneInput {
     /// The online store lost what it had: the value of every entity has to be written again.
     OnlineLost,
     /// Snapshot here. With `roll`, the Parquet files that are open end at this cut. What is complete below `sealed` of
-    /// entities that belong to no cell is handed out; the lane has been told that watermark.
+    /// entities that belong to no cell is handed out; no row below it that is not late comes after the cut.
     Cut {
         number: u64,
         roll: bool,

@@ -244,7 +244,7 @@ impl Router {
             }
             None => {
                 self.advance_idle(now_ms);
-                self.watermark = self.watermark.max(self.outside.watermark.unwrap_or(i64::MIN));
+                self.follow(now_ms);
             }
         }
         (Watermark(self.watermark), !active)
@@ -253,7 +253,8 @@ impl Router {
     /// All inputs are idle: time goes on at the rate of the monotonic clock, from where it stood.
     fn advance_idle(&mut self, now_ms: u64) {
         let newest = self.tracks.values().map(|state| state.newest).max().unwrap_or(i64::MIN);
-        if newest == i64::MIN {
+        // Also where nothing ever came, once others have said what time it is: else two such cells wait for each other.
+        if newest == i64::MIN && self.watermark == i64::MIN {
             return;
         }
         let instant = newest.max(self.idle_instant);
@@ -267,8 +268,19 @@ impl Router {
             (now_ms, self.watermark.max(low(false).or_else(|| low(true)).unwrap_or(i64::MIN)), instant)
         });
         let idle_for = now_ms.saturating_sub(since) as i64;
-        self.idle_instant = instant.saturating_add(idle_for);
+        if newest > i64::MIN {
+            self.idle_instant = instant.saturating_add(idle_for);
+        }
         self.watermark = self.watermark.max(at.saturating_add(idle_for));
+    }
+
+    /// While all is quiet here, time is at least where the others are, and goes on from there.
+    fn follow(&mut self, now_ms: u64) {
+        if let Some(watermark) = self.outside.watermark.filter(|outside| *outside > self.watermark) {
+            self.watermark = watermark;
+            self.idle_since = None;
+            self.advance_idle(now_ms);
+        }
     }
 
     fn is_quiet(&self, state: &TrackState, idle_after_ms: i64, now_ms: u64) -> bool {

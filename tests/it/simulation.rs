@@ -2,20 +2,30 @@
 //!
 //! `SIM_SEED=17 cargo test --test it simulation` runs the seed 17 alone.
 
+#[path = "simulation/at_rest.rs"]
+mod at_rest;
+#[path = "simulation/cells.rs"]
+mod cells;
 #[path = "simulation/change.rs"]
 mod change;
 #[path = "simulation/disk.rs"]
 mod disk;
 #[path = "simulation/harness.rs"]
 mod harness;
+#[path = "simulation/life.rs"]
+mod life;
 #[path = "simulation/memory.rs"]
 mod memory;
 #[path = "simulation/named.rs"]
 mod named;
+#[path = "simulation/placed.rs"]
+mod placed;
 #[path = "simulation/rescale.rs"]
 mod rescale;
 #[path = "simulation/storm.rs"]
 mod storm;
+#[path = "simulation/topic.rs"]
+mod topic;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -25,6 +35,7 @@ use crate::oracle::{Event, judge};
 use conjoin::decode::Decoder;
 use conjoin::event::{PartitionId, PositionDelta, RawBatch, RawRecord};
 use harness::{Books, World, text_of};
+use placed::time_of;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use world::*;
@@ -165,11 +176,6 @@ fn comparable(mut books: Books) -> Books {
 }
 
 const HALF: i64 = START + 300_000;
-
-fn time_of(record: &str) -> i64 {
-    let record: serde_json::Value = serde_json::from_str(record).unwrap();
-    record["ts"].as_i64().unwrap()
-}
 
 /// Request and feature columns of the rows whose instant is below the half.
 fn features_until(setup: &Setup, logs: &Logs, seed: u64) -> Vec<String> {

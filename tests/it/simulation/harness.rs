@@ -6,22 +6,21 @@
 //! All of it is the program's own; what is made up here is who comes next, and when it crashes.
 
 use crate::simulation::disk::{Disk, DiskFaults, Mount};
+use crate::simulation::life::Life;
 use crate::simulation::world::{Logs, START, Setup};
 use arrow::array::{Array as _, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMillisecondType};
-use conjoin::cell::{Advance, Applied, CellScope, CellSpec, Lane, LaneInput, LaneOutput, Mirror, feature_history};
-use conjoin::commit::{Chain, ChainError, CompactionLimits, Handover, Identity, Manifest, encode_block};
+use conjoin::cell::{Applied, CellScope, CellSpec, Lane, Mirror, feature_history};
+use conjoin::commit::{Chain, ChainError, CompactionLimits, Identity, Manifest};
 use conjoin::config::{Plan, SamplePlan};
 use conjoin::decode::Decoder;
 use conjoin::env::{ManualClock, Store};
-use conjoin::event::{
-    CellMark, CloseReason, LaneCounts, PartitionId, PositionDelta, Positions, RawBatch, RawRecord, StreamAccount,
-    Track, Watermark,
-};
+use conjoin::event::{FeatureBatch, LaneCounts, PartitionId, Positions, StreamAccount, Track, Watermark};
+use conjoin::online::Version;
 use conjoin::pipeline::{
-    BookNames, Collector, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, Exchange,
-    GarbageOutlet, NOTES_MAX, RunError, SinkGauge, SinkInput, SinkPlace, SinkThread, SinkWork, cell_spec, definition,
-    input_entries, list_objects, restore_lane, routed_streams, track_entries,
+    BookNames, Collector, CommitWork, Committer, DEAD_LETTERS, Exchange, GarbageOutlet, NOTES_MAX, RunError, SinkGauge,
+    SinkInput, SinkPlace, SinkThread, SinkWork, Timekeeper, cell_spec, definition, list_objects, restore_lane,
+    routed_streams,
 };
 use conjoin::route::Router;
 use conjoin::sink::{Compression, DeadLetterSink, FileNaming, ParquetSink, ParquetSpec, TimeFolder};
@@ -30,7 +29,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// What a simulation leaves behind: all that outlives a process.
@@ -43,8 +43,16 @@ pub struct World {
     /// (number, epoch) of every commit, in the order in which they happened.
     commits: RefCell<Vec<(u64, u64)>>,
     lives: Cell<usize>,
-    /// Where it is one of several.
-    pub seat: Option<Seat>,
+    /// Its pipelines, by their setup and the number of lanes.
+    plans: RefCell<BTreeMap<(String, usize), Arc<Plan>>>,
+    /// Monotonic time, which several cells share.
+    pub now_ms: Rc<Cell<u64>>,
+    /// When each record comes to its log; all are there where nothing is said.
+    pub arrivals: BTreeMap<(usize, u32), Vec<u64>>,
+    /// What was published of entities that stay in their cell: the newest, by group and entity.
+    online: RefCell<BTreeMap<(u16, String), (Version, String)>>,
+    /// Where it is one of several: which one, and how whoever claims it now tells the others.
+    pub seat: RefCell<Option<Seat>>,
 }
 
 /// One cell among others.
@@ -148,8 +156,23 @@ impl World {
         writeln!(self.trace.borrow_mut(), "{what}").unwrap();
     }
 
+    /// How many records of a log have come.
+    pub fn arrived(&self, at: (usize, u32), len: usize) -> usize {
+        let now = self.now_ms.get();
+        self.arrivals.get(&at).map_or(len, |times| times.partition_point(|time| *time <= now))
+    }
+
+    pub fn publish(&self, batch: &FeatureBatch, version: Version) {
+        publish(&mut self.online.borrow_mut(), batch, version);
+    }
+
+    /// What is online of an entity.
+    pub fn online(&self, group: u16, entity: &str) -> Option<String> {
+        self.online.borrow().get(&(group, entity.to_string())).map(|(_, values)| values.clone())
+    }
+
     /// F6 and F12: whoever commits has the highest epoch of all who did before.
-    fn committed(&self, head: &Manifest) {
+    pub fn committed(&self, head: &Manifest) {
         let mut commits = self.commits.borrow_mut();
         if let Some(&(number, epoch)) = commits.last() {
             assert!(head.number > number && head.epoch >= epoch, "{:?} after {:?}", (head.number, head.epoch), commits);
@@ -168,12 +191,15 @@ pub struct Claimed<'a> {
     random: StdRng,
     faults: Faults,
     lanes: usize,
+    seat: Option<Seat>,
 }
 
 impl<'a> Claimed<'a> {
     pub fn new(world: &'a World, setup: &Setup, lanes: usize, seed: u64, faults: Faults) -> Result<Claimed<'a>, Halt> {
         world.lives.set(world.lives.get() + 1);
-        let plan = Arc::new(setup.plan(lanes));
+        let mut plans = world.plans.borrow_mut();
+        let plan = plans.entry((format!("{setup:?}"), lanes)).or_insert_with(|| Arc::new(setup.plan(lanes))).clone();
+        drop(plans);
         let (mount, writer) = (world.disk.mount(faults.disk), format!("w{}", world.lives.get()));
         let identity = Identity {
             pipeline: &plan.pipeline,
@@ -186,31 +212,34 @@ impl<'a> Claimed<'a> {
         let chain = Chain::claim(Arc::new(mount.clone()), &identity);
         let chain = chain.map_err(|error| halt(&mount, error.into()))?;
         world.note(format_args!("claim {} with {lanes} lanes", chain.head().number));
-        Ok(Claimed { world, mount, chain, writer, random: StdRng::seed_from_u64(seed), faults, lanes, plan })
+        let (random, seat) = (StdRng::seed_from_u64(seed), world.seat.borrow().clone());
+        Ok(Claimed { world, mount, chain, writer, random, faults, lanes, plan, seat })
     }
 
     /// As `pipeline::start` does it.
     pub fn start(self, logs: &'a Logs) -> Result<Life<'a>, Halt> {
-        let Claimed { world, plan, mount, chain, writer, random, faults, lanes } = self;
+        let Claimed { world, plan, mount, chain, writer, random, faults, lanes, seat } = self;
         let head = chain.head().clone();
-        let scope = world.seat.as_ref().map_or(CellScope::WHOLE, |seat| seat.scope);
-        let mirror = world.seat.as_ref().map(|seat| seat.exchange.mirror().clone());
-        let mirror = mirror.unwrap_or_else(|| Arc::new(Mirror::new(1, &[], &[])));
+        let scope = seat.as_ref().map_or(CellScope::WHOLE, |seat| seat.scope);
+        let mirror = seat.as_ref().map(|seat| seat.exchange.mirror().clone());
         let cell = Arc::new(cell_spec(&plan, scope, &head.layout));
-        let router = router(&plan, &cell, logs, &head);
+        let router = router(&plan, &cell, logs, &head, world.now_ms.get());
         let fails = |error: RunError| halt(&mount, error);
         let objects = list_objects(&mount, &head).map_err(|error| fails(error.into()))?;
         let clock = Arc::new(ManualClock::at(START));
         let (notes_in, notes) = crossbeam_channel::bounded(NOTES_MAX);
         let garbage = GarbageOutlet::new(notes_in);
         let mut committer = committer(&plan, chain, &mount, objects.clone(), clock.clone(), garbage, writer);
-        committer.exchange = world.seat.as_ref().map(|seat| (scope.cell, seat.exchange.clone()));
+        committer.exchange = seat.as_ref().map(|seat| (scope.cell, seat.exchange.clone()));
         committer.check_unpublished(&head).and_then(|()| committer.publish(&head)).map_err(fails)?;
         committer.hand_over_again(&head).map_err(fails)?;
+        if let Some(seat) = &seat {
+            seat.exchange.own(scope.cell, &head);
+        }
         let mut collector = collector(&plan, &head, &mount, clock.clone());
         collector.start();
         let (mut life_lanes, mut sinks, mut restored) = (Vec::new(), Vec::new(), Vec::new());
-        let history = feature_history(&cell, mirror.clone());
+        let history = feature_history(&cell, mirror.clone().unwrap_or_else(|| Arc::new(Mirror::new(1, &[], &[]))));
         for number in 0..lanes {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
             let closed = restore_lane(&mut lane, number, lanes, &mount, &objects, &head);
@@ -223,7 +252,11 @@ impl<'a> Claimed<'a> {
         let expected: u64 = head.counts.samples.iter().map(|sample| sample.anchor.pending).sum();
         assert_eq!(pending, expected, "F15: pending rows after a restore");
         world.note(format_args!("life {lanes} lanes, {pending} pending"));
+        let streams = plan.streams.iter().map(|stream| stream.name.clone()).collect();
         let mut life = Life {
+            time: Timekeeper::new(cell.clone(), mirror, streams, &router),
+            caught_up: BTreeSet::new(),
+            published: 0,
             decoders: plan.streams.iter().map(|stream| Decoder::new(stream.decode.clone())).collect(),
             queues: vec![VecDeque::new(); lanes],
             applied: vec![Applied { watermark: Watermark::MIN, oldest_needed: i64::MIN }; lanes],
@@ -231,9 +264,7 @@ impl<'a> Claimed<'a> {
             delay: 0,
             last_cut: head.cut,
             in_flight: false,
-            told: None,
             lanes: life_lanes,
-            mirror,
             pace: None,
             world,
             logs,
@@ -256,7 +287,7 @@ impl<'a> Claimed<'a> {
     }
 }
 
-fn halt(mount: &Mount, error: RunError) -> Halt {
+pub fn halt(mount: &Mount, error: RunError) -> Halt {
     match error {
         _ if mount.is_dead() => Halt::Crashed,
         RunError::Chain(ChainError::Fenced { .. }) => Halt::Fenced,
@@ -264,9 +295,9 @@ fn halt(mount: &Mount, error: RunError) -> Halt {
     }
 }
 
-fn router(plan: &Plan, cell: &CellSpec, logs: &Logs, head: &Manifest) -> Router {
+fn router(plan: &Plan, cell: &CellSpec, logs: &Logs, head: &Manifest, now_ms: u64) -> Router {
     let partitions: Vec<PartitionId> = logs.keys().map(|at| partition_of(*at)).collect();
-    let mut router = Router::new(routed_streams(plan, cell, &partitions), cell.lanes, 0);
+    let mut router = Router::new(routed_streams(plan, cell, &partitions), cell.lanes, now_ms);
     let mut positions = Positions::default();
     for (input, entry) in head.inputs.iter().enumerate() {
         let of = |partition: &u32| PartitionId { input: input as u16, partition: *partition };
@@ -385,290 +416,6 @@ fn collector(plan: &Plan, head: &Manifest, mount: &Mount, clock: Arc<ManualClock
     Collector::new(Arc::new(mount.clone()), sinks, head.clone(), 0, clock)
 }
 
-/// One process from its start to its end.
-pub struct Life<'a> {
-    world: &'a World,
-    logs: &'a Logs,
-    plan: Arc<Plan>,
-    cell: Arc<CellSpec>,
-    router: Router,
-    decoders: Vec<Decoder>,
-    lanes: Vec<Lane>,
-    queues: Vec<VecDeque<LaneInput>>,
-    applied: Vec<Applied>,
-    sinks: Vec<SinkThread>,
-    /// On their way to the committer, which looks at them when the delay is over.
-    parts: VecDeque<CutPart>,
-    delay: u32,
-    committer: Committer,
-    collector: Collector,
-    notes: crossbeam_channel::Receiver<CommitNote>,
-    last_cut: u64,
-    in_flight: bool,
-    told: Option<(Watermark, Watermark)>,
-    mirror: Arc<Mirror>,
-    mount: Mount,
-    clock: Arc<ManualClock>,
-    random: StdRng,
-    faults: Faults,
-    /// How many inputs a lane takes at once, how many records are read at most.
-    pace: Option<(usize, usize)>,
-}
-
-impl Life<'_> {
-    /// One step; the books when it was the last one.
-    pub fn go_on(&mut self) -> Result<Option<Books>, Halt> {
-        if self.router.all_ended() {
-            self.finish()?;
-            let head = self.committer.chain.head();
-            return Ok(Some(Books {
-                streams: self.router.accounts().to_vec(),
-                counts: head.counts.clone(),
-                file_rows: head.totals.file_rows,
-                dead_letter_rows: head.totals.dead_letter_rows,
-            }));
-        }
-        let random = &mut self.random;
-        let (eagerness, haste) =
-            *self.pace.get_or_insert_with(|| (random.random_range(1..8), random.random_range(2..16)));
-        if self.faults.clock_jumps && random.random_bool(0.02) {
-            self.clock.set_wall_ms(START + random.random_range(-1..=1) * 3_600_000);
-            self.world.disk.note("clock_jump");
-        }
-        match self.random.random_range(0..12) {
-            0..4 => self.feed(haste)?,
-            4 | 5 => self.tick(),
-            6 if self.random.random_bool(0.3) => {
-                let most = self.random.random_range(1..5);
-                self.tell_online(most);
-            }
-            7 if !self.in_flight && self.random.random_bool(0.5) => {
-                let roll = self.random.random_bool(0.4);
-                self.begin_cut(roll);
-            }
-            _ => {
-                for _ in 0..eagerness {
-                    let lane = self.random.random_range(0..self.lanes.len());
-                    self.step(lane)?;
-                }
-            }
-        }
-        self.pump(false)?;
-        Ok(None)
-    }
-
-    /// As the conductor ends a run that is told to stop before its inputs have ended.
-    pub fn stop(&mut self) -> Result<(), Halt> {
-        self.drain()?;
-        self.begin_cut(true);
-        self.drain()?;
-        assert!(!self.in_flight);
-        Ok(())
-    }
-
-    pub fn head(&self) -> &Manifest {
-        self.committer.chain.head()
-    }
-
-    /// Some records of a partition that has any left.
-    fn feed(&mut self, haste: usize) -> Result<(), Halt> {
-        let at = *self.logs.keys().nth(self.random.random_range(0..self.logs.len())).unwrap();
-        let (partition, log) = (partition_of(at), &self.logs[&at]);
-        let from = self.router.positions().next(partition).unwrap_or(0) as usize;
-        if from == log.len() {
-            // A cell's log goes on.
-            if self.world.seat.is_none() {
-                self.router.ended(partition);
-            }
-            return Ok(());
-        }
-        let to = log.len().min(from + self.random.random_range(1..=haste));
-        let delta = PositionDelta { partition, from: from as i64, to: to as i64 };
-        self.router.step(delta, 0).unwrap();
-        let mut raw = RawBatch { delta, bytes: Vec::new(), records: Vec::new() };
-        for (number, record) in log[from..to].iter().enumerate() {
-            let start = raw.bytes.len() as u32;
-            raw.bytes.extend_from_slice(record.as_bytes());
-            let payload = Some(start..raw.bytes.len() as u32);
-            raw.records.push(RawRecord { payload, position: (from + number) as i64, ..RawRecord::default() });
-        }
-        let mut decoded = self.decoders[at.0].decode(&raw);
-        let rejected = std::mem::take(&mut decoded.rejected);
-        self.world.note(format_args!("feed {delta:?}"));
-        let routed = Arc::new(self.router.route(decoded, rejected.len() as u64));
-        if !rejected.is_empty() {
-            self.parts.push_back(CutPart::Rejected(rejected));
-        }
-        self.tell(LaneInput::Rows(routed));
-        Ok(())
-    }
-
-    fn tell(&mut self, input: LaneInput) {
-        self.queues.iter_mut().for_each(|queue| queue.push_back(input.clone()));
-    }
-
-    fn frontier(&self) -> (Watermark, i64) {
-        let lag = self.cell.serving_lag_max_ms();
-        let watermark = self.applied.iter().map(|lane| lane.watermark).min().unwrap();
-        let oldest = self.applied.iter().map(|lane| lane.oldest_needed.min(lane.watermark.0.saturating_sub(lag)));
-        (watermark, oldest.min().unwrap())
-    }
-
-    /// As the conductor does it.
-    fn tick(&mut self) {
-        let (watermark, idle) = self.router.advance(0);
-        assert!(!idle);
-        let (applied, oldest) = self.frontier();
-        let mut frontier = if self.cell.groups.is_empty() { watermark } else { applied };
-        if self.cell.reads(&self.mirror) {
-            frontier = frontier.min(self.mirror.frontier());
-        }
-        if watermark == Watermark::MIN || self.told == Some((watermark, frontier)) {
-            return;
-        }
-        self.told = Some((watermark, frontier));
-        self.world.note(format_args!("advance {watermark:?} {frontier:?}"));
-        let oldest_needed = oldest.min(self.router.online_instant(0).unwrap_or(i64::MIN));
-        self.tell(LaneInput::Advance(Advance { watermark, frontier, oldest_needed, reason: CloseReason::Watermark }));
-    }
-
-    fn tell_online(&mut self, entities_max: usize) {
-        if let Some(instant) = self.router.online_instant(self.cell.head_max_ms()) {
-            self.tell(LaneInput::Online { instant, entities_max });
-        }
-    }
-
-    /// As the conductor does it.
-    fn begin_cut(&mut self, roll: bool) {
-        self.last_cut += 1;
-        self.in_flight = true;
-        self.world.note(format_args!("cut {} roll {roll}", self.last_cut));
-        if self.faults.slow && self.random.random_bool(0.2) {
-            self.delay = self.random.random_range(1..80);
-            self.world.disk.note("slow_commit");
-        }
-        let name = |stream: usize| self.plan.streams[stream].name.clone();
-        let streams: Vec<String> = (0..self.plan.streams.len()).map(name).collect();
-        let inputs: Vec<String> = self.plan.inputs.iter().map(|input| input.name.clone()).collect();
-        let accounts = self.router.accounts();
-        let accepted = |stream: u16| accounts[stream as usize].accepted;
-        let samples = self.plan.samples.iter();
-        let sealed = self.told.map_or(i64::MIN, |(watermark, _)| watermark.0);
-        let mark = CellMark { watermark: sealed, needed: self.frontier().1, idle: false, published: i64::MIN };
-        let cut = ConductorCut {
-            number: self.last_cut,
-            inputs: input_entries(&inputs, &BTreeMap::new(), self.router.positions()),
-            tracks: track_entries(&streams, &inputs, &self.router.tracks()),
-            watermark: self.router.watermark(),
-            online_instant: self.router.online_instant(self.cell.head_max_ms()),
-            anchor_accepted: samples.clone().map(|sample| accepted(sample.join.anchor)).collect(),
-            label_accepted: samples
-                .map(|sample| sample.join.labels.iter().map(|label| accepted(label.stream)).collect())
-                .collect(),
-            streams: streams.into_iter().zip(accounts.iter().copied()).collect(),
-            handover: self.world.seat.as_ref().map(|_| Handover { mark, moved: Vec::new(), since: BTreeMap::new() }),
-        };
-        self.parts.push_back(CutPart::Conductor(Box::new(cut)));
-        self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed });
-    }
-
-    /// As a lane's thread does it.
-    fn step(&mut self, number: usize) -> Result<(), Halt> {
-        let Some(input) = self.queues[number].pop_front() else { return Ok(()) };
-        let roll = matches!(input, LaneInput::Cut { roll: true, .. });
-        let mut out = LaneOutput::default();
-        self.lanes[number].step(input, &mut out);
-        for (sample, rows) in out.closed {
-            self.sink(number, SinkInput::Closed { sample, rows, recount: true })?;
-        }
-        if let Some(applied) = out.applied {
-            self.applied[number] = applied;
-        }
-        if let Some(mut cut) = out.cut {
-            self.sink(number, SinkInput::Cut { number: cut.number, roll })?;
-            let lanes = self.lanes.len();
-            let blocks = cut.blocks.drain(..).map(|block| encode_block(&block, lanes).unwrap()).collect();
-            self.parts.push_back(CutPart::Lane(number, cut, blocks));
-        }
-        Ok(())
-    }
-
-    fn sink(&mut self, lane: usize, input: SinkInput) -> Result<(), Halt> {
-        let cut = self.sinks[lane].take(input).map_err(|error| halt(&self.mount, error))?;
-        self.parts.extend(cut.map(|cut| CutPart::Sink(lane, cut)));
-        Ok(())
-    }
-
-    /// As the committer's thread does it, unless the store is slow.
-    fn pump(&mut self, at_once: bool) -> Result<(), Halt> {
-        if self.delay > 0 && !at_once {
-            self.delay -= 1;
-            return Ok(());
-        }
-        while let Some(part) = self.parts.pop_front() {
-            let before = self.committer.chain.head();
-            let (before, copied) = (before.number, before.totals.state_bytes_copied);
-            let taken = self.committer.take(part);
-            let head = self.committer.chain.head();
-            if head.number > before {
-                if head.totals.state_bytes_copied > copied {
-                    self.world.disk.note("state_copied");
-                }
-                if self.committer.objects.last().is_some_and(|(_, blocks)| blocks.iter().any(|block| block.whole)) {
-                    self.world.disk.note("bucket_written_whole");
-                }
-                // Also when what came after the commit failed.
-                self.world.committed(head);
-                check_groups(&self.plan, head);
-                let files: Vec<&str> = head.files.iter().map(|entry| entry.file.sha256.as_str()).collect();
-                self.world.note(format_args!("commit {} of cut {}: {files:?}", head.number, head.cut));
-            }
-            if taken.map_err(|error| halt(&self.mount, error))?.is_some() {
-                self.in_flight = false;
-            }
-            self.notes.try_iter().for_each(|note| self.collector.take(note));
-        }
-        Ok(())
-    }
-
-    /// As the conductor ends a run whose inputs have ended.
-    fn finish(&mut self) -> Result<(), Halt> {
-        self.tick();
-        self.drain()?;
-        let (watermark, oldest) = self.frontier();
-        assert_eq!(watermark, Watermark::MAX);
-        let oldest_needed = oldest.min(self.router.online_instant(0).unwrap_or(i64::MIN));
-        let end = Advance { watermark, frontier: watermark, oldest_needed, reason: CloseReason::End };
-        self.tell(LaneInput::Advance(end));
-        self.tell_online(usize::MAX);
-        self.drain()?;
-        self.begin_cut(true);
-        self.drain()?;
-        assert!(!self.in_flight);
-        Ok(())
-    }
-
-    fn drain(&mut self) -> Result<(), Halt> {
-        while self.queues.iter().any(|queue| !queue.is_empty()) {
-            let lane = self.random.random_range(0..self.lanes.len());
-            self.step(lane)?;
-        }
-        self.pump(true)
-    }
-}
-
-/// F1 of the feature groups, at every manifest; the committer itself looks at the samples.
-fn check_groups(plan: &Plan, head: &Manifest) {
-    assert!(head.streams.values().all(StreamAccount::balances), "{:?}", head.streams);
-    for (at, (group, spec)) in head.counts.groups.iter().zip(&plan.groups).enumerate() {
-        for (number, (account, feature)) in group.uses.iter().zip(&spec.uses).enumerate() {
-            let accepted = head.streams[&plan.streams[feature.stream as usize].name].accepted;
-            let accepted = accepted - head.layout.groups[at].base[number];
-            assert_eq!(account.accepted(), accepted, "{}: {account:?}", spec.name);
-        }
-    }
-}
-
 pub fn partition_of((stream, partition): (usize, u32)) -> PartitionId {
     PartitionId { input: stream as u16, partition }
 }
@@ -695,4 +442,21 @@ pub fn row_text(rows: &RecordBatch, row: usize) -> String {
 
 pub fn text_of(cells: &BTreeMap<&str, String>) -> String {
     cells.iter().map(|(name, value)| format!("{name}={value} ")).collect()
+}
+
+/// Newest wins, as the online store has it; how many were newer.
+pub fn publish(
+    online: &mut BTreeMap<(u16, String), (Version, String)>,
+    batch: &FeatureBatch,
+    version: Version,
+) -> usize {
+    let mut newer = 0;
+    for (row, entity) in batch.entities.iter().enumerate() {
+        let key = (batch.group, entity.clone());
+        if online.get(&key).is_none_or(|(known, _)| *known < version) {
+            online.insert(key, (version, row_text(&batch.values, row)));
+            newer += 1;
+        }
+    }
+    newer
 }

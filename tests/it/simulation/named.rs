@@ -5,7 +5,7 @@ use super::world::*;
 use super::{assert_rows, expected, simulate};
 use conjoin::cell::CellScope;
 use conjoin::commit::first_layout;
-use conjoin::event::{KEY_GROUPS, PositionDelta, RawBatch, RawRecord, Watermark};
+use conjoin::event::{KEY_GROUPS, Outside, PositionDelta, RawBatch, RawRecord, Watermark};
 use conjoin::pipeline::{cell_spec, definition, routed_streams};
 use conjoin::route::Router;
 
@@ -222,4 +222,21 @@ fn an_input_without_a_record_beside_one_that_has_ended_does_not_hold_time_for_ev
     assert_eq!(router.advance(1_000).0.0, i64::MIN);
     assert_eq!(router.advance(20_000).0.0, START + 95_000);
     assert_eq!(router.advance(25_000).0.0, START + 100_000);
+}
+
+#[test]
+fn two_cells_without_a_record_do_not_wait_for_each_other() {
+    let heard = |watermark: i64| Outside { watermark: Some(START + watermark), ..Outside::default() };
+    let mut routers = [(); 2].map(|()| router(&Setup::PLAIN, [None, None, None]));
+    routers.iter_mut().for_each(|router| all_caught_up(router, 0));
+    // A third one has come to 50 s, and is quiet as well: each of these two hears the lower one of the others.
+    let mut marks = [50_000; 2];
+    for quiet_ms in [10_000, 20_000, 30_000] {
+        let others = [marks[1], marks[0]];
+        for ((router, mark), other) in routers.iter_mut().zip(&mut marks).zip(others) {
+            router.heed(heard(other));
+            *mark = router.advance(quiet_ms).0.0 - START;
+        }
+        assert_eq!(marks, [40_000 + quiet_ms as i64; 2]);
+    }
 }

@@ -217,9 +217,9 @@ fn run_cells(folder: &Folder, setup: &Setup, logs: &Logs, cells: u32, log: &Arc<
     let generation = folder.generation();
     let mut worlds = Vec::new();
     for cell in 0..cells {
-        let mut world = folder.disk(&generation, cell);
+        let world = folder.disk(&generation, cell);
         let exchange: Arc<dyn Exchange> = log.clone();
-        world.seat = Some(Seat { scope: CellScope { cell, cells }, exchange });
+        world.seat.replace(Some(Seat { scope: CellScope { cell, cells }, exchange }));
         worlds.push(world);
     }
     let own: Vec<Logs> = (0..cells)
