@@ -10,6 +10,7 @@ mod cli;
 mod dead_letters;
 mod end_to_end;
 mod faults;
+mod fuzzing;
 mod generated_events;
 mod inspect;
 mod kafka_source;

@@ -1,7 +1,14 @@
 //! Tests of the whole decoder: every reason to refuse, the rules of `where` and `explode`, and an oracle.
 
 mod fixture;
+mod naive;
 mod oracle;
+
+/// What the naive decoder needs of the crate.
+mod words {
+    pub use crate::decode::{ColumnFrom, ColumnSpec, DecodeSpec};
+    pub use crate::event::{ColumnType, RejectKind, Value};
+}
 
 use super::*;
 use crate::event::{ColumnRef, Expression, Value, content_hash, fingerprints};
