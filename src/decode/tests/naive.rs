@@ -1,7 +1,7 @@
 //! A decoder that is obviously right, for streams whose column 0 is the key, 1 the time, and whose `where` is that
 //! column 2 is "x". The fuzz target `decode` shares it: `words`, next to it, names what it needs of the crate.
 
-use super::words::{ColumnFrom, ColumnSpec, ColumnType, DecodeSpec, RejectKind, Value};
+use super::words::{ColumnFrom, ColumnSpec, ColumnType, DecodeSpec, RejectKind, TIME_END, Value};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMillisecondType};
 use serde_json::Value as Json;
@@ -32,6 +32,9 @@ pub fn decode(spec: &DecodeSpec, records: &[&[u8]], first: i64) -> Outcome {
                 (_, None) => match cells[1] {
                     Ok(Value::Int(time)) if time < spec.min_time => {
                         outcome.1.push((position, item, RejectKind::TimeBeforeMin))
+                    }
+                    Ok(Value::Int(time)) if time >= TIME_END => {
+                        outcome.1.push((position, item, RejectKind::TimeInFuture))
                     }
                     _ => outcome.0.push(cells.into_iter().map(Result::unwrap).collect()),
                 },
@@ -134,7 +137,10 @@ fn is_plain_number(text: &str) -> bool {
     let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let is_short = digits.bytes().filter(u8::is_ascii_digit).count() <= 15;
     let near = exponent.parse::<i32>().is_ok_and(|exponent| exponent.abs() <= 6);
-    text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok() || (is_short && near) || !digits.contains(char::is_numeric)
+    text.parse::<i64>().is_ok()
+        || text.parse::<u64>().is_ok()
+        || (is_short && near)
+        || !digits.contains(char::is_numeric)
 }
 
 fn fields(value: &Json) -> usize {
