@@ -357,7 +357,7 @@ fn sample_view(plan: &Plan, head: &Manifest, at: usize) -> SampleView {
     // With another definition buckets may have another width.
     let same = changed_nodes(&head.semantics, &plan.semantics).is_empty();
     let width = sample.filter(|_| same).map(|sample| sample.join.bucket_ms);
-    let before = |through: Option<u32>| Some((i64::from(through?) + 1) * width?);
+    let before = |through: Option<u32>| Some((i64::from(through?) + 1).saturating_mul(width?));
     let whole = accepted(&anchor).is_none_or(|rows| rows == counts.anchor.accepted());
     SampleView {
         joins: joins.collect(),
@@ -403,10 +403,10 @@ fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<Objec
                 needed_bytes: 0,
             });
             view.blocks += 1;
-            view.rows += entry.rows;
-            view.bytes += entry.bytes;
+            view.rows = view.rows.saturating_add(entry.rows);
+            view.bytes = view.bytes.saturating_add(entry.bytes);
             if needed_from.get(&entry.class).is_none_or(|first| entry.bucket >= *first) {
-                view.needed_bytes += entry.bytes;
+                view.needed_bytes = view.needed_bytes.saturating_add(entry.bytes);
             }
         }
     }

@@ -12,6 +12,7 @@ mod chain;
 mod manifest;
 mod object;
 mod protocol;
+mod sound;
 mod spec;
 mod survey;
 
