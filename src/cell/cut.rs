@@ -1,5 +1,6 @@
 //! Cut: what a lane adds to a commit, and how it is brought back.
 
+use crate::cell::fit;
 use crate::cell::lane::{Lane, LaneCut, write};
 use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, StateBlock, Watermark, key_group};
 use crate::feature::{StateError, StateKind};
@@ -16,6 +17,8 @@ pub enum LaneRestoreError {
     Join(#[from] RestoreError),
     #[error(transparent)]
     Feature(#[from] StateError),
+    #[error("a block cannot be of this pipeline: {0}")]
+    Unfit(String),
 }
 
 /// One block on its way back to a lane: closed ids first, then impressions, the newest segments first; then the others in
@@ -76,6 +79,7 @@ impl Lane {
 
     /// Takes one block back; rows of key groups that are not this lane's are left out.
     pub fn restore(&mut self, block: RestoredBlock) -> Result<(), LaneRestoreError> {
+        fit::check(&self.spec, &block).map_err(LaneRestoreError::Unfit)?;
         let groups: Range<u16> = self.spec.key_groups(self.number);
         match block {
             RestoredBlock::Impressions { sample, segment } => self.joins[sample].restore_segment(segment, &groups)?,

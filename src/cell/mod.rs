@@ -8,6 +8,7 @@
 //! Does not: run threads or touch a disk; see [`pipeline`](crate::pipeline).
 
 mod cut;
+mod fit;
 mod lane;
 mod spec;
 

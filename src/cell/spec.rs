@@ -23,6 +23,8 @@ pub struct CellSpec {
 pub struct SampleCell {
     pub join: Arc<JoinSpec>,
     pub anchor_keys: AnchorKeys,
+    /// The declared columns of the anchor stream.
+    pub anchor_schema: SchemaRef,
     /// Schema and keys of each label stream, in the order of `join.labels`.
     pub label_streams: Vec<(SchemaRef, LabelKeys)>,
     pub serving_lag_ms: DurationMs,

@@ -5,8 +5,8 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, StateBlock,
-    Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, DurationMs, EventTime, Fingerprint, LabelAccount, Payload,
+    SegmentId, StateBlock, Watermark,
 };
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
@@ -142,6 +142,14 @@ impl JoinState {
     /// Brings back one segment of impressions; rows of other key groups are left out.
     pub fn restore_segment(&mut self, segment: Segment, groups: &Range<u16>) -> Result<(), RestoreError> {
         let keys = KeyColumns::read(&segment.keys, self.keys.entities.len())?;
+        check_times("impressions", segment.bucket, self.spec.bucket_ms, &keys.event_time)?;
+        if self.closed.contains_key(&segment.bucket) {
+            let reason = format!("bucket {} is closed already", segment.bucket);
+            return Err(RestoreError { what: "impressions", reason });
+        }
+        if keys.id.is_empty() {
+            return Ok(());
+        }
         if segment.id.is_none() {
             // Rows without a segment are written again, as the newest: a copy of what is here already must not be.
             let fresh = |at: usize| {
@@ -255,6 +263,7 @@ impl JoinState {
     ) -> Result<(), RestoreError> {
         let labels = &mut self.labels[label];
         let keys = KeyColumns::read(rows, 0)?;
+        check_times("labels", bucket, self.spec.bucket_ms, &keys.event_time)?;
         let came_at = column::<Int64Type>(rows, "came_at")?;
         let mut mine = Vec::with_capacity(rows.num_rows());
         for (at, came_at) in came_at.into_iter().enumerate() {
@@ -278,6 +287,13 @@ impl JoinState {
         let failed = |error: arrow::error::ArrowError| RestoreError { what: "labels", reason: error.to_string() };
         let columns: Vec<usize> = (LABEL_KEY_COLUMNS..rows.num_columns()).collect();
         let columns = rows.project(&columns).map_err(failed)?;
+        let types = |schema: &Schema| -> Vec<DataType> {
+            schema.fields().iter().map(|field| field.data_type().clone()).collect()
+        };
+        if types(columns.schema_ref()) != types(&labels.schema) {
+            let reason = format!("columns of {:?}, not of {:?}", types(columns.schema_ref()), types(&labels.schema));
+            return Err(RestoreError { what: "labels", reason });
+        }
         let columns = if whole { columns } else { filter_record_batch(&columns, &mine.into()).map_err(failed)? };
         if columns.num_rows() > 0 {
             labels.add_part(bucket, columns);
@@ -541,6 +557,19 @@ fn split_features(batch: &RecordBatch, groups: usize) -> Result<Vec<RecordBatch>
         .into_iter()
         .map(|fields| record_batch(fields.iter().map(|(name, array)| (name.as_str(), array.clone())).collect()))
         .collect())
+}
+
+/// Rows lie in the bucket of their time: everything that looks for them counts on it.
+fn check_times(
+    what: &'static str,
+    bucket: u32,
+    bucket_ms: DurationMs,
+    times: &[EventTime],
+) -> Result<(), RestoreError> {
+    match times.iter().find(|ts| ts.div_euclid(bucket_ms) != bucket as i64) {
+        Some(ts) => Err(RestoreError { what, reason: format!("a row of time {ts} lies in bucket {bucket}") }),
+        None => Ok(()),
+    }
 }
 
 /// The identity columns of a block.

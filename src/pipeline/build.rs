@@ -31,6 +31,7 @@ pub fn cell_spec(plan: &Plan) -> CellSpec {
                 route: anchor.decode.route,
                 entities: sample_plan.sample.groups.iter().map(|group| group.key_set).collect(),
             },
+            anchor_schema: anchor.decode.schema.clone(),
             label_streams: label_streams.collect(),
             serving_lag_ms: sample_plan.sample.serving_lag_ms,
             groups: sample_plan.sample.groups.iter().map(|group| group.group).collect(),

@@ -5,6 +5,7 @@
 //! In: a plan whose state some run has left. Out: the rows that run published last (F11).
 //! Holds: nothing is claimed or written: a pipeline may run meanwhile.
 
+use crate::cell::LaneRestoreError;
 use crate::commit::read_for;
 use crate::config::Plan;
 use crate::env::open_place;
@@ -38,7 +39,10 @@ pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<Loaded
     let mut groups: Vec<GroupStore> = specs.map(|(number, spec)| GroupStore::new(number as u16, spec)).collect();
     let objects = restore::list(state.as_ref(), &head)?;
     restore::read_features(state.as_ref(), &objects, |group, rows| {
-        groups[group].restore(&rows, &|_| true).map_err(crate::cell::LaneRestoreError::from).map_err(Into::into)
+        let group = groups
+            .get_mut(group)
+            .ok_or_else(|| LaneRestoreError::Unfit(format!("there is no feature group {group}")))?;
+        group.restore(&rows, &|_| true).map_err(LaneRestoreError::from).map_err(Into::into)
     })?;
     let (mut entities, mut step) = (0, 0);
     for group in &mut groups {

@@ -153,6 +153,14 @@ impl Reader<'_> {
         read_found(self.store, found)
     }
 
+    /// Buckets of joins are counted from 1970.
+    fn bucket(&self, found: &Found<'_>) -> Result<u32, RestoreError> {
+        u32::try_from(found.entry.bucket).map_err(|_| RestoreError::Block {
+            path: self.store.describe(&found.object),
+            reason: format!("bucket {}", found.entry.bucket),
+        })
+    }
+
     fn filed_through(&self, sample: u16) -> Option<u32> {
         self.head.counts.samples.get(sample as usize).and_then(|sample| sample.filed_through)
     }
@@ -164,14 +172,14 @@ impl Reader<'_> {
 
     /// Of rows that are in files the ids are all that is needed.
     fn closed_ids(&self, keys: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
-        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
+        let (sample, bucket) = (keys.entry.class.node as usize, self.bucket(keys)?);
         let stored = keys.entry.lanes == self.lanes;
         Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
     }
 
     fn segment(&self, id: SegmentId, blocks: SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
         let Some(keys) = blocks.keys else { return Ok(None) };
-        let (sample, bucket) = (keys.entry.class.node as usize, keys.entry.bucket as u32);
+        let (sample, bucket) = (keys.entry.class.node as usize, self.bucket(&keys)?);
         let whole = keys.entry.lanes == self.lanes;
         let rows = blocks.rows.ok_or_else(|| RestoreError::Block {
             path: self.store.describe(&keys.object),
@@ -192,17 +200,20 @@ impl Reader<'_> {
 
     fn other(&self, found: Found<'_>) -> Result<RestoredBlock, RestoreError> {
         let rows = self.read(&found)?;
-        let (class, bucket) = (found.entry.class, found.entry.bucket);
+        let class = found.entry.class;
         let stored = found.entry.lanes == self.lanes;
         let node = class.node as usize;
         Ok(match class.kind {
-            BlockKind::ClosedIds => RestoredBlock::ClosedIds { sample: node, bucket: bucket as u32, rows, stored },
+            BlockKind::ClosedIds => {
+                RestoredBlock::ClosedIds { sample: node, bucket: self.bucket(&found)?, rows, stored }
+            }
             BlockKind::LabelStates => {
                 let filed = self.filed_through(class.node);
                 RestoredBlock::LabelStates { sample: node, label: class.part as usize, rows, filed }
             }
             BlockKind::Labels => {
-                RestoredBlock::Labels { sample: node, label: class.part as usize, bucket: bucket as u32, rows, stored }
+                let bucket = self.bucket(&found)?;
+                RestoredBlock::Labels { sample: node, label: class.part as usize, bucket, rows, stored }
             }
             _ => RestoredBlock::Features { group: node, rows },
         })
