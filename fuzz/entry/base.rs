@@ -26,7 +26,7 @@ pub fn log() -> [Vec<Vec<u8>>; 3] {
             json!({ "event": format!("c{second}"), "text": (second % 5 > 0).then(|| format!("t{}", second % 7)) }),
             json!({ "event": format!("b{second}"), "value": second - 40, "price": second as f64 / 4.0, "flag": true }),
         ];
-        for (stream, more) in more.into_iter().enumerate().filter(|(stream, _)| second % (stream as i64 + 1) == 0) {
+        for (stream, more) in more.into_iter().enumerate().filter(|(stream, _)| second % (*stream as i64 + 1) == 0) {
             let mut record = common.clone();
             record.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
             logs[stream].push(record.to_string().into_bytes());

@@ -20,7 +20,13 @@ pub fn seeds() -> Vec<Vec<u8>> {
             *state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             Some((*state >> 24) as u8)
         };
-        std::iter::successors(Some(seed), |_| None).flat_map(|seed| { let mut state = seed; std::iter::from_fn(move || step(&mut state)) }).take(512).collect()
+        std::iter::successors(Some(seed), |_| None)
+            .flat_map(|seed| {
+                let mut state = seed;
+                std::iter::from_fn(move || step(&mut state))
+            })
+            .take(512)
+            .collect()
     };
     (0..8).map(day).collect()
 }

@@ -4,11 +4,12 @@
 //! `@time …`, `@h name=value`; the rest of it is the payload.
 
 use super::naive;
-use conjoin::config::{LoadOptions, Plan, load_texts};
 use arrow::datatypes::Schema;
+use conjoin::config::{LoadOptions, Plan, load_texts};
 use conjoin::decode::{DecodeSpec, Decoder, TimeUnitSpec};
 use conjoin::event::{
-    ColumnType, DecodedBatch, PartitionId, PositionDelta, RawBatch, RawRecord, RejectKind, Rejected, content_hash,
+    ColumnType, DecodedBatch, PartitionId, PositionDelta, RawBatch, RawRecord, RejectKind, Rejected, TIME_END,
+    content_hash,
 };
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
@@ -36,13 +37,11 @@ fn spec(stream: usize) -> DecodeSpec {
             "since" => ColumnType::Timestamp,
             _ => continue,
         };
-        (column.unit, column.default) = (TimeUnitSpec::Rfc3339, None);
-        column.nullable = true;
+        column.unit = TimeUnitSpec::Rfc3339;
     }
     let fields = spec.columns.iter().zip(spec.schema.fields());
     let fields = fields.map(|(column, field)| field.as_ref().clone().with_data_type(column.column_type.arrow()));
-    let nullable = fields.map(|field| field.clone().with_nullable(field.is_nullable() || field.name() == "flag"));
-    spec.schema = Arc::new(Schema::new(nullable.collect::<Vec<_>>()));
+    spec.schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     spec.limits.record_bytes_max = 2_000;
     spec.limits.depth_max = 12;
     spec.limits.dead_letter_bytes_max = 100;
@@ -57,7 +56,16 @@ pub fn seeds() -> Vec<Vec<u8>> {
         {\"s\":1700000000.25,\"us\":1700000000000000,\"a\":{\"b\":{\"c\":{\"at\":\"2023-11-14T22:13:20Z\"},\"whole\":3},\
         \"n b\":7,\"m\":9,\"f\":1e39,\"text\":\"12\\u00fc\"},\"\":\"e\"}";
     let slates = "@h arm=\n{\"r\":\"q\",\"t\":1700000000,\"text\":\"t\",\"a\":{\"items\":[\"one\",\"skip\",3,\"\\ud83d\\ude00\"]}}";
-    let bad = ["@null\n", "", " \n", "{", "{\"id\":\"a\",\"id\":\"b\"}", "[[[[[[[[[[[[[1]]]]]]]]]]]]]", "{\"a\":1e400}", "\u{0}"];
+    let bad = [
+        "@null\n",
+        "",
+        " \n",
+        "{",
+        "{\"id\":\"a\",\"id\":\"b\"}",
+        "[[[[[[[[[[[[[1]]]]]]]]]]]]]",
+        "{\"a\":1e400}",
+        "\u{0}",
+    ];
     let of = |stream: usize, good: &str| {
         let records = std::iter::once(good).chain(bad).chain([good]).collect::<Vec<_>>().join("\x1e");
         [&[stream as u8], records.as_bytes()].concat()
@@ -95,7 +103,8 @@ fn raw(records: &[&[u8]]) -> RawBatch {
             if let Some(key) = line.strip_prefix(b"key ") {
                 made.key = Some(put(&mut batch, key));
             } else if let Some(header) = line.strip_prefix(b"h ") {
-                let (name, value) = header.split_at(header.iter().position(|byte| *byte == b'=').unwrap_or(header.len()));
+                let (name, value) =
+                    header.split_at(header.iter().position(|byte| *byte == b'=').unwrap_or(header.len()));
                 let name = put(&mut batch, name);
                 made.headers.push((name, put(&mut batch, value.get(1..).unwrap_or_default())));
             } else if let Some(time) = line.strip_prefix(b"time ") {
@@ -132,7 +141,7 @@ fn check(spec: &DecodeSpec, raw: &RawBatch, decoded: &DecodedBatch) {
         column.to_data().validate_full().expect("arrays are what they say");
     }
     assert!(decoded.keys.len() == spec.key_sets.len() && decoded.keys.iter().all(|keys| keys.len() == rows));
-    assert!(decoded.event_time.iter().all(|time| *time >= spec.min_time));
+    assert!(decoded.event_time.iter().all(|time| (spec.min_time..TIME_END).contains(time)));
     for input in &decoded.feature_inputs {
         assert!(input.mask.as_ref().is_none_or(|mask| mask.len() == rows));
         assert!(input.values.as_ref().is_none_or(|values| values.len() == rows));
@@ -179,7 +188,8 @@ fn each_alone(decoder: &mut Decoder, raw: &RawBatch, together: &DecodedBatch) {
 fn compare(spec: &DecodeSpec, raw: &RawBatch, decoded: &DecodedBatch) {
     let limits = spec.limits;
     let records: Vec<&[u8]> = raw.records.iter().map(|record| payload(raw, record.position)).collect();
-    let plain = |record: &&[u8]| record.len() <= limits.record_bytes_max && naive::understands(record, limits.depth_max);
+    let plain =
+        |record: &&[u8]| record.len() <= limits.record_bytes_max && naive::understands(record, limits.depth_max);
     let envelope = raw.records.iter().any(|record| record.broker_time.is_some() || record.payload.is_none());
     if envelope || !records.iter().all(plain) {
         return;

@@ -78,7 +78,10 @@ fn read(path: &Path, from: i64) -> Result<Found, String> {
         match source.poll(Duration::ZERO).map_err(|error| error.to_string())? {
             SourceEvent::Batch(RawBatch { delta, bytes, records: found }) => {
                 assert_eq!(delta.from, next, "steps chain");
-                assert!(delta.to > delta.from && bytes.len() <= 64 + LIMITS.batch_bytes_max + LIMITS.record_bytes_max + 65_536);
+                assert!(
+                    delta.to > delta.from
+                        && bytes.len() <= 64 + LIMITS.batch_bytes_max + LIMITS.record_bytes_max + 65_536
+                );
                 starts.push(next);
                 next = delta.to;
                 for record in found {

@@ -73,7 +73,9 @@ pub fn run(bytes: &[u8]) {
         }
         5 => {
             // The metadata at the end decides how all the rest is read.
-            let at = right.file.len() - u32::from_le_bytes(*right.file[..right.file.len() - 4].last_chunk().expect("it is long")) as usize - 8;
+            let at = right.file.len()
+                - u32::from_le_bytes(*right.file[..right.file.len() - 4].last_chunk().expect("it is long")) as usize
+                - 8;
             let (rows, metadata) = right.file.split_at(at);
             let mut metadata = metadata.to_vec();
             edit_bytes(&mut metadata, &mut script);

@@ -128,11 +128,15 @@ impl Life {
         let sink = |lane: usize| SinkThread {
             lane,
             samples: plan.samples.clone(),
-            sinks: plan.samples.iter().map(|sample| {
-                let (name, schema) = (&sample.sample.name, sample.sample.schema.clone());
-                let spec = sample.parquet.as_ref()?;
-                Some(ParquetSink::new(spec, schema, naming(plan, name, lane, &head), out.clone()))
-            }).collect(),
+            sinks: plan
+                .samples
+                .iter()
+                .map(|sample| {
+                    let (name, schema) = (&sample.sample.name, sample.sample.schema.clone());
+                    let spec = sample.parquet.as_ref()?;
+                    Some(ParquetSink::new(spec, schema, naming(plan, name, lane, &head), out.clone()))
+                })
+                .collect(),
             state: state.clone(),
             clock: clock.clone(),
             gauge: Arc::new(SinkGauge::default()),

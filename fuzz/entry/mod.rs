@@ -23,7 +23,7 @@ mod naive;
 /// What the naive decoder needs of the crate.
 mod words {
     pub use conjoin::decode::{ColumnFrom, ColumnSpec, DecodeSpec};
-    pub use conjoin::event::{ColumnType, RejectKind, Value};
+    pub use conjoin::event::{ColumnType, RejectKind, TIME_END, Value};
 }
 
 use std::path::PathBuf;
@@ -54,5 +54,5 @@ pub fn target(name: &str) -> &'static Target {
 /// A file of the repository, from the package at its root or from the one in `fuzz/`.
 fn repository(path: &str) -> PathBuf {
     let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    if package.ends_with("fuzz") { package.with_file_name(path) } else { package.join(path) }
+    if package.join("entry").is_dir() { package.join("..").join(path) } else { package.join(path) }
 }

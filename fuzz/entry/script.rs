@@ -131,7 +131,8 @@ fn edit_one(document: &mut Json, way: &[usize], other: Json, script: &mut Script
             }
         }
         5 => {
-            let whole = [Json::Null, Json::Bool(true), Json::from(""), Json::Array(vec![]), Json::Object(Default::default())];
+            let whole =
+                [Json::Null, Json::Bool(true), Json::from(""), Json::Array(vec![]), Json::Object(Default::default())];
             *at(document, way) = whole[script.below(whole.len())].clone();
         }
         6 => *at(document, way) = Json::Number(Number::from_f64(script.byte() as f64 + 0.5).expect("it is finite")),

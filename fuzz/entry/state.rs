@@ -34,7 +34,10 @@ static BASE: LazyLock<(Base, Vec<Parts>)> = LazyLock::new(|| {
         let bytes = |entry: &BlockEntry| {
             disk.state().read_range(&object.path, entry.offset, entry.bytes).expect("the base is whole")
         };
-        Parts { entry: object.clone(), blocks: entries.into_iter().map(|entry| (entry.clone(), bytes(&entry))).collect() }
+        Parts {
+            entry: object.clone(),
+            blocks: entries.into_iter().map(|entry| (entry.clone(), bytes(&entry))).collect(),
+        }
     });
     let parts = parts.collect();
     (base, parts)
