@@ -24,12 +24,16 @@ static SERVER: LazyLock<(Runtime, Router)> = LazyLock::new(|| {
     (runtime, router(state()))
 });
 
-/// A server over what a life published, with the model of the tests.
+/// A server over what a life published, with models of the tests.
 fn state() -> ServeState {
-    let model = repository("tests/data/models/ctr");
+    let folder = repository("tests/data/models");
+    let folder = folder.to_str().expect("the path is text");
+    // The first takes features, the second a value of every type.
     let more = format!(
-        "models:\n  ctr:\n    path: {model:?}\n    context: [position, price]\n    \
-         features: [position, {{ name: price, default: 1.5 }}, u_shown_60s, u_value_60s, p_shown_30s, p_clicks_30s, u_rate]\n"
+        "models:\n  ctr:\n    path: \"{folder}/packed\"\n    context: [position]\n    \
+         features: [{{ name: u_rate, default: 0 }}, {{ name: position, default: 1 }}, {{ name: p_shown_30s, default: 2 }}]\n  \
+         typed:\n    path: \"{folder}/typed\"\n    context: [text, flag, i64, i32, f64, f32]\n    \
+         features: [text, flag, i64, i32, f64, {{ name: f32, default: 0.5 }}]\n"
     );
     let plan = Arc::new(plan(|_| "memory: {}".into(), "nowhere", 2, &more));
     let groups: Vec<StoreGroup> = plan.groups.iter().map(StoreGroup::new).collect();
@@ -58,8 +62,7 @@ fn state() -> ServeState {
 
 pub fn seeds() -> Vec<Vec<u8>> {
     let whole = |how: u8| [&[how], right(how as usize).to_string().as_bytes()].concat();
-    let group = b"\x00{\"group\":\"by_user\",\"entities\":{\"user\":[\"u0\",\"u3\"]}}".to_vec();
-    vec![whole(0), whole(1), group, vec![128], vec![129]]
+    (0..4).map(whole).chain((128..132).map(|how| vec![how])).collect()
 }
 
 pub fn run(bytes: &[u8]) {
@@ -103,16 +106,21 @@ pub fn run(bytes: &[u8]) {
 }
 
 fn right(how: usize) -> Json {
-    match how % 2 {
+    match how % 4 {
         0 => json!({
             "features": ["u_texts_60s", "u_rate", "by_pair.p_shown_30s", "u_newest_60s"],
             "entities": { "user": "u1", "item": [0, 1, 7] }
         }),
-        _ => json!({
+        1 => json!({
             "model": "ctr",
             "entities": { "user": "u1" },
             "candidates": { "item": [0, 1, 2] },
-            "context": { "position": [1, 2, 3], "price": 0.5 }
+            "context": { "position": [1, 2, null] }
+        }),
+        2 => json!({ "group": "by_user", "entities": { "user": ["u0", "nobody"] } }),
+        _ => json!({
+            "model": "typed",
+            "context": { "text": ["DE", "FR"], "flag": true, "i64": [1, 2], "i32": -20, "f64": 0.5, "f32": [null, 1] }
         }),
     }
 }
