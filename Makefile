@@ -6,7 +6,7 @@ SHELL := bash
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help preflight build test soak demo bench services docs fmt lint clean
+.PHONY: help preflight build test soak fuzz demo bench services docs fmt lint clean
 
 help: ## shows this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -28,6 +28,11 @@ test: preflight ## format, clippy and all tests, with a Kafka, a Redis and an S3
 soak: preflight ## simulated lives with random faults for SECONDS (default 60); ends with one line of JSON; RSS=FILE.csv notes memory
 	$(if $(RSS),export SOAK_RSS=$(abspath $(RSS)))
 	SOAK_SECONDS=$(or $(SECONDS),60) $(CARGO) test --locked --test it -- --ignored --exact --nocapture simulation::storm::soak
+
+fuzz: preflight ## every fuzz target for SECONDS (default 60), one after another; ends with one line of JSON
+	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
+	export ORT_DYLIB_PATH
+	python3 scripts/fuzz.py $(or $(SECONDS),60) $(TARGETS)
 
 demo: preflight ## made-up traffic through the whole of Conjoin in a minute; SERVE=1 keeps serving the result
 	$(CARGO) build --release --locked

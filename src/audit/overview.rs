@@ -5,7 +5,7 @@
 //! Does not: read a broker, or any row.
 
 use crate::audit::{AuditError, OwnChain, OwnState, own_state};
-use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, decide};
+use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, changed_nodes, decide};
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{
@@ -450,7 +450,10 @@ fn sample_view(plan: &Plan, head: &Manifest, at: usize) -> SampleView {
             balances: whole && account.balances(),
         }
     });
-    let before = |through: Option<u32>| Some((i64::from(through?) + 1) * sample?.join.bucket_ms);
+    // With another definition buckets may have another width.
+    let same = changed_nodes(&head.semantics, &plan.semantics).is_empty();
+    let width = sample.filter(|_| same).map(|sample| sample.join.bucket_ms);
+    let before = |through: Option<u32>| Some((i64::from(through?) + 1).saturating_mul(width?));
     let whole = accepted(&anchor, 0).is_none_or(|rows| rows == counts.anchor.accepted());
     SampleView {
         joins: joins.collect(),
@@ -507,10 +510,10 @@ fn objects_view(plan: &Plan, store: &dyn Store, head: &Manifest) -> Result<Objec
                 needed_bytes: 0,
             });
             view.blocks += 1;
-            view.rows += entry.rows;
-            view.bytes += entry.bytes;
+            view.rows = view.rows.saturating_add(entry.rows);
+            view.bytes = view.bytes.saturating_add(entry.bytes);
             if needed.needs(&entry) {
-                view.needed_bytes += entry.bytes;
+                view.needed_bytes = view.needed_bytes.saturating_add(entry.bytes);
             }
         }
     }

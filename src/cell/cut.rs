@@ -1,5 +1,6 @@
 //! Cut: what a lane adds to a commit, and how it is brought back.
 
+use crate::cell::fit;
 use crate::cell::lane::{Lane, LaneCut, write};
 use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, Share, StateBlock, Watermark, home_of};
 use crate::feature::{StateError, StateKind};
@@ -17,6 +18,8 @@ pub enum LaneRestoreError {
     Join(#[from] RestoreError),
     #[error(transparent)]
     Feature(#[from] StateError),
+    #[error("a block cannot be of this pipeline: {0}")]
+    Unfit(String),
 }
 
 /// One block on its way back to a lane: closed ids first, then impressions, the newest segments first; then the others in
@@ -92,6 +95,7 @@ impl Lane {
     /// Takes one block back; rows that are not in this lane's share are left out.
     pub fn restore(&mut self, block: RestoredBlock) -> Result<(), LaneRestoreError> {
         let share = self.spec.share(self.number);
+        fit::check(&self.spec, &block).map_err(LaneRestoreError::Unfit)?;
         match block {
             RestoredBlock::Impressions { sample, mut segment } => {
                 let stitched = self.spec.samples[sample].groups.iter();

@@ -9,6 +9,7 @@
 
 mod cut;
 mod deal;
+mod fit;
 mod lane;
 mod mirror;
 mod spec;

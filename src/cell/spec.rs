@@ -59,6 +59,8 @@ pub struct SampleCell {
     pub node: u16,
     pub join: Arc<JoinSpec>,
     pub anchor_keys: AnchorKeys,
+    /// The declared columns of the anchor stream.
+    pub anchor_schema: SchemaRef,
     /// Schema and keys of each label stream, in the order of `join.labels`.
     pub label_streams: Vec<(SchemaRef, LabelKeys)>,
     pub serving_lag_ms: DurationMs,

@@ -5,6 +5,7 @@ use crate::commit::change::{Definition, first_layout};
 use crate::commit::manifest::{FORMAT, Manifest, ManifestKind};
 use crate::commit::object::hex;
 use crate::commit::protocol::{self, ClaimDecision, ClaimRefusal, CommitOutcome};
+use crate::commit::sound;
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Created, Store, StoreError, StoreErrorKind};
 use crate::event::KEY_GROUPS;
@@ -140,6 +141,7 @@ pub(super) fn read(store: &dyn Store, number: u64) -> Result<(Manifest, String),
     if manifest.number != number {
         return Err(damaged(format!("it says it is number {}", manifest.number)));
     }
+    sound::check(&manifest).map_err(damaged)?;
     Ok((manifest, hex(&Sha256::digest(&bytes))))
 }
 

@@ -15,6 +15,7 @@ mod manifest;
 mod needed;
 mod object;
 mod protocol;
+mod sound;
 mod spec;
 mod survey;
 

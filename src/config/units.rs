@@ -19,12 +19,15 @@ const SIZE_UNITS: [(&str, u64); 9] = [
     ("B", 1),
 ];
 
-/// `500ms`, `5s`, `10m`, `1h`, `7d`: whole numbers with one unit.
+/// A century: sums of times and some durations do not overflow.
+const DURATION_MAX: DurationMs = 36_525 * 86_400_000;
+
+/// `500ms`, `5s`, `10m`, `1h`, `7d`: whole numbers with one unit, a century at most.
 pub fn duration(text: &str) -> Option<DurationMs> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let factor = DURATION_UNITS.iter().find(|(name, _)| *name == unit)?.1;
-    number.parse::<i64>().ok()?.checked_mul(factor)
+    number.parse::<i64>().ok()?.checked_mul(factor).filter(|ms| *ms <= DURATION_MAX)
 }
 
 /// The shortest way to write a duration.
@@ -80,7 +83,7 @@ mod tests {
     fn durations_are_whole_numbers_with_one_unit() {
         assert_eq!(duration("500ms"), Some(500));
         assert_eq!(duration("7d"), Some(604_800_000));
-        for bad in ["90x", "10", "m", "-5s", "1.5h", "5 s", "", "99999999999999d"] {
+        for bad in ["90x", "10", "m", "-5s", "1.5h", "5 s", "", "99999999999999d", "36526d"] {
             assert_eq!(duration(bad), None, "{bad}");
         }
         assert_eq!(

@@ -13,7 +13,8 @@ use crate::decode::fault::describe;
 use crate::decode::rows::{Rows, WHOLE};
 use crate::decode::{ColumnSpec, DecodeSpec};
 use crate::event::{
-    DecodedBatch, EventTime, FeatureInput, Fingerprint, RawBatch, RejectKind, Rejected, fingerprints, item_hash,
+    DecodedBatch, EventTime, FeatureInput, Fingerprint, RawBatch, RejectKind, Rejected, TIME_END, fingerprints,
+    item_hash,
 };
 use crate::invariant;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -163,6 +164,11 @@ impl Settle<'_> {
                     spec.min_time
                 );
                 self.refuse(row, RejectKind::TimeBeforeMin, message, verdicts);
+            } else if time >= TIME_END {
+                let message = format!(
+                    "column {name} is {time} ms, after the year 2105. Are these microseconds? Then declare unit: us"
+                );
+                self.refuse(row, RejectKind::TimeInFuture, message, verdicts);
             } else if let Some(broker) = broker_time
                 && time > broker.saturating_add(spec.max_future_ms)
             {

@@ -8,6 +8,9 @@ pub type DurationMs = i64;
 /// A point in event time: milliseconds since 1970-01-01 UTC.
 pub type EventTime = i64;
 
+/// No event is of this time or later, early in the year 2106: time buckets, of a second or more, are counted in 32 bits.
+pub const TIME_END: EventTime = (1 << 32) * 1_000;
+
 /// A promise about event time: no record that is not late has a timestamp below it.
 ///
 /// `Watermark::MIN` promises nothing, `Watermark::MAX` says that the input has ended.

@@ -5,8 +5,8 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, Fingerprint, LabelAccount, Payload, SegmentId, Share,
-    StateBlock, Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, DurationMs, EventTime, Fingerprint, LabelAccount, Payload,
+    SegmentId, Share, StateBlock, Watermark,
 };
 use crate::join::block::{
     KeyColumns, LABEL_KEY_COLUMNS, column, fingerprint_array, fingerprints_of, join_features, key_block, record_batch,
@@ -20,7 +20,7 @@ use crate::join::label::{Admission, Decision, LabelBucket, LabelState, NewLabel}
 use crate::join::state::{ClosedBucket, JoinState, JoinedGroup};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{Int64Type, UInt8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Int64Type, Schema, UInt8Type, UInt32Type, UInt64Type};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -155,6 +155,14 @@ impl JoinState {
         let knows = |group: usize| segment.knows.get(group).copied().unwrap_or(true);
         let mut keys = KeyColumns::read(&segment.keys, &self.keys.groups)?;
         keys.entities.iter_mut().enumerate().filter(|(group, _)| !knows(*group)).for_each(|(_, prints)| prints.clear());
+        check_times("impressions", segment.bucket, self.spec.bucket_ms, &keys.event_time)?;
+        if self.closed.contains_key(&segment.bucket) {
+            let reason = format!("bucket {} is closed already", segment.bucket);
+            return Err(RestoreError { what: "impressions", reason });
+        }
+        if keys.id.is_empty() {
+            return Ok(());
+        }
         if segment.id.is_none() {
             // Rows without a segment are written again, as the newest: a copy of what is here already must not be.
             let fresh = |at: usize| {
@@ -280,6 +288,7 @@ impl JoinState {
     ) -> Result<(), RestoreError> {
         let labels = &mut self.labels[label];
         let keys = KeyColumns::read(rows, &[])?;
+        check_times("labels", bucket, self.spec.bucket_ms, &keys.event_time)?;
         let came_at = column::<Int64Type>(rows, "came_at")?;
         let mut mine = Vec::with_capacity(rows.num_rows());
         for (at, came_at) in came_at.into_iter().enumerate() {
@@ -303,6 +312,13 @@ impl JoinState {
         let failed = |error: arrow::error::ArrowError| RestoreError { what: "labels", reason: error.to_string() };
         let columns: Vec<usize> = (LABEL_KEY_COLUMNS..rows.num_columns()).collect();
         let columns = rows.project(&columns).map_err(failed)?;
+        let types = |schema: &Schema| -> Vec<DataType> {
+            schema.fields().iter().map(|field| field.data_type().clone()).collect()
+        };
+        if types(columns.schema_ref()) != types(&labels.schema) {
+            let reason = format!("columns of {:?}, not of {:?}", types(columns.schema_ref()), types(&labels.schema));
+            return Err(RestoreError { what: "labels", reason });
+        }
         let columns = if whole { columns } else { filter_record_batch(&columns, &mine.into()).map_err(failed)? };
         if columns.num_rows() > 0 {
             labels.add_part(bucket, columns);
@@ -510,5 +526,18 @@ impl Writer<'_> {
         let rows = record_batch(fields);
         bucket.stored_rows = to;
         self.blocks.push(StateBlock { class, bucket: number as i64, segment, whole: false, rows });
+    }
+}
+
+/// Rows lie in the bucket of their time: everything that looks for them counts on it.
+fn check_times(
+    what: &'static str,
+    bucket: u32,
+    bucket_ms: DurationMs,
+    times: &[EventTime],
+) -> Result<(), RestoreError> {
+    match times.iter().find(|ts| ts.div_euclid(bucket_ms) != bucket as i64) {
+        Some(ts) => Err(RestoreError { what, reason: format!("a row of time {ts} lies in bucket {bucket}") }),
+        None => Ok(()),
     }
 }

@@ -162,7 +162,7 @@ impl JoinState {
     }
 
     pub(super) fn bucket_end(&self, bucket: u32) -> EventTime {
-        (bucket as i64 + 1) * self.spec.bucket_ms
+        (bucket as i64 + 1).saturating_mul(self.spec.bucket_ms)
     }
 
     /// Takes in impressions. Late ones and copies are counted and dropped.

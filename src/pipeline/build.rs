@@ -69,6 +69,7 @@ pub fn cell_spec(plan: &Plan, scope: CellScope, layout: &Layout) -> CellSpec {
                 route: anchor.decode.route,
                 groups: groups.collect(),
             },
+            anchor_schema: anchor.decode.schema.clone(),
             label_streams: label_streams.collect(),
             serving_lag_ms: sample_plan.sample.serving_lag_ms,
             groups: stitched.collect(),

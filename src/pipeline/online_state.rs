@@ -5,6 +5,7 @@
 //! In: a plan whose state some run has left, in one chain or in the cells of a group. Out: the rows that run published last (F11).
 //! Holds: nothing is claimed or written: a pipeline may run meanwhile.
 
+use crate::cell::LaneRestoreError;
 use crate::commit::{Manifest, read_for};
 use crate::config::Plan;
 use crate::env::{Place, open_place};
@@ -62,7 +63,9 @@ pub fn load_online(plan: &Plan, store: &dyn OnlineStore) -> Result<Option<Loaded
         let objects = restore::list(state.as_ref(), &head)?;
         // An entity belongs to one cell.
         restore::read_features(state.as_ref(), &objects, &head.layout, |group, rows| {
-            groups[group].restore(&rows, &|_| true).map_err(crate::cell::LaneRestoreError::from).map_err(Into::into)
+            let unfit = || LaneRestoreError::Unfit(format!("there is no feature group {group}"));
+            let group = groups.get_mut(group).ok_or_else(unfit)?;
+            group.restore(&rows, &|_| true).map_err(LaneRestoreError::from).map_err(Into::into)
         })?;
         if newest.as_ref().is_none_or(|newest| newest.online_instant < head.online_instant) {
             newest = Some(head);

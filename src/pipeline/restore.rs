@@ -256,6 +256,14 @@ impl Reader<'_> {
         self.head.layout.place(class).expect("only blocks of nodes that are there are read")
     }
 
+    /// Buckets of joins are counted from 1970.
+    fn bucket(&self, found: &Found<'_>) -> Result<u32, RestoreError> {
+        u32::try_from(found.entry.bucket).map_err(|_| RestoreError::Block {
+            path: self.store.describe(&found.object),
+            reason: format!("bucket {}", found.entry.bucket),
+        })
+    }
+
     fn filed_through(&self, class: BlockClass) -> Option<u32> {
         self.head.counts.samples.get(self.place(class)).and_then(|sample| sample.filed_through)
     }
@@ -271,14 +279,14 @@ impl Reader<'_> {
     }
 
     fn closed_ids(&self, keys: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
-        let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
+        let (sample, bucket) = (self.place(keys.entry.class), self.bucket(keys)?);
         let stored = self.stays(keys.entry);
         Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
     }
 
     fn segment(&self, id: SegmentId, blocks: &SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
         let Some(keys) = &blocks.keys else { return Ok(None) };
-        let (sample, bucket) = (self.place(keys.entry.class), keys.entry.bucket as u32);
+        let (sample, bucket) = (self.place(keys.entry.class), self.bucket(keys)?);
         let whole = self.stays(keys.entry);
         let rows = blocks.rows.as_ref().ok_or_else(|| RestoreError::Block {
             path: self.store.describe(&keys.object),
@@ -301,17 +309,20 @@ impl Reader<'_> {
 
     fn other(&self, found: &Found<'_>) -> Result<RestoredBlock, RestoreError> {
         let rows = self.read(found)?;
-        let (class, bucket) = (found.entry.class, found.entry.bucket);
+        let class = found.entry.class;
         let stored = self.stays(found.entry);
         let node = self.place(class);
         Ok(match class.kind {
-            BlockKind::ClosedIds => RestoredBlock::ClosedIds { sample: node, bucket: bucket as u32, rows, stored },
+            BlockKind::ClosedIds => {
+                RestoredBlock::ClosedIds { sample: node, bucket: self.bucket(found)?, rows, stored }
+            }
             BlockKind::LabelStates => {
                 let filed = self.filed_through(class);
                 RestoredBlock::LabelStates { sample: node, label: class.part as usize, rows, filed }
             }
             BlockKind::Labels => {
-                RestoredBlock::Labels { sample: node, label: class.part as usize, bucket: bucket as u32, rows, stored }
+                let bucket = self.bucket(found)?;
+                RestoredBlock::Labels { sample: node, label: class.part as usize, bucket, rows, stored }
             }
             _ => RestoredBlock::Features { group: node, rows },
         })

@@ -17,7 +17,7 @@ pub struct Built {
     pub failed_values: u64,
 }
 
-/// Why rows cannot be built: the plan and the data disagree, which no input can cause.
+/// Why rows cannot be built: the plan and the data disagree, which no input can cause, but a damaged state.
 #[derive(Debug, thiserror::Error)]
 #[error("sample {sample}: {source}")]
 pub struct BuildError {
@@ -51,7 +51,27 @@ impl Wide {
     }
 }
 
+/// A payload that was read back may be any batch behind a right sum.
+fn check_payload(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<(), arrow::error::ArrowError> {
+    let features = part.features.iter().map(RecordBatch::num_columns).sum::<usize>();
+    let others = part.labels.iter().map(Vec::len).sum::<usize>() + features + spec.columns.len();
+    let expected = spec.wide.fields().iter().take(spec.wide.fields().len().saturating_sub(others));
+    let expected = expected.map(|field| (field.name(), field.data_type()));
+    let found = payload.schema_ref().fields().iter().map(|field| (field.name(), field.data_type()));
+    let rows = payload.num_rows();
+    let rows_fit = match &part.keep {
+        None => rows == part.event_time.len(),
+        Some(keep) => keep.iter().all(|row| (*row as usize) < rows),
+    };
+    if found.eq(expected) && rows_fit {
+        return Ok(());
+    }
+    let message = format!("{rows} rows of {:?} are not the impressions that closed", payload.schema_ref());
+    Err(arrow::error::ArrowError::SchemaError(message))
+}
+
 fn wide(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<Wide, arrow::error::ArrowError> {
+    check_payload(spec, part, payload)?;
     let kept = |batch: &RecordBatch| match &part.keep {
         None => Ok(batch.clone()),
         Some(rows) => take_record_batch(batch, &UInt32Array::from(rows.clone())),

@@ -25,8 +25,9 @@ impl ApiError {
         known.sort_unstable();
         known.dedup();
         let distance = |other: &str| strsim::damerau_levenshtein(name, other);
-        let near = known
-            .iter()
+        // The distance takes time and memory with the product of both lengths.
+        let alike = known.iter().filter(|other| name.len() <= 2 * other.len());
+        let near = alike
             .min_by_key(|other| distance(other))
             .filter(|other| distance(other) * 2 <= name.len().max(other.len()));
         let help = match near {

@@ -188,7 +188,8 @@ struct Shared {
     places: Arc<Semaphore>,
 }
 
-fn router(state: ServeState) -> Router {
+/// What answers the requests, for those who bring their own listener, or none.
+pub fn router(state: ServeState) -> Router {
     let shared = Arc::new(Shared { state, places: Arc::new(Semaphore::new(REQUESTS_MAX)) });
     Router::new()
         .route("/v1/features", post(features_route))

@@ -1,7 +1,14 @@
 //! Tests of the whole decoder: every reason to refuse, the rules of `where` and `explode`, and an oracle.
 
 mod fixture;
+mod naive;
 mod oracle;
+
+/// What the naive decoder needs of the crate.
+mod words {
+    pub use crate::decode::{ColumnFrom, ColumnSpec, DecodeSpec};
+    pub use crate::event::{ColumnType, RejectKind, TIME_END, Value};
+}
 
 use super::*;
 use crate::event::{ColumnRef, Expression, Partitioner, Value, content_hash, fingerprints};
@@ -93,6 +100,7 @@ fn every_reason_to_refuse_a_record_is_told_with_its_place() {
         (deep, TooDeep, "deeper than 8"),
         (unclosed, TooDeep, "deeper than 8"),
         (r#"{"id":"a","at":{"ms":1700000000}}"#.into(), TimeBeforeMin, "Are these seconds?"),
+        (r#"{"id":"a","at":{"ms":4294967296000}}"#.into(), TimeInFuture, "Are these microseconds?"),
     ];
     let mut small = simple();
     small.limits = DecodeLimits { record_bytes_max: 4096, depth_max: 8, dead_letter_bytes_max: 8192 };
