@@ -2,11 +2,11 @@
 //!
 //!   "CJSTATE1" │ block │ block │ … │ footer (JSON list of blocks)
 //!
-//! Each block is an Arrow IPC stream, lz4 inside, with its own sha256: a restore reads only what it needs, and checks it.
+//! Each block is an Arrow IPC stream, lz4 inside where that pays, with its own sha256: a restore reads only what it needs, and checks it.
 
 use crate::commit::manifest::{BlockEntry, ObjectEntry};
 use crate::env::{Store, StoreError};
-use crate::event::{BlockRef, StateBlock};
+use crate::event::{BlockKind, BlockRef, StateBlock};
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
@@ -52,8 +52,7 @@ impl EncodedBlock {
 
 /// Encodes a block of a lane; `lanes` is how many there are.
 pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, ObjectError> {
-    let mut bytes = Vec::new();
-    encode(&block.rows, &mut bytes).map_err(ObjectError::Encode)?;
+    let bytes = encode(&block.rows, compression(block.class.kind)).map_err(ObjectError::Encode)?;
     let entry = BlockEntry {
         class: block.class,
         bucket: block.bucket,
@@ -112,11 +111,22 @@ pub fn write_object(
     Ok((entry, entries))
 }
 
-fn encode(rows: &RecordBatch, into: &mut Vec<u8>) -> Result<(), ArrowError> {
-    let options = IpcWriteOptions::default().try_with_compression(Some(CompressionType::LZ4_FRAME))?;
-    let mut writer = StreamWriter::try_new_with_options(into, &rows.schema(), options)?;
+/// Fingerprints do not compress, and are most of what identities are: trying costs a commit more than it saves.
+fn compression(kind: BlockKind) -> Option<CompressionType> {
+    match kind {
+        BlockKind::ImpressionKeys | BlockKind::ClosedIds | BlockKind::FeatureIds => None,
+        _ => Some(CompressionType::LZ4_FRAME),
+    }
+}
+
+fn encode(rows: &RecordBatch, compression: Option<CompressionType>) -> Result<Vec<u8>, ArrowError> {
+    let options = IpcWriteOptions::default().try_with_compression(compression)?;
+    // Room for all of it: a vector that grows copies what it has.
+    let room = Vec::with_capacity(rows.get_array_memory_size());
+    let mut writer = StreamWriter::try_new_with_options(room, &rows.schema(), options)?;
     writer.write(rows)?;
-    writer.finish()
+    writer.finish()?;
+    writer.into_inner()
 }
 
 /// Step 6 of the protocol: what will be named in a manifest is there, whole.
