@@ -6,7 +6,7 @@
 
 use crate::commit::manifest::{BlockEntry, ObjectEntry};
 use crate::env::{Store, StoreError};
-use crate::event::{BlockKind, BlockRef, StateBlock};
+use crate::event::{BlockRef, StateBlock};
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use arrow::ipc::CompressionType;
@@ -18,6 +18,8 @@ use std::io::Write;
 use std::sync::Arc;
 
 const MAGIC: &[u8; 8] = b"CJSTATE1";
+/// Rows that tell whether compressing a block pays.
+const SAMPLE_ROWS: usize = 1_024;
 
 /// State that cannot be written or read back.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +54,8 @@ impl EncodedBlock {
 
 /// Encodes a block of a lane; `lanes` is how many there are.
 pub fn encode_block(block: &StateBlock, lanes: usize) -> Result<EncodedBlock, ObjectError> {
-    let bytes = encode(&block.rows, compression(block.class.kind)).map_err(ObjectError::Encode)?;
+    let bytes = compression(&block.rows).and_then(|compression| encode(&block.rows, compression));
+    let bytes = bytes.map_err(ObjectError::Encode)?;
     let entry = BlockEntry {
         class: block.class,
         bucket: block.bucket,
@@ -111,12 +114,16 @@ pub fn write_object(
     Ok((entry, entries))
 }
 
-/// Fingerprints do not compress, and are most of what identities are: trying costs a commit more than it saves.
-fn compression(kind: BlockKind) -> Option<CompressionType> {
-    match kind {
-        BlockKind::ImpressionKeys | BlockKind::ClosedIds | BlockKind::FeatureIds => None,
-        _ => Some(CompressionType::LZ4_FRAME),
+/// Whether a block is worth compressing, found out with some of its rows: hashes and measured numbers hardly shrink, and
+/// trying on all of them would be a good part of what a commit costs. Small blocks are compressed without asking.
+fn compression(rows: &RecordBatch) -> Result<Option<CompressionType>, ArrowError> {
+    let lz4 = Some(CompressionType::LZ4_FRAME);
+    if rows.num_rows() < 4 * SAMPLE_ROWS {
+        return Ok(lz4);
     }
+    let sample = rows.slice(0, SAMPLE_ROWS);
+    let (plain, compressed) = (encode(&sample, None)?.len(), encode(&sample, lz4)?.len());
+    Ok(lz4.filter(|_| compressed * 4 <= plain * 3))
 }
 
 fn encode(rows: &RecordBatch, compression: Option<CompressionType>) -> Result<Vec<u8>, ArrowError> {
@@ -205,4 +212,36 @@ pub(super) fn hex(bytes: &[u8]) -> String {
         let _ = write!(text, "{byte:02x}");
         text
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::MemoryStore;
+    use crate::event::{BlockClass, BlockKind, SegmentId};
+    use arrow::array::{Int64Array, UInt64Array};
+
+    fn block(rows: RecordBatch) -> StateBlock {
+        let class = BlockClass { kind: BlockKind::ImpressionRows, node: 0, part: 0 };
+        let segment = SegmentId { cut: 1, lane: 0, ordinal: 0 };
+        StateBlock { class, bucket: 0, segment, whole: false, rows }
+    }
+
+    #[test]
+    fn what_shrinks_is_compressed_and_both_kinds_are_read_back() {
+        let hash = |row: u64| crate::event::content_hash(&row.to_le_bytes(), 0);
+        let hashes =
+            RecordBatch::try_from_iter([("h", Arc::new(UInt64Array::from_iter_values((0..10_000).map(hash))) as _)]);
+        let times = RecordBatch::try_from_iter([("t", Arc::new(Int64Array::from_iter_values(0..10_000)) as _)]);
+        let store = MemoryStore::default();
+        for (number, (rows, shrinks)) in [(hashes.unwrap(), false), (times.unwrap(), true)].into_iter().enumerate() {
+            let encoded = encode_block(&block(rows.clone()), 1).unwrap();
+            let plain = encode(&rows, None).unwrap().len() as u64;
+            assert_eq!(encoded.entry.bytes * 4 < plain * 3, shrinks, "{} of {plain} bytes", encoded.entry.bytes);
+            let path = object_path(number as u64, 1, "w");
+            let (object, entries) = write_object(&store, &path, vec![encoded]).unwrap();
+            let found = block_ref(&Arc::from(object.path.as_str()), &entries[0]).unwrap();
+            assert_eq!(read_block(&store, &found).unwrap(), rows);
+        }
+    }
 }
