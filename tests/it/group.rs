@@ -91,7 +91,7 @@ impl Group {
         let before = self.heads();
         wait_for("a commit of every cell", || {
             let now = self.heads();
-            let further = |(cell, head): (usize, &Head)| before.get(cell).is_none_or(|old| head.cut > old.cut);
+            let further = |(cell, head): (usize, &Head)| head.cut > before.get(cell).map_or(0, |old| old.cut);
             (now.len() == self.partitions as usize && now.iter().enumerate().all(further)).then_some(())
         });
     }
