@@ -1,7 +1,7 @@
 //! Base: a state with some of everything in it, as a process leaves it that dies in the middle: what the targets for
 //! manifests and state objects damage.
 
-use super::life::{Disk, Life, Objects, START, STREAMS};
+use super::life::{Disk, Life, Objects, START};
 use conjoin::commit::Manifest;
 use conjoin::config::Plan;
 use serde_json::{Value as Json, json};
