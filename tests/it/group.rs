@@ -16,6 +16,9 @@ pub(crate) const PARTITIONS: i32 = 4;
 /// The shortest that brokers allow.
 pub(crate) const SESSION: &str = "6s";
 
+/// Several processes start and stop on a machine that may be busy: none of that may look like inputs that fell silent.
+pub(crate) const GROUP_TIMES: Times<'static> = Times { idle_after: "9s", ..SHORT_TIMES };
+
 /// A pipeline of several processes, and its log.
 pub(crate) struct Group {
     pub setup: Setup,
@@ -25,7 +28,7 @@ pub(crate) struct Group {
 
 impl Group {
     fn new() -> Group {
-        Group::with(PARTITIONS, crate::end_to_end::short_worlds(), &SHORT_TIMES, &brokers())
+        Group::with(PARTITIONS, crate::end_to_end::short_worlds(), &GROUP_TIMES, &brokers())
     }
 
     pub fn with(partitions: i32, mut world: World, times: &Times<'_>, brokers: &str) -> Group {

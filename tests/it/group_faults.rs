@@ -1,8 +1,8 @@
 //! Faults of several processes, by their numbers in docs/FAULTS.md: real processes on a real Kafka sleep, stop and die in
 //! the middle of what they do while others take their cells over.
 
-use crate::end_to_end::{PlainReader, SHORT_TIMES, short_worlds};
-use crate::group::{Group, Head, cells_of};
+use crate::end_to_end::{PlainReader, short_worlds};
+use crate::group::{GROUP_TIMES, Group, Head, cells_of};
 use crate::support::binary::{Conjoin, DEADLINE};
 use crate::support::kafka::brokers;
 use crate::support::world::Record;
@@ -92,7 +92,7 @@ impl Feed {
 }
 
 fn short(partitions: i32) -> (Group, Feed) {
-    let mut group = Group::with(partitions, short_worlds(), &SHORT_TIMES, &brokers());
+    let mut group = Group::with(partitions, short_worlds(), &GROUP_TIMES, &brokers());
     let feed = Feed::new(&mut group, Duration::from_secs(20));
     (group, feed)
 }

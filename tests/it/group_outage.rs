@@ -1,8 +1,8 @@
 //! Outage: Kafka is away while several processes run, or before they do. The brokers have a listener that sends its clients
 //! to an address where this test stands between; everybody else reaches them as always.
 
-use crate::end_to_end::{SHORT_TIMES, short_worlds};
-use crate::group::{Group, cells_of, stop};
+use crate::end_to_end::short_worlds;
+use crate::group::{GROUP_TIMES, Group, cells_of, stop};
 use crate::group_faults::Feed;
 use crate::support::binary::Conjoin;
 use std::io::copy;
@@ -69,7 +69,7 @@ fn fault_15_kafka_away_at_the_start_and_in_the_middle_is_waited_for_by_all_proce
         return;
     };
     let gate = Gate::closed(front, behind.to_owned());
-    let mut group = Group::with(4, short_worlds(), &SHORT_TIMES, front);
+    let mut group = Group::with(4, short_worlds(), &GROUP_TIMES, front);
     let mut feed = Feed::new(&mut group, Duration::from_secs(30));
     let (a, b, stopped) = (group.start("a"), group.start("b"), group.start("stopped"));
     feed.until(&mut group, "a word about Kafka", |_| {

@@ -1,8 +1,8 @@
 //! Refusals: what several processes cannot run on is refused by name, and told what to do about.
 
 use crate::cli::Server;
-use crate::end_to_end::{SHORT_TIMES, short_worlds};
-use crate::group::{Group, Head, stop};
+use crate::end_to_end::short_worlds;
+use crate::group::{GROUP_TIMES, Group, Head, stop};
 use crate::group_faults::Feed;
 use crate::support::binary::{Conjoin, wait_for};
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
@@ -135,7 +135,7 @@ fn the_state_of_one_process_and_of_several_are_not_taken_for_each_other() {
 #[test]
 fn a_record_that_lies_in_the_wrong_partition_stops_its_cell_alone() {
     const WRONG: i32 = 2;
-    let mut group = Group::with(4, short_worlds(), &SHORT_TIMES, &brokers());
+    let mut group = Group::with(4, short_worlds(), &GROUP_TIMES, &brokers());
     group.edit(|text| format!("{text}serve: {{ listen: \"127.0.0.1:0\" }}\n"));
     let mut feed = Feed::new(&mut group, Duration::from_secs(15));
     let mut command = Command::new(env!("CARGO_BIN_EXE_conjoin"));
