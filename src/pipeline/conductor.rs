@@ -33,6 +33,9 @@ use std::time::Duration;
 const TICK: Duration = Duration::from_millis(10);
 /// Longer than this between two looks at the timers: the process slept, or was held up.
 const LOOK_MS: u64 = 2_000;
+/// The first commit of a run comes so early, unless commits are closer anyway: samples go on soon after a restart, and a
+/// place that cannot be written to is found out while somebody is looking.
+const FIRST_CUT_MS: u64 = 300;
 /// Entities that one lane publishes per flush: bounds how long it is away from its rows.
 const ONLINE_ENTITIES_MAX: usize = 8_192;
 /// How often the board is brought up to date.
@@ -107,7 +110,7 @@ struct Beat {
     /// Partitions that have not ended.
     unread: BTreeSet<PartitionId>,
     last_tick_ms: u64,
-    last_cut_ms: u64,
+    next_cut_ms: u64,
     last_online_ms: u64,
     last_board_ms: u64,
     in_flight: bool,
@@ -125,7 +128,7 @@ impl Conductor {
         let mut beat = Beat {
             unread: self.router.partitions(),
             last_tick_ms: now,
-            last_cut_ms: now,
+            next_cut_ms: now + FIRST_CUT_MS.min(self.commit_every_ms),
             last_online_ms: now,
             last_board_ms: 0,
             in_flight: false,
@@ -245,7 +248,7 @@ impl Conductor {
                 return false;
             }
         }
-        if now >= beat.last_cut_ms + self.commit_every_ms && !beat.in_flight && beat.moved {
+        if now >= beat.next_cut_ms && !beat.in_flight && beat.moved {
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
             self.cut(now, roll, beat);
         }
@@ -274,7 +277,7 @@ impl Conductor {
 
     fn cut(&mut self, now: u64, roll: bool, beat: &mut Beat) -> bool {
         self.last_cut += 1;
-        beat.last_cut_ms = now;
+        beat.next_cut_ms = now + self.commit_every_ms;
         beat.in_flight = true;
         beat.positions = self.router.positions().clone();
         beat.moved = false;

@@ -229,7 +229,7 @@ pub enum Layout {
 pub struct State {
     /// A folder, relative to the working folder; or a prefix of a bucket, such as `s3://bucket/prefix`.
     pub path: String,
-    /// Time between commits.
+    /// Time between commits. The first one of a run comes sooner.
     #[schemars(extend("default" = defaults::COMMIT_EVERY))]
     pub commit_every: Option<Duration>,
     /// Past this, payload is to leave memory and be read back at close. Not held yet, and `check` warns: payload stays in
