@@ -10,6 +10,8 @@ mod cells;
 mod change;
 #[path = "simulation/disk.rs"]
 mod disk;
+#[path = "simulation/emit.rs"]
+mod emit;
 #[path = "simulation/harness.rs"]
 mod harness;
 #[path = "simulation/life.rs"]
