@@ -4,7 +4,7 @@ use crate::cell::fit;
 use crate::cell::lane::{Lane, LaneCut, write};
 use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, Share, StateBlock, Watermark, home_of};
 use crate::feature::{StateError, StateKind};
-use crate::join::{ClosedRows, RestoreError, Segment};
+use crate::join::{ClosedRows, RestoreError, Segment, Through};
 use arrow::array::RecordBatch;
 
 /// Rows of one message to the other cells.
@@ -128,7 +128,7 @@ impl Lane {
         &mut self,
         frontier: EventTime,
         sealed: EventTime,
-        through: &[(Option<u32>, Option<u32>)],
+        through: &[Through],
     ) -> Vec<(u16, ClosedRows)> {
         for (group, store) in self.history.lanes[self.number].iter().enumerate() {
             if self.history.mirror.holds(group) {
@@ -137,9 +137,8 @@ impl Lane {
         }
         let mut all = Vec::new();
         for (sample, join) in self.joins.iter_mut().enumerate() {
-            let (closed, filed) = through.get(sample).copied().unwrap_or_default();
             let mut out = Vec::new();
-            join.finish_restore(Watermark(frontier), closed, filed, &mut out);
+            join.finish_restore(Watermark(frontier), through.get(sample).copied().unwrap_or_default(), &mut out);
             all.extend(out.into_iter().map(|rows| (sample as u16, rows)));
         }
         // An input that had ended may have grown since: its end is no promise any more.

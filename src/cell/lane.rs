@@ -17,7 +17,7 @@ use crate::event::{
     SampleCounts, StateBlock, Watermark, home_of, key_group, lane_of,
 };
 use crate::feature::{GroupStore, null_where};
-use crate::join::{ClosedRows, JoinState, LaneRows};
+use crate::join::{ClosedRows, Emit, JoinState, LaneRows};
 use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use std::sync::{Arc, RwLock};
@@ -137,6 +137,11 @@ impl Lane {
         }
     }
 
+    /// Whether rows of a sample leave before their impressions close.
+    pub fn emits_early(&self, sample: usize) -> bool {
+        self.spec.samples.get(sample).is_some_and(|sample| sample.join.emit != Emit::Wait)
+    }
+
     pub fn step(&mut self, input: LaneInput, out: &mut LaneOutput) {
         match input {
             LaneInput::Rows(batch) => self.rows(&batch),
@@ -240,6 +245,7 @@ impl Lane {
             labels: join.label_accounts(),
             closed_through: join.closed_through(),
             filed_through: join.filed_through(),
+            emitted_through: join.emitted_through(),
             memory_bytes: join.memory_bytes() as u64,
         });
         let groups = self.history.lanes[self.number].iter().zip(&self.feature_accounts).map(|(store, uses)| {

@@ -154,6 +154,9 @@ pub struct SampleCounts {
     /// Time buckets up to which rows have closed, and lie in files.
     pub closed_through: Option<u32>,
     pub filed_through: Option<u32>,
+    /// Where rows leave before their impression closes: the time bucket of instants up to which they lie in files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emitted_through: Option<u32>,
     #[serde(default)]
     pub memory_bytes: u64,
 }
@@ -198,6 +201,7 @@ impl LaneCounts {
             add_all(&mut mine.labels, theirs.labels.as_slice());
             mine.closed_through = mine.closed_through.max(theirs.closed_through);
             mine.filed_through = mine.filed_through.max(theirs.filed_through);
+            mine.emitted_through = mine.emitted_through.max(theirs.emitted_through);
             mine.memory_bytes += theirs.memory_bytes;
         }
         self.groups.resize(self.groups.len().max(other.groups.len()), GroupCounts::default());

@@ -5,12 +5,13 @@
 //! before the label, else the earliest after it.
 
 use crate::event::{CloseReason, EventTime, Fingerprint, Payload};
-use crate::join::Take;
 use crate::join::bucket::Part;
+use crate::join::emit::{Emission, EmitKind};
 use crate::join::index::RowRef;
 use crate::join::label::{LabelState, Labels};
 use crate::join::state::{ClosedBucket, JoinState};
 use crate::join::take::label_columns;
+use crate::join::{Emit, Take};
 use arrow::array::{ArrayRef, RecordBatch};
 use std::cmp::Reverse;
 
@@ -41,7 +42,12 @@ pub struct ClosedPart {
     pub features: Vec<RecordBatch>,
     /// Per label stream its columns: see [`Take`].
     pub labels: Vec<Vec<ArrayRef>>,
+    /// Of samples whose rows leave early.
+    pub emission: Option<Emission>,
 }
+
+/// The labels of rows of one label stream: one after another, and where each row's end.
+type Found = (Vec<RowRef>, Vec<u32>);
 
 impl JoinState {
     pub(super) fn close_bucket(&mut self, number: u32, reason: CloseReason, out: &mut Vec<ClosedRows>) {
@@ -51,7 +57,7 @@ impl JoinState {
         for part in 0..self.buckets[&number].parts.len() {
             let range = self.buckets[&number].parts[part].range();
             let end = at + live[at..].partition_point(|row| (*row as usize) < range.end);
-            parts.push(self.close_part(number, part, &live[at..end]));
+            parts.extend(self.close_part(number, part, &live[at..end]));
             at = end;
         }
         for &row in &live {
@@ -61,7 +67,7 @@ impl JoinState {
         let stored = bucket.parts.iter().all(|part| part.segment.is_some());
         let ids = ClosedBucket { id: bucket.id.clone(), home: bucket.home.clone(), stored };
         self.remember_closed(number, ids);
-        if self.counting {
+        if self.counting && self.spec.emit == Emit::Wait {
             self.account.pending -= live.len() as u64;
             self.account.emitted += live.len() as u64;
         }
@@ -70,28 +76,50 @@ impl JoinState {
         if bucket.parts.iter().any(|part| part.segment.is_none() || !part.features_stored) && !filed {
             self.closed_unstored.push((number, bucket));
         }
-        if !filed {
+        if !filed && (!parts.is_empty() || self.spec.emit == Emit::Wait) {
             out.push(ClosedRows { bucket: number, reason, parts });
         }
     }
 
-    fn close_part(&mut self, number: u32, part: usize, live: &[u32]) -> ClosedPart {
-        let labels = (0..self.labels.len()).map(|label| self.resolve(label, number, live)).collect();
+    /// The rows that leave now, if any do.
+    fn close_part(&mut self, number: u32, part: usize, live: &[u32]) -> Option<ClosedPart> {
+        let found: Vec<Found> = (0..self.labels.len()).map(|label| self.resolve(label, number, live)).collect();
         let bucket = &self.buckets[&number];
         let part: &Part = &bucket.parts[part];
-        let whole = live.len() == part.rows as usize;
-        ClosedPart {
+        let leave = |rows: &[u32], found: &[Found], emission: Option<Emission>| ClosedPart {
             payload: part.payload.clone(),
-            keep: (!whole).then(|| live.iter().map(|row| row - part.start).collect()),
-            event_time: live.iter().map(|row| bucket.event_time[*row as usize]).collect(),
-            id: live.iter().map(|row| bucket.id[*row as usize]).collect(),
+            keep: (rows.len() < part.rows as usize).then(|| rows.iter().map(|row| row - part.start).collect()),
+            event_time: rows.iter().map(|row| bucket.event_time[*row as usize]).collect(),
+            id: rows.iter().map(|row| bucket.id[*row as usize]).collect(),
             features: part.features.clone().unwrap_or_default(),
-            labels,
+            labels: self
+                .labels
+                .iter()
+                .zip(found)
+                .map(|(labels, (found, ends))| label_columns(labels, found, ends))
+                .collect(),
+            emission,
+        };
+        match self.spec.emit {
+            Emit::Wait => Some(leave(live, &found, None)),
+            Emit::Early { negatives: false, .. } => None,
+            Emit::Early { negatives: true, .. } => {
+                let start = |ends: &[u32], at: usize| if at == 0 { 0 } else { ends[at - 1] };
+                let is_negative = |at: &usize| found.iter().all(|(_, ends)| ends[*at] == start(ends, *at));
+                let rows: Vec<u32> = (0..live.len()).filter(is_negative).map(|at| live[at]).collect();
+                let mut emission = Emission::default();
+                for row in &rows {
+                    let instant = bucket.event_time[*row as usize].saturating_add(self.spec.longest_ms());
+                    emission.push(EmitKind::Negative, instant, None);
+                }
+                let none: Vec<Found> = found.iter().map(|_| (Vec::new(), vec![0; rows.len()])).collect();
+                (!rows.is_empty()).then(|| leave(&rows, &none, Some(emission)))
+            }
         }
     }
 
-    /// Finds each row's labels of one label stream and makes their columns.
-    fn resolve(&mut self, label: usize, number: u32, live: &[u32]) -> Vec<ArrayRef> {
+    /// Finds each row's labels of one label stream.
+    fn resolve(&mut self, label: usize, number: u32, live: &[u32]) -> Found {
         let longest = self.spec.longest_ms();
         let mut found: Vec<RowRef> = Vec::new();
         let mut ends: Vec<u32> = Vec::with_capacity(live.len());
@@ -122,7 +150,7 @@ impl JoinState {
             }
             ends.push(found.len() as u32);
         }
-        label_columns(&self.labels[label], &found, &ends)
+        (found, ends)
     }
 
     /// Whether a label lies in the window of an impression at `ts` and came while that was open (F3, F4).
@@ -138,9 +166,11 @@ impl JoinState {
 
     fn has_best_claim(&self, label: usize, at: RowRef, key: Fingerprint, number: u32, row: u32) -> bool {
         let rivals = self.rows_of_key(key);
-        if rivals.len() <= 1 {
-            return true;
-        }
+        rivals.len() <= 1 || self.best_claim(label, at, &rivals) == Some(RowRef::new(number, row))
+    }
+
+    /// Of pending impressions of a label's key, the one that it belongs to.
+    pub(super) fn best_claim(&self, label: usize, at: RowRef, rivals: &[RowRef]) -> Option<RowRef> {
         let longest = self.spec.longest_ms();
         let label_time = self.labels[label].bucket(at).event_time[at.row() as usize];
         let time = |row: RowRef| self.buckets[&row.bucket()].event_time[row.row() as usize];
@@ -150,11 +180,8 @@ impl JoinState {
             let distance = if ts <= label_time { label_time - ts } else { ts - label_time };
             (ts > label_time, distance, id(row))
         };
-        let best = rivals
-            .into_iter()
-            .filter(|rival| self.claims(label, at, time(*rival), longest))
-            .min_by_key(|rival| rank(*rival));
-        best == Some(RowRef::new(number, row))
+        let claims = |rival: &RowRef| self.claims(label, at, time(*rival), longest);
+        rivals.iter().copied().filter(claims).min_by_key(|rival| rank(*rival))
     }
 }
 

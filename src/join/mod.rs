@@ -4,7 +4,8 @@
 //!   label          └ waits on the chain of its key ───────┘
 //!
 //! In: batches of impressions and labels in any order, late ones marked; then watermarks. Out: each accepted impression
-//! once, with the labels that are its own (F2, F3), no earlier than the watermark passes its longest window (F4).
+//! once, with the labels that are its own (F2, F3), no earlier than the watermark passes its longest window (F4); or, where
+//! a sample asks for it, early and again as labels come (see `emit`).
 //! Holds: pending impressions as columns in time buckets, one index entry each; what a row becomes depends on event
 //! times, ids and contents alone, never on the order of arrival (F8). Accounts balance after every step (F1).
 //! Does not: await, read a clock, compute features, know about Kafka.
@@ -12,6 +13,7 @@
 mod block;
 mod bucket;
 mod close;
+mod emit;
 mod evaluate;
 mod index;
 mod label;
@@ -21,7 +23,8 @@ mod state;
 mod take;
 
 pub use close::{ClosedPart, ClosedRows};
-pub use snapshot::{JoinCut, RestoreError, Segment};
+pub use emit::{Emission, EmitKind};
+pub use snapshot::{JoinCut, RestoreError, Segment, Through};
 pub use spec::*;
 pub use state::{AnchorKeys, JoinState, JoinedGroup, LabelKeys, LaneRows};
 

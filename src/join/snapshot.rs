@@ -35,6 +35,17 @@ pub struct JoinCut {
     pub needed_from: Vec<(BlockClass, i64)>,
 }
 
+/// How far a manifest says that a sample is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Through {
+    /// Buckets of impressions up to this one are closed.
+    pub closed: Option<u32>,
+    /// And their rows lie in files.
+    pub filed: Option<u32>,
+    /// Of samples whose rows leave early: rows up to this bucket of their instants lie in files.
+    pub emitted: Option<u32>,
+}
+
 /// The state on disk is not what this version wrote.
 #[derive(Debug, thiserror::Error)]
 #[error("state block of {what} is not readable: {reason}")]
@@ -55,7 +66,7 @@ pub struct Segment {
     /// `None` when the rows must be written again, because only some of them belong to this lane.
     pub id: Option<SegmentId>,
     pub keys: RecordBatch,
-    /// In memory when `id` is `None`.
+    /// In memory when `id` is `None`, or when its rows leave one by one.
     pub payload: Payload,
     pub features: Option<RecordBatch>,
 }
@@ -84,6 +95,9 @@ impl JoinState {
     pub fn cut(&mut self, node: u16, cut: u64, lane: u16, roll: bool) -> JoinCut {
         if roll {
             self.filed_through = self.closed_through;
+            if let Some(schedule) = &mut self.schedule {
+                schedule.filed_through = schedule.through;
+            }
             self.closed_unstored.clear();
         }
         let segment = SegmentId { cut, lane, ordinal: 0 };
@@ -304,7 +318,11 @@ impl JoinState {
             let admitted = share.contains(new.home)
                 && matches!(labels.admit(&new), Admission::New | Admission::ConflictWon | Admission::Sooner);
             if admitted {
-                labels.push(bucket, new);
+                let came_at = new.came_at;
+                let row = labels.push(bucket, new);
+                if let Some(schedule) = &mut self.schedule {
+                    schedule.add_label(came_at, label, row);
+                }
             }
             mine.push(admitted);
         }
@@ -332,17 +350,12 @@ impl JoinState {
 
     /// Ends a restore: closes again, without counting, what was closed but in no file. The books then start at what is
     /// held: the caller adds them to those of the manifest.
-    pub fn finish_restore(
-        &mut self,
-        frontier: Watermark,
-        closed_through: Option<u32>,
-        filed_through: Option<u32>,
-        out: &mut Vec<ClosedRows>,
-    ) {
+    pub fn finish_restore(&mut self, frontier: Watermark, through: Through, out: &mut Vec<ClosedRows>) {
         self.counting = false;
-        self.filed_through = filed_through;
+        self.filed_through = through.filed;
+        self.forget_emitted(through.emitted);
         self.close(frontier, CloseReason::Watermark, out);
-        self.closed_through = self.closed_through.max(closed_through);
+        self.closed_through = self.closed_through.max(through.closed);
         self.counting = true;
         let pending = self.pending_rows() as u64;
         self.account = AnchorAccount { applied: pending, pending, ..AnchorAccount::default() };
@@ -366,6 +379,11 @@ impl JoinState {
 
     pub fn filed_through(&self) -> Option<u32> {
         self.filed_through
+    }
+
+    /// Of samples whose rows leave early, the bucket of instants up to which their rows lie in files.
+    pub fn emitted_through(&self) -> Option<u32> {
+        self.schedule.as_ref().and_then(|schedule| schedule.filed_through)
     }
 }
 

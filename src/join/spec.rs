@@ -1,6 +1,6 @@
 //! Which labels belong to an impression.
 
-use crate::event::{DurationMs, Expression, StreamId, Watermark};
+use crate::event::{DurationMs, Expression, Fingerprint, StreamId, Watermark, content_hash};
 
 /// One anchor stream joined with any number of label streams.
 #[derive(Clone, Debug)]
@@ -11,6 +11,39 @@ pub struct JoinSpec {
     pub bucket_ms: DurationMs,
     /// How long beyond the longest window a closed impression's identity is remembered; the anchor's lateness is in it.
     pub dedup_horizon_ms: DurationMs,
+    pub emit: Emit,
+}
+
+/// When the rows of an impression leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Emit {
+    /// Once, when its longest window has passed.
+    #[default]
+    Wait,
+    /// After a wait, at most the longest window, and again whenever a label changes what is known.
+    Early {
+        from_ms: DurationMs,
+        to_ms: DurationMs,
+        /// And once more when the longest window has passed without a label.
+        negatives: bool,
+    },
+}
+
+impl Emit {
+    /// Tells the hash that draws waits from others of the same id: it has nothing to do with which rows are kept.
+    const SEED: u32 = 0x7761_6974;
+
+    /// How long after an impression its first row leaves: drawn from its id, evenly, so that every run draws alike.
+    pub fn wait_ms(&self, id: Fingerprint) -> DurationMs {
+        match *self {
+            Emit::Wait => 0,
+            Emit::Early { from_ms, to_ms, .. } if to_ms <= from_ms => from_ms,
+            Emit::Early { from_ms, to_ms, .. } => {
+                let steps = (to_ms - from_ms) as u64 + 1;
+                from_ms + (content_hash(&id.to_le_bytes(), Self::SEED) % steps) as DurationMs
+            }
+        }
+    }
 }
 
 impl JoinSpec {

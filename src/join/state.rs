@@ -4,11 +4,12 @@ use crate::event::{
     AnchorAccount, CloseReason, DecodedBatch, EventTime, Fingerprint, LabelAccount, Payload, Watermark, home_of,
 };
 use crate::invariant;
-use crate::join::JoinSpec;
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
+use crate::join::emit::Schedule;
 use crate::join::index::{Index, RowRef};
 use crate::join::label::{Admission, Labels, NewLabel};
+use crate::join::{Emit, JoinSpec};
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
@@ -109,6 +110,8 @@ pub struct JoinState {
     pub(super) filed_through: Option<u32>,
     /// Closed buckets whose rows are in no named file yet and which no cut has written: written at the next cut.
     pub(super) closed_unstored: Vec<(u32, Bucket)>,
+    /// Of samples whose rows leave early.
+    pub(super) schedule: Option<Schedule>,
     /// False while a restored state is brought back to where it was: those rows were counted before.
     pub(super) counting: bool,
 }
@@ -121,6 +124,7 @@ impl JoinState {
             by_key: (keys.key != keys.id).then(Index::default),
             labels: labels.map(|(label, (schema, _))| Labels::new(label.clone(), schema)).collect(),
             label_keys: label_streams.iter().map(|(_, keys)| *keys).collect(),
+            schedule: (spec.emit != Emit::Wait).then(Schedule::default),
             spec,
             keys,
             buckets: BTreeMap::new(),
@@ -142,8 +146,14 @@ impl JoinState {
         self.labels.iter().map(|labels| labels.account).collect()
     }
 
+    /// Impressions without a row.
     pub fn pending_rows(&self) -> usize {
-        self.buckets.values().map(Bucket::live_rows).sum()
+        match &self.schedule {
+            None => self.buckets.values().map(Bucket::live_rows).sum(),
+            Some(schedule) => {
+                schedule.unemitted().filter(|row| !self.buckets[&row.bucket()].is_dead(row.row())).count()
+            }
+        }
     }
 
     pub fn memory_bytes(&self) -> usize {
@@ -153,6 +163,7 @@ impl JoinState {
             + self.ids.memory_bytes()
             + self.by_key.as_ref().map_or(0, Index::memory_bytes)
             + self.labels.iter().map(Labels::memory_bytes).sum::<usize>()
+            + self.schedule.as_ref().map_or(0, Schedule::memory_bytes)
     }
 
     pub(super) fn bucket_of(&self, ts: EventTime) -> u32 {
@@ -175,7 +186,8 @@ impl JoinState {
             let at = row as usize;
             let ts = batch.event_time[at];
             let bucket_number = self.bucket_of(ts);
-            if input.late_at(row).is_some() || self.closed_through.is_some_and(|through| bucket_number <= through) {
+            let closed = self.closed_through.is_some_and(|through| bucket_number <= through);
+            if input.late_at(row).is_some() || closed || self.is_overtaken(bucket_number) {
                 self.account.late += 1;
                 continue;
             }
@@ -270,6 +282,10 @@ impl JoinState {
 
     pub(super) fn index_row(&mut self, row: RowRef, id: Fingerprint, key: Fingerprint) {
         self.ids.insert(id, row);
+        if self.schedule.is_some() {
+            let due = self.due_of(row);
+            self.schedule.as_mut().expect("it was there just now").add_impression(due, row);
+        }
         let older = self.newest_of_key(key);
         let Some(by_key) = &mut self.by_key else { return };
         match older {
@@ -299,6 +315,16 @@ impl JoinState {
             at = (!older.is_none()).then_some(older);
         }
         rows
+    }
+
+    /// All pending rows of a key.
+    pub(super) fn pending_of_key(&self, key: Fingerprint) -> Vec<RowRef> {
+        if self.by_key.is_some() {
+            return self.rows_of_key(key);
+        }
+        let is =
+            |row: RowRef| self.buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[row.row() as usize] == key);
+        self.ids.get(key, is).into_iter().collect()
     }
 
     /// Takes a pending row out of its key's list.
@@ -394,7 +420,11 @@ impl JoinState {
                 }
             }
             let number = ts.div_euclid(bucket_ms) as u32;
-            labels.push(number, new);
+            let came_at = new.came_at;
+            let at_row = labels.push(number, new);
+            if let Some(schedule) = &mut self.schedule {
+                schedule.add_label(came_at, label, at_row);
+            }
             pushed.push(number, row);
         }
         labels.add_columns(batch, &pushed.entries);
@@ -403,6 +433,8 @@ impl JoinState {
     /// Closes every bucket that `watermark` has passed together with the longest window, oldest first, and forgets what
     /// nothing can refer to any more. All features must have been evaluated up to `watermark`.
     pub fn close(&mut self, watermark: Watermark, reason: CloseReason, out: &mut Vec<ClosedRows>) {
+        let watermark = self.emission_watermark(watermark);
+        self.emit(watermark, out);
         let longest = self.spec.longest_ms();
         while let Some((&number, _)) = self.buckets.first_key_value() {
             if !watermark.passed(self.bucket_end(number).saturating_sub(1).saturating_add(longest)) {

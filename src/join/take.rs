@@ -38,6 +38,12 @@ pub(super) fn label_columns(labels: &Labels, found: &[RowRef], ends: &[u32]) -> 
     }
 }
 
+/// Whether two choices of one impression's labels say the same.
+pub(super) fn same_columns(labels: &Labels, some: &[RowRef], others: &[RowRef]) -> bool {
+    let columns = |rows: &[RowRef]| label_columns(labels, rows, &[rows.len() as u32]);
+    columns(some) == columns(others)
+}
+
 fn selected(labels: &Labels, column: usize) -> usize {
     labels
         .spec

@@ -41,7 +41,7 @@ pub use group::run_group;
 pub use lanes::CutPart;
 pub use online_state::{LoadedOnline, load_online};
 pub use rescale::{Brokers, Extents, KafkaBrokers, RescaleOptions, Rescaled, Shape, rescale};
-pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
+pub use restore::{Objects, RestoreError, list as list_objects, restore_lane, through};
 pub use sinks::{SinkCut, SinkGauge, SinkInput, SinkThread, SinkWork};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};

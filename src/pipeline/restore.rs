@@ -5,8 +5,8 @@ use crate::commit::{
     BlockEntry, Layout, Manifest, Needed, ObjectEntry, ObjectError, block_ref, read_block, read_footer,
 };
 use crate::env::Store;
-use crate::event::{BlockClass, BlockKind, Payload, SegmentId};
-use crate::join::{ClosedRows, Segment};
+use crate::event::{BlockClass, BlockKind, Payload, SampleCounts, SegmentId};
+use crate::join::{ClosedRows, Segment, Through};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,10 +67,14 @@ pub fn restore_lane(
     sorted.rows(lane)?;
     sorted.labels(lane)?;
     sorted.features(lane, |_| true)?;
-    let through: Vec<_> =
-        head.counts.samples.iter().map(|sample| (sample.closed_through, sample.filed_through)).collect();
+    let through: Vec<_> = head.counts.samples.iter().map(through).collect();
     let sealed = head.handover.as_ref().map_or(i64::MIN, |handover| handover.mark.watermark);
     Ok(lane[0].finish_restore(head.counts.frontier, sealed, &through))
+}
+
+/// How far the sample of these books is.
+pub fn through(counts: &SampleCounts) -> Through {
+    Through { closed: counts.closed_through, filed: counts.filed_through, emitted: counts.emitted_through }
 }
 
 /// The blocks that a manifest needs, in the order in which lanes take them: each step of all cells that a lane is made
@@ -169,7 +173,9 @@ impl<'a> Sorted<'a> {
     /// Impressions that are open. Of rows that another number of lanes wrote and this one wrote again, the newer ones know
     /// more.
     pub fn rows(&self, lanes: &mut [Lane]) -> Result<(), RestoreError> {
-        self.open.iter().rev().try_for_each(|(id, blocks)| match self.reader.segment(*id, blocks)? {
+        let early = |sample: usize| lanes.first().is_some_and(|lane| lane.emits_early(sample));
+        let early: Vec<bool> = (0..self.reader.head.counts.samples.len()).map(early).collect();
+        self.open.iter().rev().try_for_each(|(id, blocks)| match self.reader.segment(*id, blocks, &early)? {
             Some(block) => give(lanes, block),
             None => Ok(()),
         })
@@ -284,7 +290,13 @@ impl Reader<'_> {
         Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
     }
 
-    fn segment(&self, id: SegmentId, blocks: &SegmentBlocks<'_>) -> Result<Option<RestoredBlock>, RestoreError> {
+    /// Of samples that emit `early`, row by row, the payload is read at once, and not once per row.
+    fn segment(
+        &self,
+        id: SegmentId,
+        blocks: &SegmentBlocks<'_>,
+        early: &[bool],
+    ) -> Result<Option<RestoredBlock>, RestoreError> {
         let Some(keys) = &blocks.keys else { return Ok(None) };
         let (sample, bucket) = (self.place(keys.entry.class), self.bucket(keys)?);
         let whole = self.stays(keys.entry);
@@ -297,7 +309,7 @@ impl Reader<'_> {
             cut: id.cut,
             knows: Vec::new(),
             id: whole.then_some(id),
-            payload: match whole {
+            payload: match whole && !early.get(sample).copied().unwrap_or(false) {
                 true => Payload::Stored(self.reference(rows)?),
                 false => Payload::Memory(self.read(rows)?),
             },

@@ -1,17 +1,21 @@
 //! Build: closed impressions, their labels and their features become rows of the output schema.
 
 use crate::event::{EventTime, Fingerprint, SampleBatch};
-use crate::join::ClosedPart;
-use crate::sample::SampleSpec;
-use arrow::array::{ArrayRef, BooleanArray, Float64Array, RecordBatch, UInt32Array};
+use crate::join::{ClosedPart, Emission, EmitKind};
+use crate::sample::{EMISSION_COLUMNS, EmissionSpec, SampleSpec};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+    TimestampMillisecondArray, UInt32Array,
+};
 use arrow::compute::{cast, filter, filter_record_batch, take_record_batch};
+use arrow::datatypes::{DataType, Int64Type};
 use std::sync::Arc;
 
 /// What building a part gave.
 #[derive(Debug)]
 pub struct Built {
     pub batch: SampleBatch,
-    /// Rows that negative sampling left out.
+    /// Impressions that negative sampling left out, by their first rows.
     pub sampled_out: u64,
     /// Values that an expression could not compute: null in the row, counted here.
     pub failed_values: u64,
@@ -54,7 +58,8 @@ impl Wide {
 /// A payload that was read back may be any batch behind a right sum.
 fn check_payload(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<(), arrow::error::ArrowError> {
     let features = part.features.iter().map(RecordBatch::num_columns).sum::<usize>();
-    let others = part.labels.iter().map(Vec::len).sum::<usize>() + features + spec.columns.len();
+    let emission = spec.emission.as_ref().map_or(0, |_| EMISSION_COLUMNS.len());
+    let others = part.labels.iter().map(Vec::len).sum::<usize>() + features + emission + spec.columns.len();
     let expected = spec.wide.fields().iter().take(spec.wide.fields().len().saturating_sub(others));
     let expected = expected.map(|field| (field.name(), field.data_type()));
     let found = payload.schema_ref().fields().iter().map(|field| (field.name(), field.data_type()));
@@ -83,6 +88,9 @@ fn wide(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<W
     for features in &part.features {
         columns.extend(kept(features)?.columns().iter().cloned());
     }
+    if let (Some(emitted), Some(emission)) = (&spec.emission, &part.emission) {
+        columns.extend(emission_columns(emitted, emission, &columns, &part.event_time, spec)?);
+    }
     let mut wide = Wide { columns, failed: 0 };
     for column in &spec.columns {
         let batch = wide.batch(spec)?;
@@ -110,21 +118,54 @@ fn narrow(
         let weight = |row: usize| if negative.value(row) { 1.0 / negatives.keep } else { 1.0 };
         columns.push(Arc::new(Float64Array::from_iter_values((0..rows).map(weight))));
         keep = Some(BooleanArray::from_iter((0..rows).map(|row| Some(chosen(row)))));
+    } else if spec.emission.is_some() {
+        columns.push(Arc::new(Float64Array::from_value(1.0, rows)));
     }
     let all = RecordBatch::try_new(spec.schema.clone(), columns)?;
     let (kept, impression_time) = match &keep {
         None => (all, part.event_time.clone()),
         Some(mask) => {
-            let times = arrow::array::Int64Array::from(part.event_time.clone());
+            let times = Int64Array::from(part.event_time.clone());
             let times = filter(&times, mask)?;
-            let times = arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(&times).values().to_vec();
+            let times = AsArray::as_primitive::<Int64Type>(&times).values().to_vec();
             (filter_record_batch(&all, mask)?, times)
         }
     };
-    let sampled_out = (rows - kept.num_rows()) as u64;
+    let is_first = |row: usize| part.emission.as_ref().is_none_or(|emission| emission.kind[row] == EmitKind::Base);
+    let left_out = |row: &usize| keep.as_ref().is_some_and(|keep| !keep.value(*row)) && is_first(*row);
+    let sampled_out = (0..rows).filter(left_out).count() as u64;
     let batch =
         SampleBatch { sample, rows: kept, impression_time: impression_time as Vec<EventTime>, bucket: bucket as i64 };
     Ok(Built { batch, sampled_out, failed_values: wide.failed })
+}
+
+/// In the order of [`EMISSION_COLUMNS`].
+fn emission_columns(
+    spec: &EmissionSpec,
+    emission: &Emission,
+    anchor: &[ArrayRef],
+    impression_ts: &[EventTime],
+    sample: &SampleSpec,
+) -> Result<Vec<ArrayRef>, arrow::error::ArrowError> {
+    let start = sample.wide.index_of(EMISSION_COLUMNS[0])?;
+    let time = |values: TimestampMillisecondArray, column: usize| -> Result<ArrayRef, arrow::error::ArrowError> {
+        cast(&values, sample.wide.field(start + column).data_type())
+    };
+    let texts: Vec<ArrayRef> =
+        spec.id.iter().map(|at| cast(&anchor[*at], &DataType::Utf8)).collect::<Result<_, _>>()?;
+    let value = |row: usize, text: &ArrayRef| {
+        if text.is_null(row) { "" } else { text.as_string::<i32>().value(row) }.to_owned()
+    };
+    let id = |row: usize| texts.iter().map(|text| value(row, text)).collect::<Vec<_>>().join(":");
+    let elapsed = emission.emit_ts.iter().zip(impression_ts).map(|(emitted, shown)| emitted - shown);
+    Ok(vec![
+        Arc::new(StringArray::from_iter_values((0..impression_ts.len()).map(id))),
+        time(TimestampMillisecondArray::from(impression_ts.to_vec()), 1)?,
+        time(TimestampMillisecondArray::from(emission.label_ts.clone()), 2)?,
+        time(TimestampMillisecondArray::from(emission.emit_ts.clone()), 3)?,
+        Arc::new(Int64Array::from_iter_values(elapsed)),
+        Arc::new(StringArray::from_iter_values(emission.kind.iter().map(|kind| kind.name()))),
+    ])
 }
 
 /// Keeps a share of ids by their hash, so that every run and every lane keeps the same ones.

@@ -6,13 +6,15 @@ use arrow::datatypes::SchemaRef;
 /// How closed impressions become rows.
 ///
 /// The wide layout, over which `columns` and `negatives` are evaluated, is: all anchor columns, then per join its
-/// columns, then per group its outputs, then the computed columns so far.
+/// columns, then per group its outputs, then those of `emission`, then the computed columns so far.
 #[derive(Clone, Debug)]
 pub struct SampleSpec {
     pub name: String,
     /// Features are those visible at `impression.ts - serving_lag`.
     pub serving_lag_ms: DurationMs,
     pub groups: Vec<SampleGroup>,
+    /// Of samples whose rows leave before their impressions close.
+    pub emission: Option<EmissionSpec>,
     pub columns: Vec<ComputedColumn>,
     /// Indices into the wide layout, in the order of `schema`.
     pub select: Vec<usize>,
@@ -30,6 +32,16 @@ pub struct SampleGroup {
     /// The anchor stream's key set that holds the entity.
     pub key_set: usize,
 }
+
+/// Rows say which impression they are of, when and why they were emitted: [`EMISSION_COLUMNS`].
+#[derive(Clone, Debug)]
+pub struct EmissionSpec {
+    /// The anchor's columns whose values, joined by `:`, name the impression.
+    pub id: Vec<usize>,
+}
+
+/// Names of what rows that leave early have beside the others; `label_ts` alone may be null.
+pub const EMISSION_COLUMNS: [&str; 6] = ["event_id", "impression_ts", "label_ts", "emit_ts", "elapsed_ms", "emit_kind"];
 
 #[derive(Clone, Debug)]
 pub struct ComputedColumn {

@@ -10,6 +10,8 @@ mod cells;
 mod change;
 #[path = "simulation/disk.rs"]
 mod disk;
+#[path = "simulation/emit.rs"]
+mod emit;
 #[path = "simulation/harness.rs"]
 mod harness;
 #[path = "simulation/life.rs"]
@@ -29,15 +31,16 @@ mod topic;
 #[path = "simulation/world.rs"]
 mod world;
 
-use crate::oracle::naive_join::{LabelRule, join};
+use crate::oracle::naive_join::{Joined, LabelRule, came_at, join};
 use crate::oracle::naive_window::{WindowRule, value};
 use crate::oracle::{Event, judge};
 use conjoin::decode::Decoder;
 use conjoin::event::{PartitionId, PositionDelta, RawBatch, RawRecord};
+use conjoin::join::Emit;
 use harness::{Books, World, text_of};
 use placed::time_of;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use world::*;
 
 /// All records, decoded partition by partition.
@@ -105,40 +108,82 @@ fn expected_from(setup: &Setup, logs: &Logs, from: i64) -> Vec<String> {
     let its_own = |event: &&Event| event.stream != IMPRESSIONS || event.ts >= from;
     let its_own: Vec<Event> = events.iter().filter(its_own).cloned().collect();
     let rules = RULES.map(|(_, stream, before, within)| LabelRule { stream, before, within });
-    let shown = |event: &Event, field: &str| match &event.fields[field] {
-        serde_json::Value::Null => "-".to_string(),
-        serde_json::Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
+    let plan = setup.plan(1);
     let mut rows = Vec::new();
     for joined in join(&its_own, IMPRESSIONS, &rules) {
         let imp = joined.impression;
-        let mut cells: BTreeMap<&str, String> = BTreeMap::new();
-        for field in ["request_id", "user_id", "item_id", "ts"] {
-            cells.insert(field, shown(imp, field));
-        }
-        let of = |label: Option<&&Event>, field| label.map_or("-".to_string(), |label| shown(label, field));
-        let values = |rule: usize| joined.labels[rule].iter().filter_map(|label| label.fields["value"].as_i64());
-        let number = |value: Option<i64>| value.map_or("-".to_string(), |value| value.to_string());
-        cells.insert("first_event_id", of(joined.labels[0].first(), "event_id"));
-        cells.insert("first_ts", of(joined.labels[0].first(), "ts"));
-        cells.insert("last_event_id", of(joined.labels[1].last(), "event_id"));
-        cells.insert("click_any", (!joined.labels[2].is_empty()).to_string());
-        cells.insert("clicks_count", joined.labels[3].len().to_string());
-        cells.insert("buys_count", joined.labels[4].len().to_string());
-        cells.insert("total_value", number(values(5).reduce(|a, b| a + b)));
-        cells.insert("least_value", number(values(6).min()));
-        cells.insert("most_value", number(values(7).max()));
+        let mut features: BTreeMap<&str, String> = BTreeMap::new();
         let windows = WINDOWS.iter().filter(|_| setup.features);
         for &(column, field, stream, sum, window, tail) in windows {
             let rule = WindowRule { stream, field, sum, window, tail, head: 1_000 };
             let value = value(&events, &rule, &shown(imp, field), imp.ts - setup.serving_lag_ms);
-            cells.insert(column, value.to_string());
+            features.insert(column, value.to_string());
         }
-        rows.push(text_of(&cells));
+        for mut cells in emitted(&joined, &plan.samples[0].join.emit) {
+            for field in ["request_id", "user_id", "item_id", "ts"] {
+                cells.insert(field, shown(imp, field));
+            }
+            cells.extend(features.clone());
+            rows.push(text_of(&cells));
+        }
     }
     rows.sort();
     rows
+}
+
+fn shown(event: &Event, field: &str) -> String {
+    match &event.fields[field] {
+        serde_json::Value::Null => "-".to_string(),
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What the labels of an impression that had come by an instant say.
+fn said(joined: &Joined<'_>, instant: i64) -> BTreeMap<&'static str, String> {
+    let known = |rule: usize| joined.labels[rule].iter().filter(move |label| came_at(label) <= instant);
+    let of = |label: Option<&&Event>, field| label.map_or("-".to_string(), |label| shown(label, field));
+    let values = |rule: usize| known(rule).filter_map(|label| label.fields["value"].as_i64());
+    let number = |value: Option<i64>| value.map_or("-".to_string(), |value| value.to_string());
+    BTreeMap::from([
+        ("first_event_id", of(known(0).next(), "event_id")),
+        ("first_ts", of(known(0).next(), "ts")),
+        ("last_event_id", of(known(1).last(), "event_id")),
+        ("click_any", (known(2).count() > 0).to_string()),
+        ("clicks_count", known(3).count().to_string()),
+        ("buys_count", known(4).count().to_string()),
+        ("total_value", number(values(5).reduce(|a, b| a + b))),
+        ("least_value", number(values(6).min())),
+        ("most_value", number(values(7).max())),
+    ])
+}
+
+/// The rows of an impression by the definition of the mode, without what they all have in common.
+fn emitted(joined: &Joined<'_>, emit: &Emit) -> Vec<BTreeMap<&'static str, String>> {
+    let Emit::Early { negatives, .. } = *emit else { return vec![said(joined, i64::MAX)] };
+    let (shown_at, labels) = (joined.impression.ts, || joined.labels.iter().flatten());
+    let first = shown_at + emit.wait_ms(joined.impression.id);
+    let later: BTreeSet<i64> = labels().map(|label| came_at(label)).filter(|at| *at > first).collect();
+    let mut rows = vec![(first, "base")];
+    rows.extend(later.into_iter().filter(|at| said(joined, *at) != said(joined, at - 1)).map(|at| (at, "positive")));
+    if negatives && labels().count() == 0 {
+        rows.push((shown_at + 150_000, "negative"));
+    }
+    let row = |(instant, kind): (i64, &str)| {
+        let newest = labels().filter(|label| came_at(label) <= instant).map(|label| label.ts).max();
+        let mut cells = said(joined, instant);
+        cells.extend([
+            ("event_id", shown(joined.impression, "request_id")),
+            ("impression_ts", shown_at.to_string()),
+            ("label_ts", newest.map_or("-".into(), |ts| ts.to_string())),
+            ("emit_ts", instant.to_string()),
+            ("elapsed_ms", (instant - shown_at).to_string()),
+            ("emit_kind", kind.to_string()),
+            ("sample_weight", "1".to_string()),
+        ]);
+        cells
+    };
+    rows.into_iter().map(row).collect()
 }
 
 fn simulate(setup: &Setup, logs: &Logs, lanes: &[usize], seed: u64) -> (World, Books) {
@@ -168,7 +213,7 @@ fn comparable(mut books: Books) -> Books {
     for label in &mut sample.labels {
         label.out_of_window += std::mem::take(&mut label.expired_unmatched);
     }
-    (sample.closed_through, sample.filed_through, sample.memory_bytes) = (None, None, 0);
+    (sample.closed_through, sample.filed_through, sample.emitted_through, sample.memory_bytes) = (None, None, None, 0);
     for group in &mut books.counts.groups {
         (group.entities, group.tiles, group.due, group.memory_bytes) = (0, 0, 0, 0);
     }
@@ -254,6 +299,29 @@ proptest! {
         }
         let after = features_until(&setup, &logs, seed + 1);
         prop_assert_eq!(before, after, "seed {}", seed);
+    }
+
+    #[test]
+    fn f2_f3_f7_f8_rows_that_leave_early_are_the_oracles_whatever_happens(seed in seeds()) {
+        let setup = Setup::early(seed);
+        let logs = logs(&setup, seed, 40);
+        let expected = expected(&setup, &logs);
+        for lanes in [&[1][..], &[5], &[1, 1, 1], &[2, 5, 5, 1, 3]] {
+            let (disk, _) = simulate(&setup, &logs, lanes, seed ^ lanes[0] as u64);
+            let what = format!("seed {seed}, lanes {lanes:?}, {} crashes, {setup:?}", disk.crashes.get());
+            assert_rows(&disk.sorted_rows(), &expected, &what);
+        }
+    }
+
+    #[test]
+    fn f1_the_books_of_rows_that_leave_early_agree_over_lanes_and_crashes(seed in seeds()) {
+        let setup = Setup::early(seed);
+        let logs = logs(&setup, seed, 30);
+        let books = |lanes: &[usize]| comparable(simulate(&setup, &logs, lanes, seed).1);
+        let one = books(&[1]);
+        for lanes in [&[2][..], &[5], &[3, 2, 4]] {
+            prop_assert_eq!(&one, &books(lanes), "seed {}, lanes {:?}", seed, lanes);
+        }
     }
 
     #[test]

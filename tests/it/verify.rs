@@ -1,7 +1,7 @@
 //! `conjoin verify`: equal after honest runs, on files and on Kafka, and not one kind of damage to the published files
 //! stays unseen.
 
-use crate::cli::{finish, workspace};
+use crate::cli::{PIPELINE, finish, workspace};
 use crate::support::binary::files;
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers};
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -193,6 +193,24 @@ fn verify_recomputes_every_kind_of_feature_and_label() {
     let (code, report) = verify(path, &[]);
     assert_eq!((code, rows(&report)), (0, [0; 5]), "{report}");
     assert!(report["samples"][0]["sampled_out"].as_u64() > Some(1000), "negatives are sampled");
+}
+
+#[test]
+fn verify_recomputes_rows_that_leave_early() {
+    for emit in
+        ["{ mode: immediate }", "{ mode: elapsed, wait_to: 5m }", "{ mode: defer, wait_from: 10s, wait_to: 1m }"]
+    {
+        let folder = workspace(3_000);
+        let path = folder.path();
+        let early = PIPELINE.replace("serving_lag: 0s", &format!("serving_lag: 0s\n    emit: {emit}"));
+        fs::write(path.join("p.yaml"), early).unwrap();
+        let (code, _, errors) = finish(path, &["run", "p.yaml"]);
+        assert_eq!(code, 0, "{errors}");
+        let (code, report) = verify(path, &[]);
+        assert_eq!((code, rows(&report), bad_files(&report)), (0, [0; 5], [0; 3]), "{emit}: {report}");
+        let found = report["samples"][0]["found"].as_u64().unwrap();
+        assert!(found > 3_000, "{emit}: {found} rows of 3000 impressions, of which some were clicked");
+    }
 }
 
 #[test]

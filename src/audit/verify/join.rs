@@ -13,6 +13,7 @@ use arrow::compute::interleave;
 use arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType,
 };
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -150,9 +151,27 @@ impl Joined<'_> {
         &self.pairs[from..until]
     }
 
-    /// The join's columns for some impressions, by their numbers.
-    pub fn columns(&self, anchors: &[u32]) -> Vec<ArrayRef> {
-        let lists = anchors.iter().map(|anchor| self.of(*anchor));
+    /// When the labels of an impression came.
+    pub fn came_at(&self, anchor: u32) -> impl Iterator<Item = EventTime> {
+        self.of(anchor).iter().map(|(_, row)| row.came_at)
+    }
+
+    /// The newest of an impression's labels that had come by an instant.
+    pub fn newest(&self, anchor: u32, instant: EventTime) -> Option<EventTime> {
+        self.known(anchor, instant).iter().map(|(_, row)| row.ts).max()
+    }
+
+    /// An impression's labels that had come by an instant.
+    fn known(&self, anchor: u32, instant: EventTime) -> Cow<'_, [(u32, Row)]> {
+        let all = self.of(anchor);
+        let came = |(_, row): &&(u32, Row)| row.came_at <= instant;
+        if all.iter().all(|label| came(&label)) { all.into() } else { all.iter().filter(came).copied().collect() }
+    }
+
+    /// The join's columns for some impressions, by their numbers, as known at an instant each.
+    pub fn columns(&self, rows: &[(u32, EventTime)]) -> Vec<ArrayRef> {
+        let known: Vec<_> = rows.iter().map(|(anchor, instant)| self.known(*anchor, *instant)).collect();
+        let lists = known.iter().map(|labels| labels.as_ref());
         match self.spec.take {
             Take::Any => vec![Arc::new(BooleanArray::from_iter(lists.map(|list| Some(!list.is_empty()))))],
             Take::Count => vec![Arc::new(Int64Array::from_iter_values(lists.map(|list| list.len() as i64)))],

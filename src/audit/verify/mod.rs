@@ -13,6 +13,7 @@
 //! Does not: fit an input into less memory than its decoded columns take.
 
 mod compare;
+mod emit;
 mod explain;
 mod features;
 mod files;
@@ -35,6 +36,7 @@ use crate::sink::read_stored;
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use compare::{Side, compare};
+use emit::{Due, Filed, emission};
 use explain::Explanations;
 use features::Group;
 use input::{Log, Row, read_log};
@@ -267,6 +269,13 @@ impl SampleAudit<'_> {
         Some((i64::from(through) + 1) * self.sample.join.bucket_ms)
     }
 
+    fn filed(&self, cell: u32) -> Filed {
+        let chain = self.state.chains.iter().find(|chain| chain.cell == cell);
+        let emitted = chain.and_then(|chain| chain.head().counts.samples.get(self.number)?.emitted_through);
+        let emitted_before = emitted.map(|through| (i64::from(through) + 1) * self.sample.join.bucket_ms);
+        Filed { before: self.filed_before(cell), emitted_before }
+    }
+
     fn is_asked_for(&self, ts: EventTime) -> bool {
         let from = self.compared_from().max(self.options.from);
         from.is_none_or(|from| ts >= from) && self.options.to.is_none_or(|to| ts < to)
@@ -280,17 +289,19 @@ impl SampleAudit<'_> {
 
     /// Builds the rows that should be in files; gives how many negative sampling leaves out.
     fn expect(&self, anchors: &Anchors, joins: &[Joined<'_>], expected: &mut Side) -> Result<u64, AuditError> {
-        let filed: BTreeMap<u32, Option<EventTime>> =
-            self.state.chains.iter().map(|chain| (chain.cell, self.filed_before(chain.cell))).collect();
+        let filed: BTreeMap<u32, Filed> =
+            self.state.chains.iter().map(|chain| (chain.cell, self.filed(chain.cell))).collect();
         let stream = &self.log.streams[self.sample.join.anchor as usize];
-        let due = |at: &u32| {
-            let row = anchors.all[*at as usize].row;
+        let due = |at: u32| {
+            let row = anchors.all[at as usize].row;
             // A cell reads the partition of its number.
             let cell = self.state.cells.map_or(0, |_| stream.batches[row.batch as usize].delta.partition.partition);
-            let before = filed.get(&cell).copied().flatten();
-            before.is_some_and(|before| row.ts < before) && self.is_asked_for(row.ts)
+            let filed = filed.get(&cell).copied().unwrap_or_default();
+            let rows =
+                if self.is_asked_for(row.ts) { emit::rows(&self.sample.join, anchors, joins, at) } else { Vec::new() };
+            rows.into_iter().filter(move |due| filed.holds(row.ts, due))
         };
-        let due: Vec<u32> = (0..anchors.all.len() as u32).filter(due).collect();
+        let due: Vec<Due> = (0..anchors.all.len() as u32).flat_map(due).collect();
         let mut sampled_out = 0;
         for chunk in due.chunks(ROWS_AT_ONCE) {
             let built = self.build(anchors, joins, chunk).map_err(|error| AuditError::Asked(error.to_string()))?;
@@ -304,12 +315,13 @@ impl SampleAudit<'_> {
         &self,
         anchors: &Anchors,
         joins: &[Joined<'_>],
-        chunk: &[u32],
+        chunk: &[Due],
     ) -> Result<(RecordBatch, u64), Box<dyn std::error::Error>> {
         let spec = &self.sample.sample;
         let number = self.sample.join.anchor as usize;
         let (stream, schema) = (&self.log.streams[number], &self.plan.streams[number].decode.schema);
-        let rows: Vec<Row> = chunk.iter().map(|at| anchors.all[*at as usize].row).collect();
+        let rows: Vec<Row> = chunk.iter().map(|due| anchors.all[due.anchor as usize].row).collect();
+        let known: Vec<(u32, EventTime)> = chunk.iter().map(|due| (due.anchor, due.instant)).collect();
         let picked: Vec<Option<Row>> = rows.iter().copied().map(Some).collect();
         let columns = schema.fields().iter().enumerate();
         let columns = columns.map(|(column, field)| gather(field.data_type(), stream, column, &picked)).collect();
@@ -327,9 +339,10 @@ impl SampleAudit<'_> {
             payload: Payload::Memory(payload.clone()),
             keep: None,
             event_time: rows.iter().map(|row| row.ts).collect(),
-            id: chunk.iter().map(|at| anchors.all[*at as usize].id).collect(),
+            id: chunk.iter().map(|due| anchors.all[due.anchor as usize].id).collect(),
             features,
-            labels: joins.iter().map(|join| join.columns(chunk)).collect(),
+            labels: joins.iter().map(|join| join.columns(&known)).collect(),
+            emission: emission(chunk, joins),
         };
         let built = build(spec, self.number as u16, 0, &part, &payload)?;
         Ok((built.batch.rows, built.sampled_out))

@@ -2,15 +2,17 @@
 
 use super::streams::{self, StreamDraft};
 use super::{Checker, defaults, duration_or};
-use crate::config::raw::{Entries, Join, Sample, TakeLabels};
+use crate::config::raw::{EmitMode, Entries, Join, Sample, TakeLabels};
 use crate::config::tree::Path;
 use crate::event::{ColumnType, DurationMs};
-use crate::join::{JoinSpec, LabelSpec, Take};
+use crate::join::{Emit, JoinSpec, LabelSpec, Take};
 
 /// Time buckets per longest window, and the bounds of their width.
 const BUCKETS_PER_WINDOW: DurationMs = 64;
 const BUCKET_MS_MIN: DurationMs = 1_000;
 const BUCKET_MS_MAX: DurationMs = 60_000;
+/// Rows that leave early leave by whole buckets: nobody waits longer for them.
+const EARLY_BUCKET_MS_MAX: DurationMs = 10_000;
 
 pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[StreamDraft], path: &Path) -> JoinSpec {
     let Entries(joins) = &raw.join;
@@ -28,10 +30,47 @@ pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[Stream
         labels,
         bucket_ms: 0,
         dedup_horizon_ms: anchor.time.lateness_ms + duration_or(&raw.dedup_horizon, defaults::DEDUP_HORIZON),
+        emit: Emit::Wait,
     };
+    spec.emit = emit(c, raw, spec.longest_ms(), &path.key("emit"));
     let rounded = (spec.longest_ms() / BUCKETS_PER_WINDOW + 500) / 1_000 * 1_000;
-    spec.bucket_ms = rounded.clamp(BUCKET_MS_MIN, BUCKET_MS_MAX);
+    let widest = if spec.emit == Emit::Wait { BUCKET_MS_MAX } else { EARLY_BUCKET_MS_MAX };
+    spec.bucket_ms = rounded.clamp(BUCKET_MS_MIN, widest);
     spec
+}
+
+fn emit(c: &mut Checker<'_>, raw: &Sample, longest_ms: DurationMs, at: &Path) -> Emit {
+    let mode = raw.emit.mode.unwrap_or(EmitMode::Wait);
+    let (from, to) = (&raw.emit.wait_from, &raw.emit.wait_to);
+    if matches!(mode, EmitMode::Wait | EmitMode::Immediate) {
+        for (key, wait) in [("wait_from", from), ("wait_to", to)] {
+            if wait.is_some() {
+                c.error(&at.key(key), "a wait that is not asked for").expected("`mode: elapsed` or `mode: defer`");
+            }
+        }
+    }
+    let negatives = match mode {
+        EmitMode::Wait => return Emit::Wait,
+        EmitMode::Immediate => return Emit::Early { from_ms: 0, to_ms: 0, negatives: false },
+        EmitMode::Elapsed => false,
+        EmitMode::Defer => true,
+    };
+    let Some(to) = to else {
+        c.error(&at.key("mode"), "no `wait_to`")
+            .expected("how long the first row of an impression waits at most, such as `wait_to: 15m`");
+        return Emit::Wait;
+    };
+    let from_ms = from.as_ref().map_or(0, |from| from.ms);
+    if from_ms > to.ms {
+        let found = from.as_ref().map_or("0s", |from| &from.text);
+        c.error(&at.key("wait_from"), format!("`{found}`")).expected(format!("at most `wait_to`, {}", to.text));
+    }
+    if to.ms > longest_ms {
+        c.error(&at.key("wait_to"), format!("`{}`", to.text))
+            .expected(format!("at most the longest window, {longest_ms} ms"))
+            .help("to wait for the whole window is `mode: wait`");
+    }
+    Emit::Early { from_ms, to_ms: to.ms, negatives }
 }
 
 fn label(

@@ -10,7 +10,8 @@ use crate::config::raw::{Codec, Folder, GroupUse, Names, Parquet, Pipeline, Samp
 use crate::config::tree::Path;
 use crate::env::Place;
 use crate::event::DurationMs;
-use crate::sample::{ComputedColumn, NegativesSpec, SampleGroup, SampleSpec};
+use crate::join::Emit;
+use crate::sample::{ComputedColumn, EmissionSpec, NegativesSpec, SampleGroup, SampleSpec};
 use crate::sink::{Compression, ParquetSpec, TimeFolder};
 use arrow::datatypes::{DataType, Field, Schema};
 use std::sync::Arc;
@@ -64,6 +65,12 @@ fn one(
     wide.joins(c, &join, streams, path);
     let sample_groups = stitched(c, raw, anchor, streams, groups, &mut wide, path);
 
+    let emission = (join.emit != Emit::Wait).then(|| {
+        wide.emission(c, &path.key("emit").key("mode"));
+        let decode = &streams[anchor].plan.decode;
+        EmissionSpec { id: decode.key_sets[decode.id].clone() }
+    });
+
     let sources = sources(&streams[anchor], &sample_groups, groups, path);
     let mut columns = Vec::new();
     for (column, sql) in raw.columns.iter() {
@@ -75,11 +82,18 @@ fn one(
         }
     }
     let negatives = negatives(c, raw, &wide, &sources, path);
-    let (select, schema) = written(c, raw, &wide, &sources, path)?;
+    let early = emission.is_some();
+    if early && raw.negatives.is_none() && wide.fields().iter().any(|field| field.name() == SAMPLE_WEIGHT) {
+        c.error(&path.key("emit").key("mode"), format!("a column `{SAMPLE_WEIGHT}` in the rows already"))
+            .expected("no other column of that name")
+            .help("rows that leave early carry it: rename the other");
+    }
+    let (select, schema) = written(c, raw, &wide, early, &sources, path)?;
     let sample = SampleSpec {
         name: name.into(),
         serving_lag_ms: raw.serving_lag.as_ref().map_or(flush_ms, |lag| lag.ms),
         groups: sample_groups,
+        emission,
         columns,
         select,
         negatives,
@@ -209,6 +223,7 @@ fn written(
     c: &mut Checker<'_>,
     raw: &Sample,
     wide: &Wide,
+    early: bool,
     sources: &[Path],
     path: &Path,
 ) -> Option<(Vec<usize>, Schema)> {
@@ -252,7 +267,7 @@ fn written(
         c.error(&at, "no column is left").expected("at least one column");
     }
     let mut schema: Vec<Field> = select.iter().map(|&index| fields[index].clone()).collect();
-    if raw.negatives.is_some() {
+    if raw.negatives.is_some() || early {
         schema.push(Field::new(SAMPLE_WEIGHT, DataType::Float64, false));
     }
     sound.then(|| (select, Schema::new(schema)))

@@ -10,7 +10,7 @@ use crate::config::sql::type_name;
 use crate::decode::{ColumnFrom, ColumnSpec, TimeUnitSpec};
 use crate::event::{Expression, Partitioner, Value};
 use crate::feature::{AggregateKind, GroupSpec};
-use crate::join::Take;
+use crate::join::{Emit, Take};
 use crate::source::{InputKind, InputSpec};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -159,6 +159,9 @@ fn join_text(streams: &[StreamPlan], sample: &SamplePlan) -> String {
     let mut text = String::new();
     line!(text, "anchor {}", streams[sample.join.anchor as usize].name);
     line!(text, "bucket {}", sample.join.bucket_ms);
+    if let Emit::Early { from_ms, to_ms, negatives } = sample.join.emit {
+        line!(text, "early {from_ms} {to_ms} {negatives}");
+    }
     for label in &sample.join.labels {
         let decode = &streams[label.stream as usize].decode;
         let column = |index: usize| decode.columns[index].name.as_str();

@@ -5,7 +5,9 @@ use super::features::GroupDraft;
 use super::streams::StreamDraft;
 use crate::config::sql::Scope;
 use crate::config::tree::Path;
+use crate::event::ColumnType;
 use crate::join::{JoinSpec, LabelSpec, Take};
+use crate::sample::EMISSION_COLUMNS;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use std::sync::Arc;
 
@@ -78,6 +80,21 @@ impl Wide {
         self.features = start..first + count;
         for field in group.spec.outputs.fields() {
             self.push(c, at, field.name().clone(), field.name().clone(), field.data_type().clone(), true);
+        }
+    }
+
+    /// What rows that leave early have beside the others; an expression may use it.
+    pub fn emission(&mut self, c: &mut Checker<'_>, at: &Path) {
+        let time = ColumnType::Timestamp.arrow();
+        let types = [DataType::Utf8, time.clone(), time.clone(), time, DataType::Int64, DataType::Utf8];
+        for (name, data_type) in EMISSION_COLUMNS.into_iter().zip(types) {
+            if self.fields.iter().any(|field| field.name() == name) {
+                c.error(at, format!("a column `{name}` in the rows already"))
+                    .expected("no other column of that name")
+                    .help("rows that leave early carry it: rename the other");
+            }
+            self.fields.push(Field::new(name, data_type.clone(), name == "label_ts"));
+            self.scope.push(name.to_string(), data_type, name == "label_ts");
         }
     }
 

@@ -128,6 +128,12 @@ pub struct Emit {
     /// The mode.
     #[schemars(extend("default" = "wait"))]
     pub mode: Option<EmitMode>,
+    /// With `elapsed` and `defer`: the shortest wait for the first row.
+    #[schemars(extend("default" = "0s"))]
+    pub wait_from: Option<Duration>,
+    /// With `elapsed` and `defer`: the longest wait for the first row, at most the longest window; each impression's wait is drawn evenly, by
+    /// the hash of its id.
+    pub wait_to: Option<Duration>,
 }
 
 /// When rows are emitted.
@@ -136,14 +142,11 @@ pub struct Emit {
 pub enum EmitMode {
     /// Once, when the longest window has passed.
     Wait,
-    /// At once, with a duplicate positive on each label.
-    #[schemars(extend("x-later" = "the emission mode `immediate` is not supported yet"))]
+    /// At once, and again on each label (FNW).
     Immediate,
-    /// After a wait drawn from the key's hash.
-    #[schemars(extend("x-later" = "the emission mode `elapsed` is not supported yet"))]
+    /// After a wait drawn from the id's hash, and again on each later label (ES-DFM).
     Elapsed,
-    /// As `elapsed`, with real negatives after the attribution window.
-    #[schemars(extend("x-later" = "the emission mode `defer` is not supported yet"))]
+    /// As `elapsed`, and again when the longest window has passed without a label (DEFER).
     Defer,
 }
 

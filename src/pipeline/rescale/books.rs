@@ -283,7 +283,7 @@ mod tests {
             let totals = [total(&anchors, extra.0), total(&clicks, extra.1), total(&buys, extra.2)];
             let counts = |anchor_held: [u64; 2], click_held: [u64; 2], buy_held: u64| {
                 let sample = |anchor: AnchorAccount, labels: Vec<LabelAccount>| SampleCounts {
-                    anchor, labels, closed_through: Some(3), filed_through: Some(3), memory_bytes: 0,
+                    anchor, labels, closed_through: Some(3), filed_through: Some(3), emitted_through: None, memory_bytes: 0,
                 };
                 let samples = vec![
                     sample(anchor(anchor_held[0], totals[0], &cut), vec![label(click_held[0], totals[1], &cut)]),

@@ -13,6 +13,7 @@ use crate::commit::{
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind, CellMark, EventTime, KEY_GROUPS, LaneCounts, StreamAccount};
+use crate::join::Through;
 use crate::pipeline::build::{cell_spec, definition};
 use crate::pipeline::rescale::books::Books;
 use crate::pipeline::rescale::floor::Floor;
@@ -109,7 +110,7 @@ impl Making<'_> {
         self.sorted.iter().try_for_each(|old| old.rows(lanes))?;
         self.sorted.iter().try_for_each(|old| old.labels(lanes))?;
         self.sorted.iter().try_for_each(|old| old.features(lanes, |group| !exchanged[group]))?;
-        let through: Vec<_> = self.floor.closed_through.iter().map(|through| (*through, *through)).collect();
+        let through: Vec<_> = self.floor.closed_through.iter().map(at_rest).collect();
         for lane in lanes {
             for (group, blocks) in self.gathered {
                 blocks.iter().try_for_each(|rows| lane.deal(*group, rows)).map_err(RestoreError::from)?;
@@ -194,4 +195,9 @@ impl Making<'_> {
         };
         Ok(chain.commit(next)?.clone())
     }
+}
+
+/// All that has closed lies in files.
+fn at_rest(through: &Option<u32>) -> Through {
+    Through { closed: *through, filed: *through, emitted: None }
 }

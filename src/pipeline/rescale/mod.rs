@@ -41,6 +41,7 @@ use crate::commit::{Chain, Manifest, inherit_files, read_for};
 use crate::config::Plan;
 use crate::env::{Clock, Created, Entropy, Place, Store, open_place};
 use crate::event::BlockClass;
+use crate::join::Emit;
 use crate::pipeline::RunError;
 use crate::pipeline::build::definition;
 use crate::pipeline::generation::Generation;
@@ -124,6 +125,14 @@ pub fn rescale(
     entropy: &dyn Entropy,
 ) -> Result<Rescaled, RunError> {
     let started_ms = clock.monotonic_ms();
+    // Cells that stood at different times have different rows out already, which state that is dealt out does not tell.
+    if let Some(sample) = plan.samples.iter().find(|sample| sample.join.emit != Emit::Wait) {
+        return Err(RunError::Unsupported(format!(
+            "`samples.{}.emit`: rows leave before their impressions close, and a rescale cannot tell yet which ones have; only \
+             `mode: wait` can be rescaled",
+            sample.sample.name
+        )));
+    }
     let extents = match brokers.extents(plan) {
         Ok(extents) => extents,
         Err(error) if error.retry() && options.partitions.is_some() => {

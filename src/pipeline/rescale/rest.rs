@@ -11,7 +11,7 @@ use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
 use crate::pipeline::RunError;
 use crate::pipeline::build::{cell_spec, places};
 use crate::pipeline::committer::{DEAD_LETTERS, check_unpublished, publish_files};
-use crate::pipeline::restore::{self, Objects, Sorted};
+use crate::pipeline::restore::{self, Objects, Sorted, through};
 use crate::pipeline::sinks::{SinkGauge, SinkInput, SinkThread, SinkWork};
 use crate::pipeline::start::left_behind;
 use crate::sink::{FileNaming, ParquetSink, older_staged, verify};
@@ -164,8 +164,7 @@ fn roll(
     spec.lanes = lanes;
     let spec = Arc::new(spec);
     let history = feature_history(&spec, Arc::new(Mirror::new(1, &[], &[])));
-    let through: Vec<_> =
-        head.counts.samples.iter().map(|sample| (sample.closed_through, sample.filed_through)).collect();
+    let through: Vec<_> = head.counts.samples.iter().map(through).collect();
     let mut files = Vec::new();
     for number in 0..lanes {
         let mut lane = Lane::new(number, spec.clone(), history.clone());

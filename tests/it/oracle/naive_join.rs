@@ -47,7 +47,7 @@ pub fn join<'a>(events: &'a [Event], anchor: usize, rules: &[LabelRule]) -> Vec<
 }
 
 /// The watermark that an open impression must not have fallen behind: only that of a late label can be above its time.
-fn came_at(label: &Event) -> i64 {
+pub fn came_at(label: &Event) -> i64 {
     label.watermark.max(label.ts)
 }
 

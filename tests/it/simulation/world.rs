@@ -21,6 +21,8 @@ pub struct Setup {
     pub features: bool,
     pub negatives: bool,
     pub sparse_clicks: bool,
+    /// The mode, and the waits of those that have any.
+    pub emit: (&'static str, i64, i64),
     pub partitions: [u32; 3],
     /// What a person changed in the pipeline file, each as (text, its replacement), and what they reset then.
     pub edits: &'static [(&'static str, &'static str)],
@@ -34,6 +36,7 @@ impl Setup {
         features: true,
         negatives: false,
         sparse_clicks: false,
+        emit: ("wait", 0, 0),
         partitions: [1, 1, 1],
         edits: &[],
         resets: &[],
@@ -51,10 +54,27 @@ impl Setup {
         }
     }
 
+    /// The same, in one of the modes whose rows leave early.
+    pub fn early(seed: u64) -> Setup {
+        let mut random = StdRng::seed_from_u64(seed ^ 0xea51);
+        let from = random.random_range(0..10_000);
+        let wait = (from, from + [0, 7_000, 100_000][random.random_range(0..3)]);
+        let emit = match random.random_range(0..3) {
+            0 => ("immediate", 0, 0),
+            1 => ("elapsed", wait.0, wait.1),
+            _ => ("defer", wait.0, wait.1),
+        };
+        Setup { emit, ..Setup::of(seed) }
+    }
+
     pub fn plan(&self, lanes: usize) -> Plan {
         let key = if self.shared_keys { "[user_id, item_id]" } else { "[request_id]" };
         let features = if self.features { "features: [user, item]" } else { "" };
         let negatives = if self.negatives { "negatives: { where: \"click_any.any = false\", keep: 0.3 }" } else { "" };
+        let emit = match self.emit {
+            (mode @ ("wait" | "immediate"), ..) => format!("emit: {{ mode: {mode} }}"),
+            (mode, from, to) => format!("emit: {{ mode: {mode}, wait_from: {from}ms, wait_to: {to}ms }}"),
+        };
         let mut text = format!(
             r#"
 version: 1
@@ -110,6 +130,7 @@ samples:
   ctr:
     from: impressions
     serving_lag: {lag}ms
+    {emit}
     join:
       first: {{ stream: clicks, within: 20s, before: 3s, take: first, select: [event_id, ts] }}
       last: {{ stream: clicks, within: 20s, before: 3s, take: last, select: [event_id] }}
