@@ -9,8 +9,8 @@ use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, 
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, DelaySketch, DurationMs, EventTime, FeatureAccount, LabelAccount, StreamAccount, Totals,
-    file_and_offset,
+    AnchorAccount, BlockClass, BlockKind, DelaySketch, DurationMs, EventTime, FeatureAccount, LabelAccount,
+    StreamAccount, Totals, file_and_offset,
 };
 use crate::pipeline::{definition, list_objects};
 use crate::source::InputKind;

@@ -284,18 +284,8 @@ fn joins(sample: &SampleView) -> Table {
 }
 
 fn delays(sample: &SampleView) -> Table {
-    let mut table = Table::new(&[
-        "join",
-        ">labels",
-        ">mean",
-        ">p50",
-        ">p90",
-        ">p95",
-        ">p99",
-        ">p99.9",
-        ">longest",
-        ">coverage",
-    ]);
+    let mut table =
+        Table::new(&["join", ">labels", ">mean", ">p50", ">p90", ">p95", ">p99", ">p99.9", ">longest", ">coverage"]);
     for join in &sample.joins {
         let Some(delays) = &join.delays else { continue };
         let times = [delays.mean_ms, delays.p50_ms, delays.p90_ms, delays.p95_ms, delays.p99_ms, delays.p999_ms];

@@ -56,12 +56,13 @@ impl DelaySketch {
     /// itself; `None` without labels.
     pub fn quantile(&self, share: f64) -> Option<i64> {
         let rank = rank(share, self.count())?;
-        self.buckets().scan(0_u64, |seen, (_, end, count)| {
-            *seen = seen.saturating_add(count);
-            Some((*seen, end))
-        })
-        .find(|(seen, _)| *seen >= rank)
-        .map(|(_, end)| end)
+        self.buckets()
+            .scan(0_u64, |seen, (_, end, count)| {
+                *seen = seen.saturating_add(count);
+                Some((*seen, end))
+            })
+            .find(|(seen, _)| *seen >= rank)
+            .map(|(_, end)| end)
     }
 
     /// How many labels came within `delay_ms`; one whose bucket reaches beyond it is not among them.

@@ -2,6 +2,11 @@
 
 use crate::event::{DurationMs, Expression, StreamId, Watermark};
 
+/// Time buckets per longest window, and the bounds of their width.
+const BUCKETS_PER_WINDOW: DurationMs = 64;
+const BUCKET_MS_MIN: DurationMs = 1_000;
+const BUCKET_MS_MAX: DurationMs = 60_000;
+
 /// One anchor stream joined with any number of label streams.
 #[derive(Clone, Debug)]
 pub struct JoinSpec {
@@ -14,6 +19,12 @@ pub struct JoinSpec {
 }
 
 impl JoinSpec {
+    /// How wide the buckets are of a join whose longest window is `longest_ms`.
+    pub fn bucket_ms_of(longest_ms: DurationMs) -> DurationMs {
+        let rounded = (longest_ms / BUCKETS_PER_WINDOW + 500) / 1_000 * 1_000;
+        rounded.clamp(BUCKET_MS_MIN, BUCKET_MS_MAX)
+    }
+
     /// An impression is open while the watermark has not passed its time plus this.
     pub fn longest_ms(&self) -> DurationMs {
         self.labels.iter().map(|label| label.within_ms).max().unwrap_or(0)

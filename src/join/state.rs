@@ -1,7 +1,8 @@
 //! State: the pending impressions of one sample in one lane, and the labels that wait for them.
 
 use crate::event::{
-    AnchorAccount, CloseReason, DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount, Payload, Watermark, home_of,
+    AnchorAccount, CloseReason, DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
+    home_of,
 };
 use crate::invariant;
 use crate::join::JoinSpec;

@@ -390,9 +390,8 @@ mod tests {
             telemetry.label_delays("ctr", "click", &delays);
         }
         for (bound, count) in [("0", 1), ("1", 2), ("60", 2), ("120", 3), ("+Inf", 3)] {
-            let line = format!(
-                "conjoin_label_delay_seconds_bucket{{join=\"click\",sample=\"ctr\",le=\"{bound}\"}} {count}"
-            );
+            let line =
+                format!("conjoin_label_delay_seconds_bucket{{join=\"click\",sample=\"ctr\",le=\"{bound}\"}} {count}");
             assert!(has(&telemetry, &line), "{line} is not in {}", telemetry.render());
             let line = line.replace(",le=", ",cell=\"3\",le=");
             assert!(has(&telemetry, &line), "{line} is not in {}", telemetry.render());

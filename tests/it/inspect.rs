@@ -81,7 +81,14 @@ fn inspect_tells_what_a_run_has_left_and_changes_nothing() {
 
     let (code, text, errors) = finish(path, &["inspect", "p.yaml"]);
     assert_eq!(code, 0, "{errors}");
-    for part in ["positions", "labels of ctr", "delays of the labels of ctr", "every account adds up", "feature_entries", "the end of its one file"] {
+    for part in [
+        "positions",
+        "labels of ctr",
+        "delays of the labels of ctr",
+        "every account adds up",
+        "feature_entries",
+        "the end of its one file",
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
 }

@@ -4,13 +4,8 @@ use super::streams::{self, StreamDraft};
 use super::{Checker, defaults, duration_or};
 use crate::config::raw::{Entries, Join, Sample, TakeLabels};
 use crate::config::tree::Path;
-use crate::event::{ColumnType, DurationMs};
+use crate::event::ColumnType;
 use crate::join::{JoinSpec, LabelSpec, Take};
-
-/// Time buckets per longest window, and the bounds of their width.
-const BUCKETS_PER_WINDOW: DurationMs = 64;
-const BUCKET_MS_MIN: DurationMs = 1_000;
-const BUCKET_MS_MAX: DurationMs = 60_000;
 
 pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[StreamDraft], path: &Path) -> JoinSpec {
     let Entries(joins) = &raw.join;
@@ -29,8 +24,7 @@ pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[Stream
         bucket_ms: 0,
         dedup_horizon_ms: anchor.time.lateness_ms + duration_or(&raw.dedup_horizon, defaults::DEDUP_HORIZON),
     };
-    let rounded = (spec.longest_ms() / BUCKETS_PER_WINDOW + 500) / 1_000 * 1_000;
-    spec.bucket_ms = rounded.clamp(BUCKET_MS_MIN, BUCKET_MS_MAX);
+    spec.bucket_ms = JoinSpec::bucket_ms_of(spec.longest_ms());
     spec
 }
 

@@ -128,12 +128,8 @@ fn draw(from: &mut Books, held: &LaneCounts, accepted: &[u64], uses: &Uses) -> O
         let whole = &mut from.counts.samples[number];
         whole.labels.resize(labels.len(), LabelAccount::default());
         // Delays cannot be told apart by cell: they stay with the rest, once.
-        let mut sample = SampleCounts {
-            labels: Vec::new(),
-            delays: Vec::new(),
-            anchor: AnchorAccount::default(),
-            ..whole.clone()
-        };
+        let mut sample =
+            SampleCounts { labels: Vec::new(), delays: Vec::new(), anchor: AnchorAccount::default(), ..whole.clone() };
         sample.anchor = draw_anchor(&mut whole.anchor, accepted[*anchor as usize] - pending)?;
         for (label, stream) in labels.iter().enumerate() {
             let waiting = waiting.get(label).copied().unwrap_or(0);
