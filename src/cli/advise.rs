@@ -104,7 +104,7 @@ fn render(advice: &Advice) -> String {
     parts.push(
         "pending: impressions that wait, on average and in the busiest stretch. memory, disk: of those and their labels, at \
          the busiest,\nwith what is remembered against copies. decided: event time from an impression to its sample, with \
-         lateness and the time bucket"
+         lateness and the time bucket.\nA sample waits for the longest of its windows: one below that costs nothing"
             .into(),
     );
     parts.join("\n\n")
@@ -167,7 +167,7 @@ fn join_text(sample: &SampleAdvice, join: &JoinAdvice) -> String {
     for (rows, what) in [
         (labels.matched, "count: their impressions had all of the time"),
         (labels.censored, "have impressions too near the end of the log, and do not count"),
-        (labels.unmatched, "have no impression"),
+        (labels.unmatched, "have no impression of their key so near, though all that could be theirs were read"),
         (labels.unknown, "have none in what was read, but may have one outside of it"),
     ] {
         fates.row([exact_count(rows), human_percent(rows, labels.labels), what.into()]);

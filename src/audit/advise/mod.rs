@@ -19,7 +19,7 @@ pub use read::{AdvisedInput, ReadStop};
 
 use crate::audit::AuditError;
 use crate::config::{Plan, SamplePlan, duration_text};
-use crate::event::{DurationMs, EventTime};
+use crate::event::{DurationMs, EventTime, floor_to};
 use crate::join::JoinSpec;
 use crate::telemetry::human_time;
 use bytes::{CLOSED_DISK, CLOSED_MEMORY};
@@ -190,12 +190,8 @@ impl Study<'_> {
         let span_ms = first.zip(last).map_or(0, |(first, last)| last - first);
         let rate = if span_ms == 0 { 0.0 } else { (times.len() as u64 * self.one_key_of) as f64 / span_ms as f64 };
         let duplicates: Vec<u64> = seen.labels.iter_mut().map(each_once).collect();
-        let labels_per_row: f64 = seen.labels.iter().map(Vec::len).sum::<usize>() as f64 / times.len().max(1) as f64;
         let mut notes = Vec::new();
-        if first.is_none() {
-            notes.push("no impression was read: there is nothing to match labels with".into());
-        }
-        let pace = Pace { times: &times, rate, label_bytes: self.label_bytes_per_row(&seen, labels_per_row) };
+        let pace = Pace { times: &times, rate, label_bytes: self.label_bytes_per_row(&seen) };
         let joins = (0..self.sample.join.labels.len()).filter_map(|label| {
             let advice = self.join(label, &seen, duplicates[label], &pace);
             if let Err(why) = &advice {
@@ -225,13 +221,13 @@ impl Study<'_> {
     }
 
     /// Bytes in memory and on disk of the labels that wait beside one impression, of all joins.
-    fn label_bytes_per_row(&self, seen: &SampleSeen, labels_per_row: f64) -> LabelBytes {
-        let labels: usize = seen.labels.iter().map(Vec::len).sum();
-        let mean = |of: fn(&LabelBytes) -> f64| {
+    fn label_bytes_per_row(&self, seen: &SampleSeen) -> LabelBytes {
+        let rows = seen.impressions.len().max(1) as f64;
+        let all = |of: fn(&LabelBytes) -> f64| {
             let bytes = seen.labels.iter().zip(&self.label_bytes).map(|(list, bytes)| list.len() as f64 * of(bytes));
-            bytes.sum::<f64>() / labels.max(1) as f64 * labels_per_row
+            bytes.sum::<f64>() / rows
         };
-        LabelBytes { memory: mean(|bytes| bytes.memory), disk: mean(|bytes| bytes.disk) }
+        LabelBytes { memory: all(|bytes| bytes.memory), disk: all(|bytes| bytes.disk) }
     }
 
     fn join(&self, label: usize, seen: &SampleSeen, duplicate: u64, pace: &Pace<'_>) -> Result<JoinAdvice, String> {
@@ -273,7 +269,8 @@ impl Study<'_> {
     /// The longest delay to look for: at least half of the log is to have impressions that had so long.
     fn longest(&self, label: usize, begin: EventTime, labels_in: Extent) -> (DurationMs, Vec<String>) {
         let wanted = self.options.longest_ms.unwrap_or(LONGEST_FACTOR * self.sample.join.labels[label].within_ms);
-        let room = (labels_in.to.saturating_sub(begin) / 2).max(0);
+        // In whole seconds, as somebody would write it.
+        let room = floor_to((labels_in.to.saturating_sub(begin) / 2).max(0), 1_000);
         if wanted <= room {
             return (wanted, Vec::new());
         }

@@ -96,6 +96,7 @@ pub(super) fn read_inputs(
 /// One partition on its way to its end.
 struct Partition {
     told: AdvisedInput,
+    begun: bool,
     /// Oldest and newest accepted row of each stream.
     reach: BTreeMap<StreamId, (EventTime, EventTime)>,
     /// Newest row of each stream, rows outside of the bounds included: lateness goes by it.
@@ -157,7 +158,7 @@ impl<'a> Reading<'a> {
                 newest: None,
                 stopped: None,
             };
-            (id, Partition { told, reach: BTreeMap::new(), newest: BTreeMap::new() })
+            (id, Partition { told, begun: false, reach: BTreeMap::new(), newest: BTreeMap::new() })
         };
         let decoder = |stream: &StreamId| Decoder::new(plan.streams[*stream as usize].decode.clone());
         Reading {
@@ -207,7 +208,7 @@ impl<'a> Reading<'a> {
         if told.stopped.is_some() {
             return Ok(());
         }
-        if told.records == 0 {
+        if !std::mem::replace(&mut partition.begun, true) {
             told.from = batch.delta.from;
         }
         let room = self.options.records_max.saturating_sub(told.records);
