@@ -243,6 +243,7 @@ impl Lane {
         let samples = self.joins.iter().map(|join| SampleCounts {
             anchor: join.account(),
             labels: join.label_accounts(),
+            delays: join.label_delays(),
             closed_through: join.closed_through(),
             filed_through: join.filed_through(),
             emitted_through: join.emitted_through(),

@@ -168,6 +168,7 @@ fn sections(parts: &mut Vec<String>, view: &Overview) {
             &anchor(sample),
         );
         section(format!("labels of {}", sample.sample), &joins(sample));
+        section(format!("delays of the labels of {} that attached, within 3.2 %", sample.sample), &delays(sample));
     }
     section("features".into(), &features(view));
     let objects = &view.objects;
@@ -278,6 +279,20 @@ fn joins(sample: &SampleView) -> Table {
         let more = [account.filtered, account.duplicate, account.conflict, account.late];
         let numbers = numbers.into_iter().chain(more).map(exact_count);
         table.row([join.join.clone()].into_iter().chain(numbers).chain([ok(join.balances)]));
+    }
+    table
+}
+
+fn delays(sample: &SampleView) -> Table {
+    let mut table =
+        Table::new(&["join", ">labels", ">mean", ">p50", ">p90", ">p95", ">p99", ">p99.9", ">longest", ">coverage"]);
+    for join in &sample.joins {
+        let Some(delays) = &join.delays else { continue };
+        let times = [delays.mean_ms, delays.p50_ms, delays.p90_ms, delays.p95_ms, delays.p99_ms, delays.p999_ms];
+        let times = times.into_iter().chain([delays.longest_ms]).map(human_duration_ms);
+        let coverage = join.coverage.map_or_else(|| "-".into(), |share| format!("{:.2} %", share * 100.0));
+        let cells = [join.join.clone(), exact_count(delays.labels)];
+        table.row(cells.into_iter().chain(times).chain([coverage]));
     }
     table
 }

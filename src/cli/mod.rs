@@ -3,6 +3,7 @@
 //! In: arguments, environment, signals. Out: an exit code, see `EXIT_CODES`.
 //! Does not: hold any logic of its own about samples, features or state.
 
+mod advise;
 mod check;
 mod dead_letters;
 mod demo;
@@ -40,6 +41,7 @@ enum Command {
     Gen(generate::GenOptions),
     /// Check a pipeline file and tell everything that is wrong with it
     Check(check::CheckArgs),
+    Advise(advise::AdviseArgs),
     Inspect(inspect::InspectArgs),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
@@ -109,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::demo(&args),
         Command::Gen(options) => generate_events(&options),
         Command::Check(args) => check::check(&args),
+        Command::Advise(args) => advise::advise(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::Verify(args) => verify::verify(&args),

@@ -40,7 +40,7 @@ pub struct VerifyArgs {
     json: bool,
 }
 
-fn parse_time(text: &str) -> Result<EventTime, String> {
+pub(super) fn parse_time(text: &str) -> Result<EventTime, String> {
     if let Ok(ms) = text.parse() {
         return Ok(ms);
     }

@@ -23,6 +23,7 @@ mod reference;
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use plan::*;
 pub use reference::{reference_markdown, schema_json};
+pub use units::{duration, duration_text, size};
 
 use std::path::PathBuf;
 use tree::{Node, Position};

@@ -1,6 +1,6 @@
 //! Accounts: every record is counted once per use, exactly, at every manifest (F1).
 
-use crate::event::EventTime;
+use crate::event::{DelaySketch, EventTime};
 use std::ops::{AddAssign, Deref};
 
 /// What became of the rows of one stream.
@@ -95,6 +95,12 @@ impl LabelAccount {
         self.filtered + self.duplicate + self.conflict + self.late + self.applied
     }
 
+    /// The share of labels that attached among those of which it is decided; `None` before any is.
+    pub fn coverage(&self) -> Option<f64> {
+        let decided = self.attached + self.late + self.out_of_window + self.expired_unmatched;
+        (decided > 0).then(|| self.attached as f64 / decided as f64)
+    }
+
     pub fn balances(&self) -> bool {
         self.applied == self.waiting + self.attached + self.out_of_window + self.expired_unmatched
     }
@@ -151,6 +157,10 @@ pub struct LaneCounts {
 pub struct SampleCounts {
     pub anchor: AnchorAccount,
     pub labels: Vec<LabelAccount>,
+    /// How long after their impressions the attached labels of each join came. Unlike the accounts they begin where a
+    /// version of conjoin came that keeps them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub delays: Vec<DelaySketch>,
     /// Time buckets up to which rows have closed, and lie in files.
     pub closed_through: Option<u32>,
     pub filed_through: Option<u32>,
@@ -199,6 +209,7 @@ impl LaneCounts {
         for (mine, theirs) in self.samples.iter_mut().zip(&other.samples) {
             mine.anchor += theirs.anchor;
             add_all(&mut mine.labels, theirs.labels.as_slice());
+            add_all(&mut mine.delays, theirs.delays.as_slice());
             mine.closed_through = mine.closed_through.max(theirs.closed_through);
             mine.filed_through = mine.filed_through.max(theirs.filed_through);
             mine.emitted_through = mine.emitted_through.max(theirs.emitted_through);

@@ -17,6 +17,7 @@ mod expression;
 mod batch;
 mod block;
 mod file;
+mod delays;
 mod account;
 mod cell_mark;
 
@@ -24,6 +25,7 @@ pub use account::*;
 pub use batch::*;
 pub use block::*;
 pub use cell_mark::*;
+pub use delays::*;
 pub use entity_key::*;
 pub use exact_sum::*;
 pub use expression::*;

@@ -145,6 +145,7 @@ impl JoinState {
                         labels.decide(row, LabelState::Attached, number);
                         labels.account.waiting -= 1;
                         labels.account.attached += 1;
+                        labels.delays.add(labels.time(row) - ts);
                     }
                 }
             }
@@ -172,7 +173,7 @@ impl JoinState {
     /// Of pending impressions of a label's key, the one that it belongs to.
     pub(super) fn best_claim(&self, label: usize, at: RowRef, rivals: &[RowRef]) -> Option<RowRef> {
         let longest = self.spec.longest_ms();
-        let label_time = self.labels[label].bucket(at).event_time[at.row() as usize];
+        let label_time = self.labels[label].time(at);
         let time = |row: RowRef| self.buckets[&row.bucket()].event_time[row.row() as usize];
         let id = |row: RowRef| self.buckets[&row.bucket()].id[row.row() as usize];
         let rank = |row: RowRef| {

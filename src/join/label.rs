@@ -6,7 +6,7 @@
 //! A label is resolved when its impression closes, not when it arrives: so the answer does not depend on which of the
 //! two came first, an early label needs no place of its own, and a label never moves.
 
-use crate::event::{DecodedBatch, EventTime, Fingerprint, LabelAccount};
+use crate::event::{DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount};
 use crate::join::index::{Index, RowRef};
 use crate::join::{LabelSpec, Take};
 use arrow::array::{RecordBatch, UInt32Array};
@@ -114,6 +114,8 @@ pub struct Labels {
     /// Since the last cut.
     pub decisions: Vec<Decision>,
     pub account: LabelAccount,
+    /// Of the labels that attached, as long as they are counted.
+    pub delays: DelaySketch,
 }
 
 /// What a new label met.
@@ -146,6 +148,7 @@ impl Labels {
             expired_unstored: Vec::new(),
             decisions: Vec::new(),
             account: LabelAccount::default(),
+            delays: DelaySketch::default(),
         }
     }
 
@@ -163,6 +166,10 @@ impl Labels {
 
     pub fn set_next(&mut self, row: RowRef, next: RowRef) {
         self.bucket_mut(row).next[row.row() as usize] = next;
+    }
+
+    pub fn time(&self, row: RowRef) -> EventTime {
+        self.bucket(row).event_time[row.row() as usize]
     }
 
     pub fn state(&self, row: RowRef) -> LabelState {

@@ -2,6 +2,13 @@
 
 use crate::event::{DurationMs, Expression, Fingerprint, StreamId, Watermark, content_hash};
 
+/// Time buckets per longest window, and the bounds of their width.
+const BUCKETS_PER_WINDOW: DurationMs = 64;
+const BUCKET_MS_MIN: DurationMs = 1_000;
+const BUCKET_MS_MAX: DurationMs = 60_000;
+/// Rows that leave early leave by whole buckets: nobody waits longer for them.
+const EARLY_BUCKET_MS_MAX: DurationMs = 10_000;
+
 /// One anchor stream joined with any number of label streams.
 #[derive(Clone, Debug)]
 pub struct JoinSpec {
@@ -32,6 +39,13 @@ pub enum Emit {
 impl Emit {
     /// Tells the hash that draws waits from others of the same id: it has nothing to do with which rows are kept.
     const SEED: u32 = 0x7761_6974;
+
+    /// How wide the buckets are of a join whose longest window is `longest_ms`.
+    pub fn bucket_ms_of(&self, longest_ms: DurationMs) -> DurationMs {
+        let rounded = (longest_ms / BUCKETS_PER_WINDOW + 500) / 1_000 * 1_000;
+        let widest = if *self == Emit::Wait { BUCKET_MS_MAX } else { EARLY_BUCKET_MS_MAX };
+        rounded.clamp(BUCKET_MS_MIN, widest)
+    }
 
     /// How long after an impression its first row leaves: drawn from its id, evenly, so that every run draws alike.
     pub fn wait_ms(&self, id: Fingerprint) -> DurationMs {

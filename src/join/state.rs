@@ -1,7 +1,8 @@
 //! State: the pending impressions of one sample in one lane, and the labels that wait for them.
 
 use crate::event::{
-    AnchorAccount, CloseReason, DecodedBatch, EventTime, Fingerprint, LabelAccount, Payload, Watermark, home_of,
+    AnchorAccount, CloseReason, DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
+    home_of,
 };
 use crate::invariant;
 use crate::join::bucket::{Bucket, Part};
@@ -144,6 +145,11 @@ impl JoinState {
 
     pub fn label_accounts(&self) -> Vec<LabelAccount> {
         self.labels.iter().map(|labels| labels.account).collect()
+    }
+
+    /// Of the labels that attached since this state was made.
+    pub fn label_delays(&self) -> Vec<DelaySketch> {
+        self.labels.iter().map(|labels| labels.delays.clone()).collect()
     }
 
     /// Impressions without a row.

@@ -408,6 +408,9 @@ impl Committer {
             for (join, account) in names.joins.iter().zip(&counts.labels) {
                 self.telemetry.label(&names.name, join, account);
             }
+            for (join, delays) in names.joins.iter().zip(&counts.delays) {
+                self.telemetry.label_delays(&names.name, join, delays);
+            }
         }
         for (counts, names) in manifest.counts.groups.iter().zip(&self.names.groups) {
             for (stream, account) in names.streams.iter().zip(&counts.uses) {

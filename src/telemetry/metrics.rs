@@ -1,8 +1,11 @@
 //! Metrics: the registry behind the table, and one method per thing that can be told.
 
+use super::delays::DelayFamily;
 use super::table::{Kind, METRICS, Metric};
 use super::{CommitDone, FeatureProgress, OnlineWrites, ParquetProgress, StreamProgress};
-use crate::event::{AnchorAccount, FeatureAccount, LabelAccount, RejectKind, StreamAccount, Watermark, violations};
+use crate::event::{
+    AnchorAccount, DelaySketch, FeatureAccount, LabelAccount, RejectKind, StreamAccount, Watermark, violations,
+};
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
 use std::collections::BTreeMap;
@@ -22,6 +25,7 @@ enum Family {
     Counter(IntCounterVec),
     Gauge(GaugeVec),
     Histogram(HistogramVec),
+    Delays(DelayFamily),
 }
 
 impl Telemetry {
@@ -143,6 +147,15 @@ impl Telemetry {
             self.count_to(Metric::LabelRows, &[sample, join, outcome], rows);
         }
         self.set(Metric::LabelWaitingRows, &[sample, join], account.waiting as f64);
+        self.set_or_remove(Metric::LabelCoverage, &[sample, join], account.coverage());
+    }
+
+    /// The delays of a join's attached labels as they stand now.
+    pub fn label_delays(&self, sample: &str, join: &str, delays: &DelaySketch) {
+        match &self.families[Metric::LabelDelay as usize] {
+            Family::Delays(family) => family.tell(&[sample, join], delays),
+            _ => unreachable!("the table says that delays are read off a sketch"),
+        }
     }
 
     /// A feature group's account of one of its streams as it stands now.
@@ -314,6 +327,10 @@ impl Family {
                 let family = HistogramVec::new(opts, info.tags).expect(CHECKED);
                 (Family::Histogram(family.clone()), Box::new(family))
             }
+            Kind::Delays(bounds) => {
+                let family = DelayFamily::new(opts, info.tags, bounds).expect(CHECKED);
+                (Family::Delays(family.clone()), Box::new(family))
+            }
         };
         registry.register(collector).expect(CHECKED);
         family
@@ -356,6 +373,31 @@ mod tests {
         }
         let build = format!("conjoin_build_info{{pipeline=\"ctr\",version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
         assert!(has(&telemetry, &build));
+    }
+
+    #[test]
+    fn the_delays_of_labels_are_a_histogram_with_the_tags_of_the_cell() {
+        let telemetry = Telemetry::new("ctr");
+        let cell = telemetry.of_cell(3);
+        let account = LabelAccount { attached: 3, out_of_window: 1, applied: 4, ..Default::default() };
+        let mut delays = DelaySketch::default();
+        [-2_000, 400, 61_000].into_iter().for_each(|delay| delays.add(delay));
+        for telemetry in [&telemetry, &cell] {
+            telemetry.label("ctr", "click", &LabelAccount::default());
+            assert!(!telemetry.render().contains("coverage"), "nothing is decided yet");
+            telemetry.label("ctr", "click", &account);
+            telemetry.label_delays("ctr", "click", &delays);
+            telemetry.label_delays("ctr", "click", &delays);
+        }
+        for (bound, count) in [("0", 1), ("1", 2), ("60", 2), ("120", 3), ("+Inf", 3)] {
+            let line =
+                format!("conjoin_label_delay_seconds_bucket{{join=\"click\",sample=\"ctr\",le=\"{bound}\"}} {count}");
+            assert!(has(&telemetry, &line), "{line} is not in {}", telemetry.render());
+            let line = line.replace(",le=", ",cell=\"3\",le=");
+            assert!(has(&telemetry, &line), "{line} is not in {}", telemetry.render());
+        }
+        assert!(has(&telemetry, "conjoin_label_delay_seconds_sum{join=\"click\",sample=\"ctr\"} 59.4"));
+        assert!(has(&telemetry, "conjoin_label_coverage_ratio{join=\"click\",sample=\"ctr\"} 0.75"));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! Does not: use global state, read a clock, listen on a port.
 
 mod table;
+mod delays;
 mod metrics;
 mod progress;
 mod status;

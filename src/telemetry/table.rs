@@ -1,6 +1,6 @@
 //! Table: every metric with its kind, tags and meaning; the one place where a metric is named.
 
-use Kind::{Counter, Gauge, Histogram};
+use Kind::{Counter, Delays, Gauge, Histogram};
 use Metric::*;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -9,6 +9,8 @@ pub enum Kind {
     Gauge,
     /// With the upper ends of its buckets.
     Histogram(&'static [f64]),
+    /// A histogram that is read off a sketch of delays.
+    Delays(&'static [f64]),
 }
 
 impl Kind {
@@ -16,7 +18,7 @@ impl Kind {
         match self {
             Counter => "counter",
             Gauge => "gauge",
-            Histogram(_) => "histogram",
+            Histogram(_) | Delays(_) => "histogram",
         }
     }
 }
@@ -39,6 +41,8 @@ pub enum Metric {
     SamplePendingRows,
     LabelRows,
     LabelWaitingRows,
+    LabelDelay,
+    LabelCoverage,
     FeatureRows,
     FeatureEntities,
     FeatureTiles,
@@ -85,6 +89,31 @@ pub struct MetricInfo {
 /// From 100 µs, a ranking request, to 10 s.
 const REQUEST_SECONDS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+/// From a click on what is shown to a conversion next month; 0 is what came ahead of its impression, or with it.
+const DELAY_SECONDS: &[f64] = &[
+    0.0,
+    1.0,
+    5.0,
+    10.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+    600.0,
+    1_200.0,
+    1_800.0,
+    3_600.0,
+    7_200.0,
+    14_400.0,
+    28_800.0,
+    57_600.0,
+    86_400.0,
+    172_800.0,
+    259_200.0,
+    604_800.0,
+    1_209_600.0,
+    2_592_000.0,
+];
 /// From a small commit on a fast disk to one that should worry.
 const COMMIT_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
@@ -131,6 +160,10 @@ pub const METRICS: &[MetricInfo] = &[
         "Labels, by outcome: duplicate, conflict, late, applied, and of those applied attached, out_of_window or expired_unmatched."),
     row(LabelWaitingRows, "conjoin_label_waiting_rows", Gauge, &["sample", "join"],
         "Labels whose impression is pending or may still come."),
+    row(LabelDelay, "conjoin_label_delay_seconds", Delays(DELAY_SECONDS), &["sample", "join"],
+        "Event time from the impression to the label, of labels that attached; bounds hold to 3.2 %. What came too late for the window is not in it: see the coverage."),
+    row(LabelCoverage, "conjoin_label_coverage_ratio", Gauge, &["sample", "join"],
+        "Share of the labels that attached among those that are decided: attached, out_of_window, expired_unmatched or late. Labels without any impression count against it; absent before the first one."),
     row(FeatureRows, "conjoin_feature_rows_total", Counter, &["group", "stream", "outcome"],
         "Rows offered to a feature group, by outcome: masked, duplicate, late or applied."),
     row(FeatureEntities, "conjoin_feature_entities", Gauge, &["group"],
@@ -230,7 +263,7 @@ mod tests {
 
     #[test]
     fn names_carry_the_prefix_and_a_unit() {
-        const UNITS: [&str; 12] = [
+        const UNITS: [&str; 13] = [
             "_seconds",
             "_bytes",
             "_rows",
@@ -241,6 +274,7 @@ mod tests {
             "_cells",
             "_files",
             "_items",
+            "_ratio",
             "_ready",
             "_total",
         ];

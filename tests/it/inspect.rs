@@ -51,6 +51,14 @@ fn inspect_tells_what_a_run_has_left_and_changes_nothing() {
     assert_eq!(sample["account"]["pending"], 0);
     assert_eq!(sample["account"]["emitted"], summary["counts"]["samples"][0]["anchor"]["emitted"]);
     assert_eq!(sample["joins"][0]["join"], "click");
+    let (join, attached) = (&sample["joins"][0], &sample["joins"][0]["account"]["attached"]);
+    assert_eq!(&join["delays"]["labels"], attached, "every label that attached is in the sketch, and no other");
+    let decided = ["attached", "late", "out_of_window", "expired_unmatched"];
+    let decided: u64 = decided.iter().map(|outcome| join["account"][*outcome].as_u64().unwrap()).sum();
+    assert_eq!(join["coverage"].as_f64().unwrap(), attached.as_f64().unwrap() / decided as f64);
+    let (half, longest) = (join["delays"]["p50_ms"].as_i64().unwrap(), join["delays"]["longest_ms"].as_i64().unwrap());
+    // Clicks come 12 s after their impression in the median, and count within ten minutes.
+    assert!((8_000..18_000).contains(&half) && (180_000..=619_000).contains(&longest), "{join}");
     assert!(sample["filed_before"].as_i64() > Some(0));
     assert_eq!(view["features"][0]["uses"][0]["balances"], true);
     for position in view["inputs"].as_array().unwrap() {
@@ -73,7 +81,14 @@ fn inspect_tells_what_a_run_has_left_and_changes_nothing() {
 
     let (code, text, errors) = finish(path, &["inspect", "p.yaml"]);
     assert_eq!(code, 0, "{errors}");
-    for part in ["positions", "labels of ctr", "every account adds up", "feature_entries", "the end of its one file"] {
+    for part in [
+        "positions",
+        "labels of ctr",
+        "delays of the labels of ctr",
+        "every account adds up",
+        "feature_entries",
+        "the end of its one file",
+    ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
 }

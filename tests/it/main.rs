@@ -6,6 +6,7 @@
 
 mod support;
 
+mod advise;
 mod brokers;
 mod change;
 mod cli;

@@ -6,12 +6,12 @@
 //! Shares with a run: the sources and `decode`.
 
 use crate::audit::AuditError;
+use crate::audit::reopen::reopen;
 use crate::commit::{InputEntry, Manifest};
 use crate::config::Plan;
 use crate::decode::Decoder;
 use crate::event::{DecodedBatch, EventTime, Fingerprint, PartitionId, Positions, RawBatch, StreamAccount};
 use crate::source::file::{FileLimits, FileSource};
-use crate::source::kafka::{KafkaOptions, KafkaSource};
 use crate::source::{InputKind, InputSpec, KafkaStart, Source, SourceEvent};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -105,26 +105,13 @@ fn open(number: u16, input: &InputSpec, entry: &InputEntry, what_is_left: bool) 
             }
             Ok(Box::new(source))
         }
-        InputKind::Kafka(topic) => {
-            let mut input = input.clone();
-            if let InputKind::Kafka(topic) = &mut input.kind {
-                topic.start = KafkaStart::Earliest;
-            }
+        InputKind::Kafka(_) => {
             for (partition, first) in entry.first.iter().filter(|_| !what_is_left) {
                 positions.set(PartitionId { input: number, partition: *partition }, *first);
             }
-            let options = KafkaOptions {
-                until_end: true,
-                client_id: "conjoin-verify".into(),
-                group_id: "conjoin-verify".into(),
-                ..KafkaOptions::default()
-            };
-            Ok(Box::new(KafkaSource::connect(&topic.connection, &[(number, &input)], &positions, options)?))
+            reopen(number, input, &positions, KafkaStart::Earliest, "conjoin-verify")
         }
-        InputKind::Memory => Err(AuditError::Asked(format!(
-            "{} is fed by the program that embeds the pipeline, and cannot be read again",
-            input.name
-        ))),
+        InputKind::Memory => reopen(number, input, &positions, KafkaStart::Earliest, "conjoin-verify"),
     }
 }
 

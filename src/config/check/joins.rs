@@ -7,13 +7,6 @@ use crate::config::tree::Path;
 use crate::event::{ColumnType, DurationMs};
 use crate::join::{Emit, JoinSpec, LabelSpec, Take};
 
-/// Time buckets per longest window, and the bounds of their width.
-const BUCKETS_PER_WINDOW: DurationMs = 64;
-const BUCKET_MS_MIN: DurationMs = 1_000;
-const BUCKET_MS_MAX: DurationMs = 60_000;
-/// Rows that leave early leave by whole buckets: nobody waits longer for them.
-const EARLY_BUCKET_MS_MAX: DurationMs = 10_000;
-
 pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[StreamDraft], path: &Path) -> JoinSpec {
     let Entries(joins) = &raw.join;
     let mut labels = Vec::with_capacity(joins.len());
@@ -33,9 +26,7 @@ pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[Stream
         emit: Emit::Wait,
     };
     spec.emit = emit(c, raw, spec.longest_ms(), &path.key("emit"));
-    let rounded = (spec.longest_ms() / BUCKETS_PER_WINDOW + 500) / 1_000 * 1_000;
-    let widest = if spec.emit == Emit::Wait { BUCKET_MS_MAX } else { EARLY_BUCKET_MS_MAX };
-    spec.bucket_ms = rounded.clamp(BUCKET_MS_MIN, widest);
+    spec.bucket_ms = spec.emit.bucket_ms_of(spec.longest_ms());
     spec
 }
 

@@ -127,7 +127,9 @@ fn draw(from: &mut Books, held: &LaneCounts, accepted: &[u64], uses: &Uses) -> O
         let (pending, waiting) = held_of(held, number);
         let whole = &mut from.counts.samples[number];
         whole.labels.resize(labels.len(), LabelAccount::default());
-        let mut sample = SampleCounts { labels: Vec::new(), anchor: AnchorAccount::default(), ..whole.clone() };
+        // Delays cannot be told apart by cell: they stay with the rest, once.
+        let mut sample =
+            SampleCounts { labels: Vec::new(), delays: Vec::new(), anchor: AnchorAccount::default(), ..whole.clone() };
         sample.anchor = draw_anchor(&mut whole.anchor, accepted[*anchor as usize] - pending)?;
         for (label, stream) in labels.iter().enumerate() {
             let waiting = waiting.get(label).copied().unwrap_or(0);
@@ -281,9 +283,12 @@ mod tests {
             let total = |rows: &[(u64, Vec<u64>)], extra: u64| rows.iter().map(|(rows, _)| rows).sum::<u64>() + extra;
             let held_in = |rows: &[(u64, Vec<u64>)], of: usize| rows.iter().map(|(_, held)| held[of]).sum::<u64>();
             let totals = [total(&anchors, extra.0), total(&clicks, extra.1), total(&buys, extra.2)];
+            let mut delays = vec![crate::event::DelaySketch::default(); 2];
+            cut.iter().for_each(|delay| delays[1].add(*delay as i64));
             let counts = |anchor_held: [u64; 2], click_held: [u64; 2], buy_held: u64| {
                 let sample = |anchor: AnchorAccount, labels: Vec<LabelAccount>| SampleCounts {
-                    anchor, labels, closed_through: Some(3), filed_through: Some(3), emitted_through: None, memory_bytes: 0,
+                    anchor, labels, delays: delays.clone(), closed_through: Some(3), filed_through: Some(3),
+                    emitted_through: None, memory_bytes: 0,
                 };
                 let samples = vec![
                     sample(anchor(anchor_held[0], totals[0], &cut), vec![label(click_held[0], totals[1], &cut)]),
@@ -339,6 +344,7 @@ mod tests {
             for (sum, whole) in sum.counts.samples.iter().zip(&whole.counts.samples) {
                 prop_assert_eq!(sum.anchor, whole.anchor);
                 prop_assert_eq!(&sum.labels, &whole.labels);
+                prop_assert_eq!(&sum.delays, &whole.delays);
             }
             for (sum, whole) in sum.counts.groups.iter().zip(&whole.counts.groups) {
                 prop_assert_eq!(&sum.uses, &whole.uses);

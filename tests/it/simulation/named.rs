@@ -92,6 +92,7 @@ fn exact_copies_count_once_and_of_a_conflict_the_smaller_stays() {
     let sample = &books.counts.samples[0];
     assert_eq!((sample.anchor.duplicate, sample.anchor.conflict, sample.anchor.emitted), (1, 1, 2));
     assert_eq!((sample.labels[0].duplicate, sample.labels[0].conflict, sample.labels[0].attached), (1, 1, 1));
+    assert_eq!((sample.delays[0].count(), sample.delays[0].sum_ms()), (1, 1_000), "how late it came is kept once, too");
 }
 
 #[test]
