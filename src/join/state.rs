@@ -288,9 +288,9 @@ impl JoinState {
 
     pub(super) fn index_row(&mut self, row: RowRef, id: Fingerprint, key: Fingerprint) {
         self.ids.insert(id, row);
-        if self.schedule.is_some() {
-            let due = self.due_of(row);
-            self.schedule.as_mut().expect("it was there just now").add_impression(due, row);
+        let due = self.schedule.is_some().then(|| self.due_of(row));
+        if let (Some(schedule), Some(due)) = (&mut self.schedule, due) {
+            schedule.add_impression(due, row);
         }
         let older = self.newest_of_key(key);
         let Some(by_key) = &mut self.by_key else { return };

@@ -148,7 +148,7 @@ fn said(joined: &Joined<'_>, instant: i64) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("first_event_id", of(known(0).next(), "event_id")),
         ("first_ts", of(known(0).next(), "ts")),
-        ("last_event_id", of(known(1).last(), "event_id")),
+        ("last_event_id", of(known(1).next_back(), "event_id")),
         ("click_any", (known(2).count() > 0).to_string()),
         ("clicks_count", known(3).count().to_string()),
         ("buys_count", known(4).count().to_string()),

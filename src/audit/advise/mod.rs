@@ -20,7 +20,6 @@ pub use read::{AdvisedInput, ReadStop};
 use crate::audit::AuditError;
 use crate::config::{Plan, SamplePlan, duration_text};
 use crate::event::{DurationMs, EventTime, floor_to};
-use crate::join::JoinSpec;
 use crate::telemetry::human_time;
 use bytes::{CLOSED_DISK, CLOSED_MEMORY};
 use collect::{Collected, SampleSeen};
