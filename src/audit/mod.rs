@@ -4,6 +4,7 @@
 //!   dead-letter files ──> letters ──> replay into the inputs
 //!   inputs [start, committed) ──> batch join ──> compared with published files
 //!   a stream's topics ──> repartition ──> one topic, by the stream's key
+//!   a pipeline's tests ──> rehearse ──> compared with what they expect
 //!
 //! In: a plan, and the stores it names. Out: plain values that `cli` prints; replayed records.
 //! Holds: nothing is claimed, locked or changed: a pipeline may run meanwhile; what is written is a replay, or the
@@ -13,6 +14,7 @@
 mod letters;
 mod open;
 mod overview;
+mod rehearse;
 mod repartition;
 mod replay;
 mod verify;
@@ -20,6 +22,7 @@ mod verify;
 pub use letters::*;
 pub use open::*;
 pub use overview::*;
+pub use rehearse::*;
 pub use repartition::*;
 pub use replay::*;
 pub use verify::*;

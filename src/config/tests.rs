@@ -39,7 +39,11 @@ fn matches_file(path: &FilePath, text: &str) -> bool {
 
 #[test]
 fn the_reference_and_the_schema_follow_the_code() {
-    let files = [("docs/CONFIG.md", reference_markdown()), ("schemas/pipeline.schema.json", schema_json())];
+    let files = [
+        ("docs/CONFIG.md", reference_markdown()),
+        ("schemas/pipeline.schema.json", schema_json()),
+        ("schemas/tests.schema.json", tests_schema_json()),
+    ];
     for (path, text) in files {
         assert!(matches_file(&repository(path), &text), "{path} is out of date: run the tests with CONJOIN_BLESS=1");
     }
