@@ -3,6 +3,7 @@
 use crate::audit::{ComparedColumn, ProblemKind, TestOutcome, TestProblem, rehearse};
 use crate::cli::table::terminal_safe;
 use crate::cli::{EXIT_FAILED, EXIT_USAGE, PipelineArgs, eprint_text, print_text};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -24,6 +25,11 @@ pub struct TestArgs {
 }
 
 pub fn test(args: &TestArgs) -> ExitCode {
+    if let Some((tests, pipeline)) = args.pipeline.files.iter().find_map(|path| Some((path, tested(path)?))) {
+        let (tests, pipeline) = (tests.display(), pipeline.display());
+        eprint_text(&format!("error: {tests} is a file of tests: name the pipeline file, {pipeline}, which finds it"));
+        return ExitCode::from(EXIT_USAGE);
+    }
     let (plan, tests) = match args.pipeline.load_with_tests() {
         Ok((plan, tests)) => (Arc::new(plan), tests),
         Err(code) => return code,
@@ -37,7 +43,8 @@ pub fn test(args: &TestArgs) -> ExitCode {
     let chosen = |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()));
     let chosen: Vec<_> = tests.iter().filter(|case| chosen(&case.name)).collect();
     if chosen.is_empty() {
-        let names: Vec<String> = tests.iter().map(|case| format!("\n  {}", terminal_safe(case.name.as_bytes()))).collect();
+        let names: Vec<String> =
+            tests.iter().map(|case| format!("\n  {}", terminal_safe(case.name.as_bytes()))).collect();
         eprint_text(&format!("error: --only chooses none of these tests:{}", names.concat()));
         return ExitCode::from(EXIT_USAGE);
     }
@@ -68,6 +75,12 @@ pub fn test(args: &TestArgs) -> ExitCode {
         false => summary(&plan.pipeline, outcomes.len(), failed),
     });
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
+}
+
+/// The pipeline file that a file of tests stands beside.
+fn tested(path: &Path) -> Option<PathBuf> {
+    let stem = path.file_stem()?.to_str()?.strip_suffix(".test")?;
+    Some(path.with_file_name(stem).with_extension(path.extension()?)).filter(|pipeline| pipeline.exists())
 }
 
 fn summary(pipeline: &str, all: usize, failed: usize) -> String {

@@ -78,8 +78,7 @@ fn read_text(path: &FilePath) -> Result<String, Diagnostic> {
     let at = Position::whole(&path.display().to_string());
     let bytes = std::fs::read(path)
         .map_err(|error| Diagnostic::error(&at, "", format!("cannot be read: {error}")).with_help("check the path"))?;
-    String::from_utf8(bytes)
-        .map_err(|_| Diagnostic::error(&at, "", "not UTF-8").with_help("save the file as UTF-8"))
+    String::from_utf8(bytes).map_err(|_| Diagnostic::error(&at, "", "not UTF-8").with_help("save the file as UTF-8"))
 }
 
 /// As [`load`], from (name, text): the first is the pipeline, the others are laid over it.

@@ -15,7 +15,8 @@ Generated from the code: change the doc comments in `src/config/raw/`, then run 
 
 A pipeline file is YAML; one file is one pipeline. Unknown keys are errors. `conjoin check FILE` tells everything that is
 wrong at once and starts nothing. `schemas/pipeline.schema.json` gives editors completion and hints: put
-`# yaml-language-server: $schema=schemas/pipeline.schema.json` on the first line.
+`# yaml-language-server: $schema=schemas/pipeline.schema.json` on the first line. For files of tests it is
+`schemas/tests.schema.json`.
 
 ## How values are written
 

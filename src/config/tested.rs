@@ -13,10 +13,7 @@ use std::path::{Path, PathBuf};
 const TESTS: &str = "tests";
 
 /// As [`load`](super::load), with the tests of the file and those beside it.
-pub fn load_with_tests(
-    paths: &[PathBuf],
-    options: &LoadOptions<'_>,
-) -> Result<(Loaded, Vec<TestCase>), Diagnostics> {
+pub fn load_with_tests(paths: &[PathBuf], options: &LoadOptions<'_>) -> Result<(Loaded, Vec<TestCase>), Diagnostics> {
     let sources = read(paths, options)?;
     let beside = paths.first().map(|path| beside(path)).filter(|path| path.exists());
     let beside = match beside.map(|path| (path.display().to_string(), read_text(&path))) {

@@ -15,13 +15,15 @@ use crate::event::{
     ColumnType, DurationMs, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, Payload, PositionDelta,
     RawBatch, Rejected, StreamAccount, Value, Watermark, fingerprints,
 };
+use crate::pipeline::RunError;
 use crate::pipeline::build::{cell_spec, definition, routed_streams};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::RunError;
 use crate::route::Router;
 use crate::sample::build;
-use arrow::array::{ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray};
 use arrow::array::TimestampMillisecondArray;
+use arrow::array::{
+    ArrayRef, BooleanArray, Float32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -111,8 +113,8 @@ impl Rehearsal {
         let falls_idle = idle_after.flat_map(|after| self.moved.values().map(move |moved| moved + after));
         let mut looks: BTreeSet<u64> = falls_idle.filter(|at| (begin..end).contains(at)).collect();
         looks.insert(end);
-        for now_ms in looks {
-            self.now_ms = now_ms;
+        for instant in looks {
+            self.now_ms = instant;
             self.settle()?;
         }
         Ok(())

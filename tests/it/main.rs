@@ -9,6 +9,7 @@ mod support;
 mod brokers;
 mod change;
 mod cli;
+mod config_tests;
 mod dead_letters;
 mod end_to_end;
 mod faults;

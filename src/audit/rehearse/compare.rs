@@ -63,7 +63,7 @@ fn matched(expected: &[ExpectedRow], found: &[Vec<Found>]) -> Vec<Option<usize>>
                 (seen[row], came_from[row]) = (true, over);
                 match taken[row] {
                     Some(holder) => queue.push((holder, Some(row))),
-                    None => free = Some(row),
+                    None => free = free.or(Some(row)),
                 }
             }
             if free.is_some() {
@@ -134,7 +134,13 @@ fn unexpected(about: &str, names: &[&str], named: &[usize], row: &[Found], clock
         found: Some(row[*at].shown(clock)),
         equal: false,
     });
-    TestProblem { about: about.into(), file: None, line: None, kind: ProblemKind::Unexpected, columns: columns.collect() }
+    TestProblem {
+        about: about.into(),
+        file: None,
+        line: None,
+        kind: ProblemKind::Unexpected,
+        columns: columns.collect(),
+    }
 }
 
 #[cfg(test)]
@@ -179,10 +185,9 @@ mod tests {
         assert_eq!(told(&rows, &[found(&[8, 2]), found(&[7, 3])]), [(different, Some(1)), (different, Some(0))]);
         // Of another id, and nothing else in common.
         let missing = (ProblemKind::Missing, None);
-        assert_eq!(told(&rows, &[found(&[8, 1]), found(&[9, 4]), found(&[5, 5])]), [
-            missing,
-            (ProblemKind::Unexpected, Some(1)),
-            (ProblemKind::Unexpected, Some(2)),
-        ]);
+        assert_eq!(
+            told(&rows, &[found(&[8, 1]), found(&[9, 4]), found(&[5, 5])]),
+            [missing, (ProblemKind::Unexpected, Some(1)), (ProblemKind::Unexpected, Some(2)),]
+        );
     }
 }

@@ -8,9 +8,7 @@
 mod compare;
 mod value;
 
-use crate::config::{
-    CountsOf, ExpectedCounts, ExpectedEntity, LETTER_COLUMNS, Plan, TestCase, TestRecord, TestStep,
-};
+use crate::config::{CountsOf, ExpectedCounts, ExpectedEntity, LETTER_COLUMNS, Plan, TestCase, TestRecord, TestStep};
 use crate::event::{FeatureAccount, PartitionId, PositionDelta, RawBatch, RawRecord, entity_key};
 use crate::pipeline::{Rehearsal, RunError};
 use compare::{compare, diff};
@@ -111,9 +109,8 @@ fn partitions(plan: &Plan, case: &TestCase) -> BTreeSet<PartitionId> {
             *last = partition.partition.max(*last);
         }
     }
-    let of = |(input, last): (usize, u32)| {
-        (0..=last).map(move |partition| PartitionId { input: input as u16, partition })
-    };
+    let of =
+        |(input, last): (usize, u32)| (0..=last).map(move |partition| PartitionId { input: input as u16, partition });
     last.into_iter().enumerate().flat_map(of).collect()
 }
 

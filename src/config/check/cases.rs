@@ -3,13 +3,13 @@
 use super::Checker;
 use super::events;
 use crate::config::case::{CountsOf, Expected, ExpectedCounts, ExpectedEntity, ExpectedRow, LETTER_COLUMNS};
-use crate::config::case::{TestPlace, TestCase};
+use crate::config::case::{TestCase, TestPlace};
+use crate::config::defaults;
 use crate::config::diagnostic::{Diagnostic, suggestion};
 use crate::config::plan::Plan;
 use crate::config::raw::{AnyValue, Entries, Test, TestCounts, TestFile};
 use crate::config::tree::{Node, Path, locate, shown_text};
 use crate::config::units::{self, Moment};
-use crate::config::defaults;
 use crate::event::{ColumnType, EventTime, RejectKind, Value};
 use arrow::datatypes::DataType;
 use serde::Serialize;
@@ -51,7 +51,8 @@ fn one(c: &mut Checker<'_>, raw: &Test, plan: &Plan, path: &Path) -> TestCase {
         let schema = &plan.samples[sample].sample.schema;
         let columns: Vec<_> = schema.fields().iter().map(|f| (f.name().as_str(), f.data_type())).collect();
         let rows = rows.iter().enumerate();
-        case.samples.push((sample, rows.map(|(at, row)| expected_row(c, row, &columns, start, &path.index(at))).collect()));
+        case.samples
+            .push((sample, rows.map(|(at, row)| expected_row(c, row, &columns, start, &path.index(at))).collect()));
     }
     for (name, rows) in raw.features.iter() {
         let path = path.key("features").key(name);
@@ -124,7 +125,13 @@ fn expected_row(
 }
 
 /// A value that a column of this type can have.
-fn expected(c: &mut Checker<'_>, value: &Json, data_type: &DataType, start: EventTime, path: &Path) -> Option<Expected> {
+fn expected(
+    c: &mut Checker<'_>,
+    value: &Json,
+    data_type: &DataType,
+    start: EventTime,
+    path: &Path,
+) -> Option<Expected> {
     let number = |number: &serde_json::Number| match number.as_i64() {
         Some(whole) => Expected::Int(whole),
         None => Expected::Float(number.as_f64().unwrap_or(f64::NAN)),

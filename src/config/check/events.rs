@@ -52,7 +52,9 @@ pub fn check(c: &mut Checker<'_>, raw: &[TestEvent], plan: &Plan, start: EventTi
             for (index, name) in names.names.iter().enumerate() {
                 match stream_of(plan, name) {
                     Some(stream) => inputs.extend(input_of(plan, stream)),
-                    None => unknown(c, &super::name_path(&path.key("end"), names, index), "stream", name, streams(plan)),
+                    None => {
+                        unknown(c, &super::name_path(&path.key("end"), names, index), "stream", name, streams(plan))
+                    }
                 }
             }
             ended.extend(inputs.iter().copied());
@@ -156,7 +158,8 @@ fn put_time(
         }
     };
     let Json::Object(fields) = payload else {
-        c.error(at_key, "`at` beside a payload that is no mapping").help("leave `at` out: this payload is taken as it is");
+        c.error(at_key, "`at` beside a payload that is no mapping")
+            .help("leave `at` out: this payload is taken as it is");
         return;
     };
     let Some((last, above)) = steps.split_last() else { return };

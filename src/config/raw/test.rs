@@ -58,7 +58,8 @@ pub struct Test {
     "description": "The payload of a record of that stream."
 }))]
 pub struct TestEvent {
-    /// When the event happened: puts the stream's `time` into the payload (or is the broker's time), as the stream writes it.
+    /// When the event happened: is put where the stream reads its `time` (a field, a header, the broker's time), as the stream
+    /// writes it.
     pub at: Option<Moment>,
     /// The record's key.
     pub key: Option<Scalar>,
