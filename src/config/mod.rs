@@ -68,17 +68,17 @@ fn read(paths: &[PathBuf], options: &LoadOptions<'_>) -> Result<Vec<(String, Str
     for path in std::iter::once(path).chain(options.overlays) {
         match read_text(path) {
             Ok(text) => sources.push((path.display().to_string(), text)),
-            Err(error) => errors.push(error),
+            Err(error) => errors.extend(error.0),
         }
     }
     if errors.is_empty() { Ok(sources) } else { Err(Diagnostics(errors)) }
 }
 
-fn read_text(path: &FilePath) -> Result<String, Diagnostic> {
+fn read_text(path: &FilePath) -> Result<String, Diagnostics> {
     let at = Position::whole(&path.display().to_string());
-    let bytes = std::fs::read(path)
-        .map_err(|error| Diagnostic::error(&at, "", format!("cannot be read: {error}")).with_help("check the path"))?;
-    String::from_utf8(bytes).map_err(|_| Diagnostic::error(&at, "", "not UTF-8").with_help("save the file as UTF-8"))
+    let wrong = |found: String, help: &str| Diagnostics(vec![Diagnostic::error(&at, "", found).with_help(help)]);
+    let bytes = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}"), "check the path"))?;
+    String::from_utf8(bytes).map_err(|_| wrong("not UTF-8".into(), "save the file as UTF-8"))
 }
 
 /// As [`load`], from (name, text): the first is the pipeline, the others are laid over it.

@@ -18,7 +18,7 @@ pub fn load_with_tests(paths: &[PathBuf], options: &LoadOptions<'_>) -> Result<(
     let beside = paths.first().map(|path| beside(path)).filter(|path| path.exists());
     let beside = match beside.map(|path| (path.display().to_string(), read_text(&path))) {
         Some((name, Ok(text))) => Some((name, text)),
-        Some((_, Err(error))) => return Err(Diagnostics(vec![error])),
+        Some((_, Err(errors))) => return Err(errors),
         None => None,
     };
     load_texts_with_tests(&sources, beside.as_ref(), options)
