@@ -9,7 +9,7 @@ mod compare;
 mod value;
 
 use crate::config::{CountsOf, ExpectedCounts, ExpectedEntity, LETTER_COLUMNS, Plan, TestCase, TestRecord, TestStep};
-use crate::event::{FeatureAccount, PartitionId, PositionDelta, RawBatch, RawRecord, entity_key};
+use crate::event::{FeatureAccount, PartitionId, PositionDelta, RawBatch, RawRecord, Rejected, entity_key};
 use crate::pipeline::{Rehearsal, RunError};
 use compare::{compare, diff};
 use serde::Serialize;
@@ -160,7 +160,7 @@ impl Judge<'_> {
     fn letters(&self) -> Vec<TestProblem> {
         let text = |text: &str| Found::Text(text.into());
         let rejected = &self.rehearsal.rejected;
-        let row = |letter: &crate::event::Rejected| {
+        let row = |letter: &Rejected| {
             let item = letter.item.map_or(Found::Null, |item| Found::Int(item as i64));
             vec![
                 text(&self.plan.streams[letter.stream as usize].name),
@@ -235,13 +235,9 @@ impl Judge<'_> {
         };
         let columns = expected.counts.iter().map(|(name, count)| {
             let found = books.get(name).and_then(Json::as_u64);
-            let (expected, found) = (Some(*count), found);
-            ComparedColumn {
-                column: name.clone(),
-                expected: expected.map(|count| count.to_string()),
-                found: found.map(|count| count.to_string()),
-                equal: expected == found,
-            }
+            let (column, equal) = (name.clone(), found == Some(*count));
+            let (expected, found) = (Some(count.to_string()), found.map(|count| count.to_string()));
+            ComparedColumn { column, expected, found, equal }
         });
         let columns: Vec<ComparedColumn> = columns.collect();
         let is_wrong = columns.iter().any(|column| !column.equal);

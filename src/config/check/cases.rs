@@ -1,9 +1,9 @@
 //! Cases: tests of a pipeline, held against its plan.
 
-use super::Checker;
-use super::events;
-use crate::config::case::{CountsOf, Expected, ExpectedCounts, ExpectedEntity, ExpectedRow, LETTER_COLUMNS};
-use crate::config::case::{TestCase, TestPlace};
+use super::{Checker, events};
+use crate::config::case::{
+    CountsOf, Expected, ExpectedCounts, ExpectedEntity, ExpectedRow, LETTER_COLUMNS, TestCase, TestPlace,
+};
 use crate::config::defaults;
 use crate::config::diagnostic::{Diagnostic, suggestion};
 use crate::config::plan::Plan;

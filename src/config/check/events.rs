@@ -1,14 +1,14 @@
 //! Events: what happens in a test, as records of the plan's inputs.
 
-use super::Checker;
 use super::cases::{instant_of, place, unknown};
+use super::{Checker, name_path};
 use crate::config::case::{TestRecord, TestStep};
 use crate::config::plan::Plan;
-use crate::config::raw::{AnyValue, Moment, Scalar, TestEvent};
+use crate::config::raw::{AnyValue, Moment, TestEvent};
 use crate::config::tree::{Path, shown_text};
 use crate::decode::{ColumnFrom, ColumnSpec, TimeUnitSpec};
 use crate::event::{EventTime, PartitionId};
-use crate::source::InputKind;
+use crate::source::{InputKind, InputSpec};
 use arrow::temporal_conversions::timestamp_ms_to_datetime;
 use serde_json::{Map, Value as Json};
 use std::collections::BTreeSet;
@@ -52,9 +52,7 @@ pub fn check(c: &mut Checker<'_>, raw: &[TestEvent], plan: &Plan, start: EventTi
             for (index, name) in names.names.iter().enumerate() {
                 match stream_of(plan, name) {
                     Some(stream) => inputs.extend(input_of(plan, stream)),
-                    None => {
-                        unknown(c, &super::name_path(&path.key("end"), names, index), "stream", name, streams(plan))
-                    }
+                    None => unknown(c, &name_path(&path.key("end"), names, index), "stream", name, streams(plan)),
                 }
             }
             ended.extend(inputs.iter().copied());
@@ -74,7 +72,7 @@ fn stream_of(plan: &Plan, name: &str) -> Option<usize> {
 
 /// Where records of a stream are written in a test: its first topic or file.
 fn input_of(plan: &Plan, stream: usize) -> Option<u16> {
-    let carries = |input: &crate::source::InputSpec| input.streams.contains(&(stream as u16));
+    let carries = |input: &InputSpec| input.streams.contains(&(stream as u16));
     plan.inputs.iter().position(carries).map(|input| input as u16)
 }
 
@@ -100,8 +98,8 @@ fn record(
         place: place(c, path),
         partition: PartitionId { input, partition: event.partition.unwrap_or(0) },
         payload: None,
-        key: event.key.as_ref().map(|key| text_of(key).into_bytes()),
-        headers: event.headers.iter().map(|(name, value)| (name.into(), text_of(value).into_bytes())).collect(),
+        key: event.key.as_ref().map(|key| key.text().into_bytes()),
+        headers: event.headers.iter().map(|(name, value)| (name.into(), value.text().into_bytes())).collect(),
         broker_time: broker_time.or(at.filter(|_| is_kafka)),
     };
     let decode = &plan.streams[stream].decode;
@@ -116,15 +114,6 @@ fn record(
         value => Some(value.to_string().into_bytes()),
     };
     Some(record)
-}
-
-fn text_of(value: &Scalar) -> String {
-    match value {
-        Scalar::Bool(value) => value.to_string(),
-        Scalar::Int(value) => value.to_string(),
-        Scalar::Float(value) => value.to_string(),
-        Scalar::Text(value) => value.clone(),
-    }
 }
 
 /// Puts the event's time where its stream reads it.

@@ -126,6 +126,17 @@ pub enum Scalar {
     Text(String),
 }
 
+impl Scalar {
+    pub fn text(&self) -> String {
+        match self {
+            Scalar::Bool(value) => value.to_string(),
+            Scalar::Int(value) => value.to_string(),
+            Scalar::Float(value) => value.to_string(),
+            Scalar::Text(value) => value.clone(),
+        }
+    }
+}
+
 impl JsonSchema for Scalar {
     fn inline_schema() -> bool {
         true
