@@ -1,16 +1,20 @@
 //! Config: any text is a plan or a list of diagnostics that name places which are there; what is a plan can be built.
 //!
-//! In: the pipeline file, an overlay and a `--set`, separated by `0x1e`.
+//! In: the pipeline file, an overlay, a `--set` and a file of tests, separated by `0x1e`. Tests that are sound are run.
 
 use super::repository;
+use conjoin::audit::rehearse;
 use conjoin::cell::{CellScope, Lane, Mirror, feature_history};
 use conjoin::commit::first_layout;
-use conjoin::config::{Diagnostics, LoadOptions, Loaded, Plan, load_texts};
+use conjoin::config::{Diagnostics, LoadOptions, Loaded, Plan, load_texts, load_texts_with_tests};
 use conjoin::decode::Decoder;
 use conjoin::event::{KEY_GROUPS, PartitionId, PositionDelta, RawBatch, RawRecord};
 use conjoin::pipeline::{cell_spec, definition, routed_streams};
 use conjoin::route::Router;
 use std::sync::Arc;
+
+const LANES_MAX: usize = 3;
+const TESTS_MAX: usize = 16;
 
 /// Pipeline files that are shipped, and those of the tests, nearly all of which are wrong.
 pub fn seeds() -> Vec<Vec<u8>> {
@@ -22,7 +26,14 @@ pub fn seeds() -> Vec<Vec<u8>> {
     };
     let own = [include_str!("decode.yaml"), include_str!("life.yaml")].map(|text| text.as_bytes().to_vec());
     let laid_over = b"version: 1\npipeline: a\x1estate: { path: x }\x1estate.lanes=3".to_vec();
-    [in_folder("config"), in_folder("tests/config"), own.to_vec(), vec![laid_over]].concat()
+    let read = |path: &str| std::fs::read(repository(path)).expect("it can be read");
+    let tested = |name: &str, tests: &str| {
+        [read(&format!("config/examples/{name}.yaml")), b"\x1e\x1e\x1e".into(), read(tests)].concat()
+    };
+    let examples = ["ads", "conversions", "feed", "search", "video"];
+    let mut tests: Vec<_> = examples.map(|name| tested(name, &format!("config/examples/{name}.test.yaml"))).into();
+    tests.extend(["shapes", "meanings"].map(|case| tested("ads", &format!("tests/config/tests/{case}.yaml"))));
+    [in_folder("config"), in_folder("tests/config"), own.to_vec(), vec![laid_over], tests].concat()
 }
 
 pub fn run(bytes: &[u8]) {
@@ -33,10 +44,13 @@ pub fn run(bytes: &[u8]) {
     }
     let mut parts = text.split('\x1e');
     let mut sources = vec![("pipeline.yaml".to_string(), parts.next().unwrap_or_default().to_string())];
-    sources.extend(parts.next().map(|overlay| ("overlay.yaml".to_string(), overlay.to_string())));
-    let sets: Vec<String> = parts.next().map(str::to_string).into_iter().collect();
+    let part = |part: &mut std::str::Split<'_, char>| part.next().filter(|text| !text.is_empty()).map(str::to_string);
+    sources.extend(part(&mut parts).map(|overlay| ("overlay.yaml".to_string(), overlay)));
+    let sets: Vec<String> = part(&mut parts).into_iter().collect();
+    let tests = part(&mut parts).map(|tests| ("tests.yaml".to_string(), tests));
     let env = |name: &str| (name == "PORT").then(|| "9092".to_string());
     let options = LoadOptions { overlays: &[], sets: &sets, env: &env, cores: 2 };
+    rehearse_all(&sources, tests, &options);
     match load_texts(&sources, &options) {
         Ok(Loaded { plan, warnings }) => {
             check(&warnings, &sources);
@@ -46,6 +60,27 @@ pub fn run(bytes: &[u8]) {
             build(plan);
         }
         Err(errors) => {
+            check(&errors, &sources);
+            assert!(errors.has_errors(), "{errors}");
+        }
+    }
+}
+
+/// Tests run, whatever comes of them, and come to the same twice.
+fn rehearse_all(sources: &[(String, String)], tests: Option<(String, String)>, options: &LoadOptions<'_>) {
+    match load_texts_with_tests(sources, tests.as_ref(), options) {
+        Ok((loaded, tests)) => {
+            let mut plan = loaded.plan;
+            plan.state.lanes = plan.state.lanes.min(LANES_MAX);
+            let plan = Arc::new(plan);
+            for case in tests.iter().take(TESTS_MAX) {
+                let told =
+                    || serde_json::to_string(&rehearse(&plan, case).expect("it runs")).expect("it is plain data");
+                assert_eq!(told(), told());
+            }
+        }
+        Err(errors) => {
+            let sources: Vec<_> = sources.iter().cloned().chain(tests).collect();
             check(&errors, &sources);
             assert!(errors.has_errors(), "{errors}");
         }

@@ -5,6 +5,7 @@
 //!   inputs [start, committed) ──> batch join ──> compared with published files
 //!   a stream's topics ──> repartition ──> one topic, by the stream's key
 //!   inputs ──> advise: how late labels come, and which window takes in how many of them at what cost
+//!   a pipeline's tests ──> rehearse ──> compared with what they expect
 //!
 //! In: a plan, and the stores it names. Out: plain values that `cli` prints; replayed records.
 //! Holds: nothing is claimed, locked or changed: a pipeline may run meanwhile; what is written is a replay, or the
@@ -15,6 +16,7 @@ mod advise;
 mod letters;
 mod open;
 mod overview;
+mod rehearse;
 mod reopen;
 mod repartition;
 mod replay;
@@ -24,6 +26,7 @@ pub use advise::*;
 pub use letters::*;
 pub use open::*;
 pub use overview::*;
+pub use rehearse::*;
 pub use repartition::*;
 pub use replay::*;
 pub use verify::*;

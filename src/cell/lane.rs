@@ -32,6 +32,13 @@ pub struct FeatureHistory {
     pub(super) mirror: Arc<Mirror>,
 }
 
+impl FeatureHistory {
+    /// The values of entities of a group, each at an instant that every lane has come to and that nothing has rolled up.
+    pub fn read(&self, group: usize, entities: &[u128], instants: &[EventTime]) -> RecordBatch {
+        evaluate(self, group, entities, instants)
+    }
+}
+
 /// Makes an empty history for all lanes of a cell.
 pub fn feature_history(spec: &CellSpec, mirror: Arc<Mirror>) -> FeatureHistory {
     let store = |(number, group): (usize, &GroupCell)| {

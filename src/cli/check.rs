@@ -10,13 +10,14 @@ pub struct CheckArgs {
 }
 
 pub fn check(args: &CheckArgs) -> ExitCode {
-    let plan = match args.pipeline.load() {
-        Ok(plan) => plan,
+    let (plan, tests) = match args.pipeline.load_with_tests() {
+        Ok(loaded) => loaded,
         Err(code) => return code,
     };
     let many = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let tests = if tests.is_empty() { String::new() } else { format!(", {}", many(tests.len(), "test")) };
     print_text(&format!(
-        "pipeline {} is fine: {}, {}, {}, {}",
+        "pipeline {} is fine: {}, {}, {}, {}{tests}",
         plan.pipeline,
         many(plan.streams.len(), "stream"),
         many(plan.groups.len(), "feature group"),

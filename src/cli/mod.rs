@@ -15,8 +15,10 @@ mod rescale;
 mod run;
 mod serve;
 mod table;
+mod test;
 mod verify;
 
+use crate::config::{self, Diagnostics, LoadOptions, Loaded, Plan, TestCase};
 use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,6 +44,7 @@ enum Command {
     /// Check a pipeline file and tell everything that is wrong with it
     Check(check::CheckArgs),
     Advise(advise::AdviseArgs),
+    Test(test::TestArgs),
     Inspect(inspect::InspectArgs),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
@@ -66,24 +69,33 @@ pub struct PipelineArgs {
 
 impl PipelineArgs {
     /// Loads the plan; on errors prints them all and gives the exit code.
-    fn load(&self) -> Result<crate::config::Plan, ExitCode> {
-        let options = crate::config::LoadOptions {
-            overlays: &self.overlay,
-            sets: &self.sets,
-            env: &|name| std::env::var(name).ok(),
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        match crate::config::load(&self.files, &options) {
-            Ok(loaded) => {
-                if !loaded.warnings.0.is_empty() {
-                    eprint_text(&loaded.warnings.to_string());
-                }
-                Ok(loaded.plan)
+    fn load(&self) -> Result<Plan, ExitCode> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let loaded = config::load(&self.files, &self.options(cores));
+        told(loaded.map(|loaded| (loaded, ()))).map(|(plan, ())| plan)
+    }
+
+    /// The same with the tests of the pipeline, whose outcome is not to depend on the machine.
+    fn load_with_tests(&self) -> Result<(Plan, Vec<TestCase>), ExitCode> {
+        told(config::load_with_tests(&self.files, &self.options(1)))
+    }
+
+    fn options(&self, cores: usize) -> LoadOptions<'_> {
+        LoadOptions { overlays: &self.overlay, sets: &self.sets, env: &|name| std::env::var(name).ok(), cores }
+    }
+}
+
+fn told<T>(loaded: Result<(Loaded, T), Diagnostics>) -> Result<(Plan, T), ExitCode> {
+    match loaded {
+        Ok((Loaded { plan, warnings }, more)) => {
+            if !warnings.0.is_empty() {
+                eprint_text(&warnings.to_string());
             }
-            Err(diagnostics) => {
-                eprint_text(&diagnostics.to_string());
-                Err(ExitCode::from(EXIT_USAGE))
-            }
+            Ok((plan, more))
+        }
+        Err(diagnostics) => {
+            eprint_text(&diagnostics.to_string());
+            Err(ExitCode::from(EXIT_USAGE))
         }
     }
 }
@@ -112,6 +124,7 @@ pub fn main() -> ExitCode {
         Command::Gen(options) => generate_events(&options),
         Command::Check(args) => check::check(&args),
         Command::Advise(args) => advise::advise(&args),
+        Command::Test(args) => test::test(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::Verify(args) => verify::verify(&args),

@@ -2,9 +2,9 @@
 //!
 //! Holds: both are functions of the code alone; a test compares them with the files in the repository.
 
-use super::shape::schema;
+use super::shape::{schema, tests_schema};
 use super::sql::function_names;
-use super::words::Words;
+use super::words::{Words, is_any};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
@@ -15,7 +15,8 @@ Generated from the code: change the doc comments in `src/config/raw/`, then run 
 
 A pipeline file is YAML; one file is one pipeline. Unknown keys are errors. `conjoin check FILE` tells everything that is
 wrong at once and starts nothing. `schemas/pipeline.schema.json` gives editors completion and hints: put
-`# yaml-language-server: $schema=schemas/pipeline.schema.json` on the first line.
+`# yaml-language-server: $schema=schemas/pipeline.schema.json` on the first line. For files of tests it is
+`schemas/tests.schema.json`.
 
 ## How values are written
 
@@ -43,6 +44,13 @@ Names that stand in expressions (columns, aggregates, joins): letters, digits, `
 /// The JSON Schema of pipeline files.
 pub fn schema_json() -> String {
     let mut text = serde_json::to_string_pretty(&schema()).expect("a schema is plain JSON");
+    text.push('\n');
+    text
+}
+
+/// The JSON Schema of files of tests.
+pub fn tests_schema_json() -> String {
+    let mut text = serde_json::to_string_pretty(&tests_schema()).expect("a schema is plain JSON");
     text.push('\n');
     text
 }
@@ -102,7 +110,9 @@ impl<'a> Writer<'a> {
         for branch in self.words.branches(self.words.resolved(property)) {
             if let Some(items) = branch.get("items") {
                 found.extend(self.mappings(items, format!("{path}[]")));
-            } else if let Some(entries) = branch.get("additionalProperties").filter(|entries| entries.is_object()) {
+            } else if let Some(entries) =
+                branch.get("additionalProperties").filter(|entries| entries.is_object() && !is_any(entries))
+            {
                 found.extend(self.mappings(entries, format!("{path}.<name>")));
             } else if let Some(keys) = properties(branch) {
                 // `{sum: column}` is a way to write one value, told in the table.
@@ -136,6 +146,11 @@ impl<'a> Writer<'a> {
                 meaning.push_str(&self.values(resolved));
             }
             put!(self.out, "| `{key}` | {} | {default} | {} |\n", cell(&kind), cell(&meaning));
+        }
+        // Beside these, names that the user chose.
+        if let Some(open) = mapping.get("additionalProperties").filter(|open| is_any(open)) {
+            let text = |key: &str| open.get(key).and_then(Value::as_str).unwrap_or_default();
+            put!(self.out, "| `{}` | {} | | {} |\n", text("x-key"), text("x-what"), text("description"));
         }
         self.out.push('\n');
     }

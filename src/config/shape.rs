@@ -8,10 +8,10 @@
 //! Does not: know any key; everything comes from the schema.
 
 use super::diagnostic::{Diagnostic, nearest, suggestion};
-use super::raw::Pipeline;
+use super::raw::{Pipeline, TestFile};
 use super::tree::{Content, Entry, Node, Path, locate, retype};
 use super::units;
-use super::words::{Words, allows, choices, later};
+use super::words::{Words, allows, choices, is_any, later};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -28,8 +28,21 @@ pub fn schema() -> Value {
     schemars::schema_for!(Pipeline).to_value()
 }
 
+/// The JSON Schema of files of tests.
+pub fn tests_schema() -> Value {
+    schemars::schema_for!(TestFile).to_value()
+}
+
 pub fn check(tree: &Node) -> Shaped {
-    let root = schema();
+    check_as(schema(), tree)
+}
+
+/// The same of a tree that is a file of tests.
+pub fn check_tests(tree: &Node) -> Shaped {
+    check_as(tests_schema(), tree)
+}
+
+fn check_as(root: Value, tree: &Node) -> Shaped {
     let mut checker = Checker { words: Words { root: &root }, tree, errors: Vec::new(), cut: BTreeSet::new() };
     let tree = checker.value(&root, tree, &Path::default());
     Shaped { tree, errors: checker.errors, cut: checker.cut }
@@ -51,6 +64,9 @@ impl<'a> Checker<'a> {
         let schema = self.words.resolved(schema);
         if let Some(reason) = later(schema) {
             return self.refuse(node, path, reason);
+        }
+        if is_any(schema) {
+            return self.finite(node, path);
         }
         if matches!(node.content, Content::Null) {
             // Null with a text was told wrong by the substitution already.
@@ -75,6 +91,25 @@ impl<'a> Checker<'a> {
             },
             _ => self.scalar(schema, &branches, node, path),
         }
+    }
+
+    /// A value of any kind, as JSON can say it.
+    fn finite(&mut self, node: &Node, path: &Path) -> Option<Node> {
+        let whole = match &node.content {
+            Content::Float(number) if !number.is_finite() => {
+                self.error(node, path, &node.shown()).expected("a value that JSON has");
+                false
+            }
+            Content::Null if node.text.is_some() => false,
+            Content::List(items) => {
+                items.iter().enumerate().all(|(index, item)| self.finite(item, &path.index(index)).is_some())
+            }
+            Content::Map(entries) => {
+                entries.iter().all(|entry| self.finite(&entry.value, &path.key(&entry.key)).is_some())
+            }
+            _ => true,
+        };
+        if whole { Some(node.clone()) } else { self.cut_out(path) }
     }
 
     fn mapping(&mut self, schema: &'a Value, node: &Node, entries: &[Entry], path: &Path) -> Option<Node> {
@@ -224,6 +259,7 @@ impl<'a> Checker<'a> {
             Some("duration") => (units::duration(text).is_some(), "a whole number and one of ms, s, m, h, d"),
             Some("size") => (units::size(text).is_some(), "a whole number and one of B, KB, MB, GB, KiB, MiB, GiB"),
             Some("instant") => (units::instant(text).is_some(), "date, time and zone"),
+            Some("moment") => (units::moment(text).is_some(), "whole numbers, each with one of ms, s, m, h, d"),
             Some("json-path") => (
                 text == "$index" || units::json_path(text).is_some(),
                 "`$` is the record, `.name` or `['na me']` a field of an object; elements of arrays come with `explode`",

@@ -23,6 +23,58 @@ fn every_shipped_pipeline_is_sound() {
     assert!(seen >= 3);
 }
 
+#[test]
+fn every_example_is_sound_and_so_are_its_tests() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(repository("config/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_str().unwrap().ends_with(".test.yaml") {
+            continue;
+        }
+        seen += 1;
+        match load_with_tests(std::slice::from_ref(&path), &options()) {
+            Ok((loaded, tests)) => assert!(loaded.warnings.0.is_empty() && !tests.is_empty(), "{}", path.display()),
+            Err(errors) => panic!("{}:\n{errors}", path.display()),
+        }
+    }
+    assert!(seen >= 5);
+}
+
+#[test]
+fn tests_are_no_part_of_a_plan() {
+    let file = |path: &str| (path.to_string(), std::fs::read_to_string(repository(path)).unwrap());
+    let (name, text) = file("config/examples/ads.yaml");
+    let with = format!("{text}\n{}", file("config/examples/ads.test.yaml").1);
+    let wrong = format!("{text}\ntests:\n  anything: ${{NOT_SET}}\n");
+    let plain = load_texts(&[(name.clone(), text)], &options()).unwrap();
+    for text in [&with, &wrong] {
+        let loaded = load_texts(&[(name.clone(), text.clone())], &options()).unwrap();
+        assert_eq!(loaded.plan.semantics, plain.plan.semantics);
+        assert_eq!(loaded.warnings, plain.warnings);
+    }
+    let (loaded, tests) = load_texts_with_tests(&[(name.clone(), with)], None, &options()).unwrap();
+    assert_eq!(loaded.plan.semantics, plain.plan.semantics);
+    assert!(tests.len() >= 3);
+    assert!(load_texts_with_tests(&[(name, wrong)], None, &options()).is_err());
+}
+
+/// Every tests/config/tests/<case>.yaml is wrong about config/examples/ads.yaml; <case>.txt is what a person is told.
+#[test]
+fn broken_tests_are_told_as_recorded() {
+    let name = "ads.yaml".to_string();
+    let pipeline = [(name, std::fs::read_to_string(repository("config/examples/ads.yaml")).unwrap())];
+    let mut wrong = Vec::new();
+    for case in ["shapes", "meanings"] {
+        let path = repository("tests/config/tests").join(case).with_extension("yaml");
+        let beside = (format!("{case}.yaml"), std::fs::read_to_string(&path).unwrap());
+        let errors = load_texts_with_tests(&pipeline, Some(&beside), &options()).unwrap_err();
+        if !matches_file(&path.with_extension("txt"), &format!("{errors}\n")) {
+            wrong.push(format!("{case}:\n{errors}"));
+        }
+    }
+    assert!(wrong.is_empty(), "other messages than recorded:\n{}", wrong.join("\n"));
+}
+
 fn repository(path: &str) -> PathBuf {
     FilePath::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -39,7 +91,11 @@ fn matches_file(path: &FilePath, text: &str) -> bool {
 
 #[test]
 fn the_reference_and_the_schema_follow_the_code() {
-    let files = [("docs/CONFIG.md", reference_markdown()), ("schemas/pipeline.schema.json", schema_json())];
+    let files = [
+        ("docs/CONFIG.md", reference_markdown()),
+        ("schemas/pipeline.schema.json", schema_json()),
+        ("schemas/tests.schema.json", tests_schema_json()),
+    ];
     for (path, text) in files {
         assert!(matches_file(&repository(path), &text), "{path} is out of date: run the tests with CONJOIN_BLESS=1");
     }

@@ -52,6 +52,30 @@ pub fn instant(text: &str) -> Option<EventTime> {
     string_to_timestamp_nanos(text).ok().map(|nanos| nanos.div_euclid(1_000_000))
 }
 
+/// A point in time, or how long after another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    At(EventTime),
+    After(DurationMs),
+}
+
+/// An instant, or a time before or after another one: `5s`, `-2s`, `1m30s`.
+pub fn moment(text: &str) -> Option<Moment> {
+    let (sign, mut rest) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
+    let mut sum = (!rest.is_empty()).then_some(0);
+    while let Some(ms) = sum.filter(|ms| *ms <= DURATION_MAX && !rest.is_empty()) {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest[digits..].find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len() - digits);
+        let (length, after) = rest.split_at(digits + unit);
+        sum = duration(length).map(|length| ms + length);
+        rest = after;
+    }
+    match sum {
+        Some(ms) => (ms <= DURATION_MAX).then_some(Moment::After(sign * ms)),
+        None => instant(text).map(Moment::At),
+    }
+}
+
 /// The fields of `$.a.b` or `$['a b'].c`; `$` alone is the whole value. `$index` is no path of fields.
 pub fn json_path(text: &str) -> Option<Vec<String>> {
     let mut rest = text.strip_prefix('$')?;
@@ -106,6 +130,17 @@ mod tests {
         assert_eq!(instant("1970-01-02T00:00:00Z"), Some(86_400_000));
         assert_eq!(instant("1970-01-01T01:00:00+01:00"), Some(0));
         assert_eq!(instant("yesterday"), None);
+    }
+
+    #[test]
+    fn moments_are_instants_or_signed_sums_of_durations() {
+        assert_eq!(moment("5s"), Some(Moment::After(5_000)));
+        assert_eq!(moment("-2s"), Some(Moment::After(-2_000)));
+        assert_eq!(moment("1m30s500ms"), Some(Moment::After(90_500)));
+        assert_eq!(moment("1970-01-01T00:00:01Z"), Some(Moment::At(1_000)));
+        for bad in ["", "-", "5", "s", "5s-2s", "5s 2s", "+5s", "36525d1s", "soon"] {
+            assert_eq!(moment(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -100,6 +100,11 @@ pub fn later(schema: &Value) -> Option<&str> {
     }
 }
 
+/// Any value will do.
+pub fn is_any(schema: &Value) -> bool {
+    schema.get("x-any").is_some()
+}
+
 pub fn allows(schema: &Value, kind: &str) -> bool {
     match schema.get("type") {
         Some(Value::String(name)) => name == kind,

@@ -10,6 +10,7 @@ mod advise;
 mod brokers;
 mod change;
 mod cli;
+mod config_tests;
 mod dead_letters;
 mod end_to_end;
 mod faults;

@@ -7,8 +7,10 @@
 //! Holds: a plan comes out only if there is no error.
 //! Does not: touch the world; nothing is opened or connected.
 
+pub mod cases;
 mod columns;
 mod edges;
+mod events;
 mod features;
 mod group_mode;
 mod inputs;

@@ -2,7 +2,7 @@
 
 use super::Checker;
 use crate::config::diagnostic::suggestion;
-use crate::config::raw::{Bucket, Connection, Pipeline, Scalar};
+use crate::config::raw::{Bucket, Connection, Pipeline};
 use crate::config::tree::Path;
 use crate::env::{BucketSpec, Place, is_plain_http_abroad};
 use std::collections::BTreeMap;
@@ -39,7 +39,7 @@ fn options_for(raw: &Pipeline, place: &BucketSpec) -> BTreeMap<String, String> {
 
 fn options_of(bucket: &Bucket) -> BTreeMap<String, String> {
     let mut options: BTreeMap<String, String> =
-        bucket.options.iter().map(|(name, value)| (name.to_string(), text_of(value))).collect();
+        bucket.options.iter().map(|(name, value)| (name.to_string(), value.text())).collect();
     if let Some(endpoint) = &bucket.endpoint {
         options.insert("endpoint".into(), endpoint.clone());
     }
@@ -47,15 +47,6 @@ fn options_of(bucket: &Bucket) -> BTreeMap<String, String> {
         options.insert("allow_http".into(), allow.to_string());
     }
     options
-}
-
-fn text_of(value: &Scalar) -> String {
-    match value {
-        Scalar::Bool(value) => value.to_string(),
-        Scalar::Int(value) => value.to_string(),
-        Scalar::Float(value) => value.to_string(),
-        Scalar::Text(value) => value.clone(),
-    }
 }
 
 /// A connection of kind `bucket`.

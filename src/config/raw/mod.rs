@@ -17,9 +17,11 @@ mod read;
 mod sample;
 mod scalar;
 mod stream;
+mod test;
 
 pub use pipeline::*;
 pub use read::from_tree;
 pub use sample::*;
 pub use scalar::*;
 pub use stream::*;
+pub use test::*;

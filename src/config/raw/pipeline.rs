@@ -1,6 +1,6 @@
 //! Raw keys of the whole file, of features, models, and where things go.
 
-use super::{Connection, Duration, Entries, Later, Names, Sample, Size, Sql, Stream};
+use super::{Connection, Duration, Entries, Later, Names, Sample, Size, Sql, Stream, Test};
 use crate::config::defaults;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -50,6 +50,10 @@ pub struct Pipeline {
     pub partitioner: Option<Partitioner>,
     /// Several processes run this pipeline together: each partition number of its topics is a cell of its own.
     pub group_mode: Option<GroupMode>,
+    /// Tests of this pipeline; more may stand in `NAME.test.yaml` beside `NAME.yaml`. `conjoin test` runs them, `run` passes
+    /// over them.
+    #[serde(default)]
+    pub tests: Vec<Test>,
 }
 
 /// How a key becomes a partition.

@@ -24,6 +24,10 @@ pub struct Size(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instant(pub EventTime);
 
+/// A point in time, or how long after the start of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub units::Moment);
+
 /// A DataFusion scalar expression, not yet typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sql(pub String);
@@ -64,6 +68,9 @@ text_scalar!(Duration, "duration", "a duration such as 10m", |text| {
 text_scalar!(Size, "size", "a size such as 128MB or 1GiB", |text| units::size(&text).map(Size));
 text_scalar!(Instant, "instant", "an RFC 3339 instant such as 2026-01-31T00:00:00Z", |text| {
     units::instant(&text).map(Instant)
+});
+text_scalar!(Moment, "moment", "an RFC 3339 instant or a time since `start` such as 5s, -2s or 1m30s", |text| {
+    units::moment(&text).map(Moment)
 });
 text_scalar!(Sql, "sql", "an SQL expression", |text| Some(Sql(text)));
 text_scalar!(JsonPath, "json-path", "a path such as $.user.id", |text| Some(JsonPath(text)));
@@ -119,6 +126,17 @@ pub enum Scalar {
     Text(String),
 }
 
+impl Scalar {
+    pub fn text(&self) -> String {
+        match self {
+            Scalar::Bool(value) => value.to_string(),
+            Scalar::Int(value) => value.to_string(),
+            Scalar::Float(value) => value.to_string(),
+            Scalar::Text(value) => value.clone(),
+        }
+    }
+}
+
 impl JsonSchema for Scalar {
     fn inline_schema() -> bool {
         true
@@ -133,6 +151,25 @@ impl JsonSchema for Scalar {
             "anyOf": [{ "type": "boolean" }, { "type": "number" }, { "type": "string" }],
             "x-what": "a single value"
         })
+    }
+}
+
+/// Any value, null included, as JSON has it.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(transparent)]
+pub struct AnyValue(pub serde_json::Value);
+
+impl JsonSchema for AnyValue {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AnyValue".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-any": true, "x-what": "any value" })
     }
 }
 
