@@ -23,6 +23,7 @@ mod online_state;
 mod progress;
 mod rescale;
 mod restore;
+mod schemas;
 mod sinks;
 mod sources;
 mod start;
@@ -42,6 +43,7 @@ pub use lanes::CutPart;
 pub use online_state::{LoadedOnline, load_online};
 pub use rescale::{Brokers, Extents, KafkaBrokers, RescaleOptions, Rescaled, Shape, rescale};
 pub use restore::{Objects, RestoreError, list as list_objects, restore_lane};
+pub use schemas::Schemas;
 pub use sinks::{SinkCut, SinkGauge, SinkInput, SinkThread, SinkWork};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};
@@ -50,6 +52,7 @@ pub use timekeeper::Timekeeper;
 use crate::commit::{ChainError, ObjectError};
 use crate::env::StoreError;
 use crate::event::PositionGap;
+use crate::registry::RegistryError;
 use crate::sample::BuildError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
@@ -59,6 +62,8 @@ use crate::source::SourceError;
 pub enum RunError {
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error("records are missing: {0}; restore the log, or start anew with --fresh")]
     Gap(#[from] PositionGap),
     #[error(transparent)]

@@ -20,7 +20,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
@@ -219,10 +219,11 @@ impl Start<'_> {
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
         let decoders = || self.decoders();
+        let schemas = Arc::new(self.schemas()?);
         let workers = self.plan.state.lanes.max(1);
         let stop = self.world.stop.clone();
         let mut intake =
-            Intake::start(opened.sources, workers, decoders, paused.clone(), progress, stop, failure.clone());
+            Intake::start(opened.sources, workers, decoders, schemas, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
         let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());
         let time = Timekeeper::new(cell.clone(), mirror, names.streams.clone(), &router);
@@ -511,6 +512,11 @@ impl Start<'_> {
             view.commit_number = head.number;
         });
         Ok(lanes)
+    }
+
+    fn schemas(&self) -> Result<Schemas, RunError> {
+        let World { clock, board, stop, .. } = self.world;
+        Schemas::new(&self.plan, clock.clone(), board.clone(), stop.clone())
     }
 
     fn decoders(&self) -> Vec<Vec<Decoder>> {

@@ -12,6 +12,7 @@ mod cli;
 mod dead_letters;
 mod end_to_end;
 mod faults;
+mod formats;
 mod fuzzing;
 mod generated_events;
 mod group;
