@@ -91,7 +91,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let records = std::iter::once(good).chain(bad).chain([good]).collect::<Vec<_>>().join("\x1e");
         [&[stream as u8], records.as_bytes()].concat()
     };
-    let json = [flat, slate, wide, slates].iter().enumerate().map(|(stream, good)| of(stream, good));
+    let json = [flat, slate, wide, slates].into_iter().enumerate().map(|(stream, good)| of(stream, good));
     // id a, at 1700000000000 in ms, kind x, n -5, no big, f 0.5, ok, two items
     let avro: &[u8] = b"\x02a\x80\xa0\xab\xfe\xf9\x62\x02x\x02\x09\x00\x00\x00\x00\x3f\x01\x04\x02i\x00\x02j\x02\x00\x00\x00\x00\x00\x00\xf0\x3f\x00";
     let proto: &[u8] = b"\0\0\0\0\x07\0\x0a\x01a\x12\x0a\x08\x80\xd0\x95\xff\xbc1\x12\x01x\x18\x09\x2d\0\0\0?0\x01:\x03\x0a\x01i:\x0c\x0a\x01j\x11\0\0\0\0\0\0\xf0?";

@@ -70,6 +70,14 @@ struct Tickets {
     workers: Vec<Sender<Ticketed>>,
 }
 
+/// Who decodes.
+pub struct Decoding<F> {
+    pub workers: usize,
+    /// Makes, for one worker, the decoders of each input's streams.
+    pub decoders: F,
+    pub schemas: Arc<Schemas>,
+}
+
 /// The receiving end, and the threads behind it.
 pub struct Intake {
     workers: Vec<Receiver<Arrival>>,
@@ -79,22 +87,19 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// `decoders` makes, for one worker, the decoders of each input's streams.
     pub fn start(
         sources: Vec<Box<dyn Source>>,
-        decode_workers: usize,
-        decoders: impl Fn() -> Vec<Vec<Decoder>>,
-        schemas: Arc<Schemas>,
+        decoding: Decoding<impl Fn() -> Vec<Vec<Decoder>>>,
         paused: PauseList,
         progress: Progress,
         stop: StopSignal,
         failure: Failure,
     ) -> Intake {
         let (mut inputs, mut outputs, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        for worker in 0..decode_workers {
+        for worker in 0..decoding.workers {
             let (raw_out, raw_in) = bounded(QUEUE_BATCHES_MAX);
             let (decoded_out, decoded_in) = bounded(QUEUE_BATCHES_MAX);
-            let (decoders, schemas) = (decoders(), schemas.clone());
+            let (decoders, schemas) = ((decoding.decoders)(), decoding.schemas.clone());
             let body = move || decode(raw_in, decoded_out, decoders, &schemas);
             threads.push(failure.spawn(&format!("decode-{worker}"), body));
             inputs.push(raw_out);

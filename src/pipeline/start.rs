@@ -14,7 +14,7 @@ use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
-use crate::pipeline::intake::{Intake, PauseList};
+use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
@@ -218,12 +218,10 @@ impl Start<'_> {
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
-        let decoders = || self.decoders();
         let schemas = Arc::new(self.schemas()?);
-        let workers = self.plan.state.lanes.max(1);
+        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
         let stop = self.world.stop.clone();
-        let mut intake =
-            Intake::start(opened.sources, workers, decoders, schemas, paused.clone(), progress, stop, failure.clone());
+        let mut intake = Intake::start(opened.sources, decoding, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
         let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());
         let time = Timekeeper::new(cell.clone(), mirror, names.streams.clone(), &router);
