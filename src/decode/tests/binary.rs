@@ -355,7 +355,7 @@ fn protobuf_is_read_as_its_specification_says() {
     .concat();
     let decoded = decode(&spec, &[&record]);
     assert_eq!(decoded.rejected, []);
-    let row = |column: usize| crate::decode::tests::shown(&decoded, column);
+    let row = |column: usize| super::shown(&decoded, column);
     assert_eq!(
         [row(0), row(2), row(5)],
         [["none"; 3], ["x"; 3], ["q"; 3]].map(|texts| texts.map(String::from).to_vec())

@@ -260,7 +260,7 @@ pub fn proto_file(text: &str, wire: Wire) -> PayloadSpec {
 }
 
 pub fn event_message(text: &str) -> MessageDescriptor {
-    super::super::protobuf::ProtobufSchema::parse(&proto_schema(text)).unwrap().message(Some("feed.Event")).unwrap()
+    protobuf::ProtobufSchema::parse(&proto_schema(text)).unwrap().message(Some("feed.Event")).unwrap()
 }
 
 /// A message in a field of `parent`.
