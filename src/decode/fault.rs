@@ -110,7 +110,9 @@ impl RowFaults {
         self.blinds_filter |= filter_reads;
         let told = self.first.is_some_and(|first| {
             let (first_rank, rank) = (first.place.rank(), fault.place.rank());
-            first_rank < rank || (first_rank == rank && fault.kind != RejectKind::DuplicateField)
+            // What is wrong with the field as such says more than what is wrong with its value.
+            let of_field = matches!(fault.kind, RejectKind::DuplicateField | RejectKind::IncompatibleSchema);
+            first_rank < rank || (first_rank == rank && !of_field)
         });
         if !told {
             self.first = Some(fault);

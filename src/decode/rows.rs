@@ -125,7 +125,9 @@ impl Rows {
         walk.run(document, 0, self.visit);
         let (mut faults, mut array) = (walk.faults, walk.array);
         if let Some((number, fit)) = document.fit {
-            array = array.map_err(|fault| self.array_misfit(number, fit).unwrap_or(fault));
+            if let Some(misfit) = self.array_misfit(number, fit) {
+                array = Err(misfit);
+            }
             self.push_misfits(false, number, fit, &mut faults);
         }
         self.push_envelope(index, spec, raw, &mut faults);
@@ -243,10 +245,13 @@ impl Rows {
     /// Refuses the columns that the record's schema cannot fill.
     fn push_misfits(&mut self, items: bool, number: u64, fit: &Fit, faults: &mut RowFaults) {
         for (column, message) in &fit.misfits {
-            if self.item_columns.contains(column) != items || self.columns[*column].rows() > self.count {
+            if self.item_columns.contains(column) != items {
                 continue;
             }
-            self.columns[*column].push_placeholder();
+            // A value that was found may have been refused or, by chance, taken.
+            if self.columns[*column].rows() == self.count {
+                self.columns[*column].push_placeholder();
+            }
             let (kind, place) = (RejectKind::IncompatibleSchema, Place::Column { column: *column, steps: 0 });
             let found = self.tell(number, Some(*column), message);
             faults.add(Fault { kind, place, found }, self.filter_reads[*column]);

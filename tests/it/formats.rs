@@ -36,7 +36,9 @@ const NEW: &str = r#"{"type":"record","name":"Impression","namespace":"feed","fi
 
 /// The user is a number now, and the time is gone.
 const BREAKING: &str = r#"{"type":"record","name":"Impression","namespace":"feed","fields":[
-    {"name":"request_id","type":"string"},{"name":"user","type":"long"}]}"#;
+    {"name":"request_id","type":"string"},{"name":"user","type":"long"},
+    {"name":"items","type":{"type":"array","items":{"type":"record","name":"Item","fields":[
+        {"name":"id","type":"string"},{"name":"price","type":"double"}]}}}]}"#;
 
 const KIND: &str = "syntax = \"proto3\"; package common; enum Kind { NONE = 0; CLICK = 1; }";
 const CLICK: &str = r#"
@@ -208,7 +210,7 @@ fn produce(kafka: &KafkaProducer) -> Topics {
             feed.push(event.to_string().into_bytes());
             feed.push(framed(i32::MAX as u32, &avro(schema, &event)));
             feed.push(framed(id, &avro(schema, &event)[..9]));
-            feed.push(framed(ids[2], b"\x02r\x02"));
+            feed.push(framed(ids[2], b"\x02r\x02\0"));
             clicks.push(framed(click_id, &[2, 2, 0x0d, 1, 2, 3, 4]));
         }
     }
