@@ -5,7 +5,7 @@
 #![expect(clippy::disallowed_macros, reason = "a benchmark prints its result")]
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
-use conjoin::decode::{ColumnFrom, ColumnSpec, DecodeLimits, DecodeSpec, Decoder, TimeUnitSpec};
+use conjoin::decode::{ColumnFrom, ColumnSpec, DecodeLimits, DecodeSpec, Decoder, PayloadSpec, TimeUnitSpec};
 use conjoin::event::{ColumnType, Partitioner, Positions};
 use conjoin::source::file::{FileLimits, FileSource};
 use conjoin::source::{InputKind, InputSpec, Source, SourceEvent};
@@ -42,6 +42,7 @@ fn impressions() -> DecodeSpec {
     DecodeSpec {
         stream: 0,
         name: "impressions".to_string(),
+        payload: PayloadSpec::Json,
         columns,
         schema: Arc::new(arrow::datatypes::Schema::new(fields)),
         explode: None,

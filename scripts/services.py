@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Services: a one-node Kafka (KRaft, from its jars), a Redis and an S3 server on free loopback ports, for tests, benches
-and play.
+"""Services: a one-node Kafka (KRaft, from its jars), a Redis, an S3 server and a schema registry (Apicurio) on free
+loopback ports, for tests, benches and play.
 
     services.py run CMD…   start all, run CMD with their addresses in the environment, stop all whatever happens
     services.py serve      start all, print the addresses, stop all at Ctrl-C
@@ -11,7 +11,7 @@ and play.
                            make the storage of a Kafka cluster in FOLDER and start nothing: prints one line of JSON per
                            broker, its address and the command that runs it, for tests that kill brokers
 
-In:    KAFKA_BOOTSTRAP, REDIS_URL, S3_ENDPOINT: a service whose variable is set already is used as it is and never
+In:    KAFKA_BOOTSTRAP, REDIS_URL, S3_ENDPOINT, REGISTRY_URL: a service whose variable is set already is used as it is and never
        touched; S3_ENDPOINT wants S3_BUCKET, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY beside it.
        CONJOIN_SERVICES: which to start, such as `kafka,redis`; the default is all.
        CONJOIN_CACHE: where downloads are kept (default: $XDG_CACHE_HOME/conjoin or ~/.cache/conjoin).
@@ -41,6 +41,7 @@ from pathlib import Path
 KAFKA_VERSION = os.environ.get("CONJOIN_KAFKA_VERSION", "4.3.0")
 LOG4J_VERSION = "2.25.4"  # the one this Kafka asks for
 VERSITYGW_VERSION = "v1.8.0"  # S3 over a folder; honours If-None-Match
+APICURIO_VERSION = "3.0.9"  # the last that runs on Java 17
 S3_BUCKET, S3_KEY, S3_SECRET = "conjoin", "conjoin", "conjoin-secret"
 START_DEADLINE_S = 90
 START_TRIES = 3
@@ -193,8 +194,29 @@ def s3_server():
     return folder / "versitygw"
 
 
+def registry_jar():
+    """The schema registry, downloaded once: a jar with its libraries beside it."""
+    folder = cache_folder() / f"apicurio-{APICURIO_VERSION}"
+    jar = folder / f"apicurio-registry-app-{APICURIO_VERSION}-runner.jar"
+    with locked("apicurio"):
+        if jar.is_file():
+            return jar
+        need("mvn", "maven")
+        say(f"downloading the schema registry Apicurio {APICURIO_VERSION} (110 MB, once)")
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="apicurio-download-") as work:
+            artifact = f"io.apicurio:apicurio-registry-app:{APICURIO_VERSION}:tar.gz:all"
+            command = ["mvn", "-B", "-q", "dependency:copy", f"-Dartifact={artifact}", f"-DoutputDirectory={work}"]
+            done = subprocess.run(command, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            archives = list(Path(work).glob("*.tar.gz"))
+            if done.returncode != 0 or not archives:
+                raise Failure(f"Maven could not fetch {artifact}:\n{done.stdout[-2000:]}")
+            shutil.unpack_archive(archives[0], Path(work) / "unpacked", filter="data")
+            (Path(work) / "unpacked").rename(folder)
+    return jar
+
+
 # What each service is told by, and so whether one is there already.
-SERVICES = {"kafka": "KAFKA_BOOTSTRAP", "redis": "REDIS_URL", "s3": "S3_ENDPOINT"}
+SERVICES = {"kafka": "KAFKA_BOOTSTRAP", "redis": "REDIS_URL", "s3": "S3_ENDPOINT", "registry": "REGISTRY_URL"}
 
 
 def wanted():
@@ -215,6 +237,9 @@ def install():
         kafka_jars()
     if "s3" in names:
         s3_server()
+    if "registry" in names:
+        need("java", "default-jre-headless")
+        registry_jar()
 
 
 # ---- processes ------------------------------------------------------------------------------------------------------
@@ -282,6 +307,15 @@ def s3_answers(port):
         connection.settimeout(5)
         connection.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
         return receive(connection, 9) == b"HTTP/1.1 "
+
+
+def registry_answers(port):
+    """True when it lists its subjects: then schemas can be registered."""
+    with socket.create_connection(("127.0.0.1", port), 2) as connection:
+        connection.settimeout(5)
+        request = "GET /apis/ccompat/v7/subjects HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+        connection.sendall(request.encode())
+        return receive(connection, 12) == b"HTTP/1.1 200"
 
 
 def wait_until(answers, port, process, what, log):
@@ -362,6 +396,7 @@ class Services:
         install()
         began = time.monotonic()
         begins = {"kafka": self.begin_kafka, "redis": self.begin_redis, "s3": self.begin_s3}
+        begins["registry"] = self.begin_registry
         begun = [(begins[name], begins[name]()) for name in wanted()]
         for begin, started in begun:
             for left in reversed(range(START_TRIES)):
@@ -399,6 +434,13 @@ class Services:
         address = {"S3_ENDPOINT": f"http://127.0.0.1:{port}", "S3_BUCKET": S3_BUCKET}
         address |= {"S3_ACCESS_KEY_ID": S3_KEY, "S3_SECRET_ACCESS_KEY": S3_SECRET}
         return "s3", process, port, s3_answers, address
+
+    def begin_registry(self):
+        """In memory; the Confluent API is below /apis/ccompat/v7."""
+        (port,) = free_ports(1)
+        settings = ["-Dquarkus.http.host=127.0.0.1", f"-Dquarkus.http.port={port}", "-Dquarkus.http.access-log.enabled=false"]
+        process = self.keep(spawn([*JAVA, "-Xmx384m", *settings, "-jar", str(registry_jar())], self.folder, "registry", self.detached))
+        return "registry", process, port, registry_answers, {"REGISTRY_URL": f"http://127.0.0.1:{port}/apis/ccompat/v7"}
 
     def begin_kafka(self):
         ((port, command, behind),) = kafka_cluster(1, self.folder, "512m")

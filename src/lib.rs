@@ -8,6 +8,7 @@ pub mod env;
 pub mod telemetry;
 
 // data plane
+pub mod registry;
 pub mod source;
 pub mod decode;
 pub mod route;

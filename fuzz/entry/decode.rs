@@ -6,10 +6,12 @@
 use super::naive;
 use arrow::datatypes::Schema;
 use conjoin::config::{LoadOptions, Plan, load_texts};
-use conjoin::decode::{DecodeSpec, Decoder, TimeUnitSpec};
+use conjoin::decode::{
+    BinaryFormat, BinarySpec, DecodeSpec, Decoder, FileSchema, PayloadSpec, SchemaSource, TimeUnitSpec, Wire,
+};
 use conjoin::event::{
-    ColumnType, DecodedBatch, PartitionId, PositionDelta, RawBatch, RawRecord, RejectKind, Rejected, TIME_END,
-    content_hash,
+    ColumnType, DecodedBatch, PartitionId, PositionDelta, RawBatch, RawRecord, RegisteredSchema, RejectKind, Rejected,
+    SchemaKind, TIME_END, content_hash,
 };
 use serde_json::Value as Json;
 use std::ops::Range;
@@ -27,9 +29,27 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     load_texts(&[("decode.yaml".into(), text)], &options).unwrap_or_else(|errors| panic!("{errors}")).plan
 });
 
+/// The first two streams as other formats: stream 4 is `flat` in Avro, 5 `slate` in Avro, 6 and 7 the same in Protobuf.
+static BINARY: LazyLock<[PayloadSpec; 2]> = LazyLock::new(|| {
+    let text = |kind, text: &str| RegisteredSchema { kind, text: text.into(), references: Vec::new() };
+    let avro = FileSchema::avro(&text(SchemaKind::Avro, include_str!("decode.avsc"))).expect("a schema");
+    let proto = text(SchemaKind::Protobuf, include_str!("decode.proto"));
+    let proto = FileSchema::protobuf(&proto, Some("Event")).expect("a schema");
+    [(BinaryFormat::Avro, avro, Wire::Plain), (BinaryFormat::Protobuf, proto, Wire::Confluent)].map(
+        |(format, schema, wire)| {
+            let source = SchemaSource::File { name: "schema".into(), schema, wire };
+            PayloadSpec::Binary(BinarySpec { format, source })
+        },
+    )
+});
+
 /// Small limits, so that small inputs reach them. In a pipeline file headers are text; the decoder knows more.
 fn spec(stream: usize) -> DecodeSpec {
-    let mut spec = PLAN.streams[stream].decode.clone();
+    let json = PLAN.streams.len();
+    let mut spec = PLAN.streams[if stream < json { stream } else { stream % COMPARABLE }].decode.clone();
+    if stream >= json {
+        spec.payload = BINARY[(stream - json) / COMPARABLE].clone();
+    }
     for column in &mut spec.columns {
         column.column_type = match column.name.as_str() {
             "weight" => ColumnType::Float64,
@@ -71,12 +91,18 @@ pub fn seeds() -> Vec<Vec<u8>> {
         let records = std::iter::once(good).chain(bad).chain([good]).collect::<Vec<_>>().join("\x1e");
         [&[stream as u8], records.as_bytes()].concat()
     };
-    [flat, slate, wide, slates].iter().enumerate().map(|(stream, good)| of(stream, good)).collect()
+    let json = [flat, slate, wide, slates].into_iter().enumerate().map(|(stream, good)| of(stream, good));
+    // id a, at 1700000000000 in ms, kind x, n -5, no big, f 0.5, ok, two items
+    let avro: &[u8] = b"\x02a\x80\xa0\xab\xfe\xf9\x62\x02x\x02\x09\x00\x00\x00\x00\x3f\x01\x04\x02i\x00\x02j\x02\x00\x00\x00\x00\x00\x00\xf0\x3f\x00";
+    let proto: &[u8] = b"\0\0\0\0\x07\0\x0a\x01a\x12\x0a\x08\x80\xd0\x95\xff\xbc1\x12\x01x\x18\x09\x2d\0\0\0?0\x01:\x03\x0a\x01i:\x0c\x0a\x01j\x11\0\0\0\0\0\0\xf0?";
+    let binary = [(4u8, avro), (5, avro), (6, proto), (7, proto)];
+    let binary = binary.map(|(stream, good)| [&[stream], good, b"\x1e", &good[..good.len() / 2]].concat());
+    json.chain(binary).collect()
 }
 
 pub fn run(bytes: &[u8]) {
     let Some((stream, bytes)) = bytes.split_first() else { return };
-    let stream = *stream as usize % PLAN.streams.len();
+    let stream = *stream as usize % (PLAN.streams.len() + BINARY.len() * COMPARABLE);
     let records: Vec<&[u8]> = bytes.split(|byte| *byte == 0x1e).take(RECORDS_MAX).collect();
     let raw = raw(&records);
     let spec = spec(stream);

@@ -5,7 +5,8 @@
 //!
 //! In: paths, overlays, `--set`, a way to read the environment. Out: a plan with its warnings, or all errors at once.
 //! Holds: no plan comes out beside an error; nothing that is known but not supported is passed over.
-//! Does not: connect, create or write anything; it reads the files it is given and those that `${file:…}` names.
+//! Does not: connect, create or write anything; it reads the files it is given, those that `${file:…}` names, and those
+//! with schemas.
 
 mod plan;
 mod case;

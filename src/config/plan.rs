@@ -7,6 +7,7 @@ use crate::feature::GroupSpec;
 use crate::join::JoinSpec;
 use crate::model::ModelSpec;
 use crate::online::OnlineSpec;
+use crate::registry::RegistrySpec;
 use crate::route::StreamTime;
 use crate::sample::SampleSpec;
 use crate::sink::ParquetSpec;
@@ -36,6 +37,8 @@ pub struct Plan {
 pub struct StreamPlan {
     pub name: String,
     pub decode: DecodeSpec,
+    /// Where the schemas are that records name.
+    pub registry: Option<RegistrySpec>,
     pub time: StreamTime,
 }
 

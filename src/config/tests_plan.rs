@@ -253,3 +253,44 @@ fn a_bucket_takes_the_options_of_the_connection_that_holds_it_best() {
     let state = place("out/state");
     assert_eq!((state.path, state.keep_orphans_ms), ("out/state".into(), 100_000), "at least ten commits");
 }
+
+#[test]
+fn a_format_is_part_of_what_a_stream_means_and_its_schema_is_not() {
+    use crate::decode::{BinarySpec, PayloadSpec, SchemaSource, Wire};
+    let text = |how: &str| {
+        format!(
+            r#"version: 1
+pipeline: ctr
+connections:
+  main: {{ kafka: {{ brokers: "localhost:9092" }} }}
+  schemas: {{ schema_registry: {{ url: "https://registry:8081/api", username: me, password: hunter2 }} }}
+streams:
+  events:
+    kafka: {{ connection: main, topics: [events] }}
+    {how}
+    columns: {{ id: string, at: timestamp, name: {{ type: string, path: $.user.name, nullable: true }} }}
+    time: at
+    id: id
+state: {{ path: state }}
+"#
+        )
+    };
+    let json = plan(&text("format: json"));
+    let asked = plan(&text("format: avro\n    schema: { registry: schemas }"));
+    let file = plan(&text("format: avro\n    schema: { avro: tests/data/schemas/event.avsc, wire: single_object }"));
+    let proto = "format: protobuf\n    schema: { protobuf: { path: tests/data/schemas/event.proto, message: Event } }";
+    let proto = plan(&text(proto));
+    let meaning = |plan: &Plan| plan.semantics["streams.events"].clone();
+    assert_eq!(meaning(&asked), meaning(&file));
+    assert!(meaning(&json) != meaning(&file) && meaning(&proto) != meaning(&file));
+    let registry = asked.streams[0].registry.as_ref().unwrap();
+    assert_eq!((registry.url.as_str(), registry.password.as_deref()), ("https://registry:8081/api", Some("hunter2")));
+    assert!(!format!("{:?}", asked.streams[0]).contains("hunter2"));
+    assert!(file.streams[0].registry.is_none());
+    let PayloadSpec::Binary(BinarySpec { source: SchemaSource::File { wire, .. }, .. }) =
+        &file.streams[0].decode.payload
+    else {
+        panic!("a file")
+    };
+    assert_eq!(*wire, Wire::SingleObject);
+}

@@ -1,6 +1,6 @@
 //! Column: collects the values of one declared column and checks each against the declared type.
 //!
-//! In: JSON nodes, header texts or numbers, one per row. Out: an Arrow array. A value that does not fit leaves a
+//! In: nodes of the tape, header texts or numbers, one per row. Out: an Arrow array. A value that does not fit leaves a
 //! placeholder and says why, so that columns stay aligned and the row can still be judged by its other columns.
 //!
 //! What fits: a whole number written as `1.0` or `1e3` is an integer, as in JSON Schema, while it is exact (up to 2^53);
@@ -74,6 +74,11 @@ impl Column {
         self.rows
     }
 
+    /// How times are written from here on.
+    pub fn set_unit(&mut self, unit: TimeUnitSpec) {
+        self.unit = unit;
+    }
+
     pub fn reserve(&mut self, rows: usize) {
         match &mut self.data {
             Data::Text { ends, bytes } => {
@@ -91,7 +96,7 @@ impl Column {
         }
     }
 
-    /// Adds a JSON value. `saturated`: numbers beyond every float stand as the largest float in this record.
+    /// Adds a value of the tape. `saturated`: numbers beyond every float stand as the largest float in this record.
     #[inline]
     pub fn push(&mut self, node: &Node<'_>, saturated: bool) -> Result<(), RejectKind> {
         match (&mut self.data, node) {
@@ -311,6 +316,8 @@ fn end_of(bytes: &[u8]) -> i32 {
 fn float(number: &StaticNode, saturated: bool) -> Result<f64, RejectKind> {
     match *number {
         StaticNode::F64(value) if saturated && value.abs() == f64::MAX => Err(RejectKind::OutOfRange),
+        // Binary formats have them, JSON does not; sums and models cannot go on from them.
+        StaticNode::F64(value) if !value.is_finite() => Err(RejectKind::OutOfRange),
         StaticNode::F64(value) => Ok(value),
         StaticNode::I64(value) => Ok(value as f64),
         StaticNode::U64(value) => Ok(value as f64),
@@ -342,6 +349,7 @@ fn time(node: &Node<'_>, unit: TimeUnitSpec) -> Result<i64, RejectKind> {
         }
         (Node::Static(number), TimeUnitSpec::Millis) => integer(number),
         (Node::Static(number), TimeUnitSpec::Micros) => Ok(integer(number)?.div_euclid(1000)),
+        (Node::Static(number), TimeUnitSpec::Nanos) => Ok(integer(number)?.div_euclid(1_000_000)),
         _ => Err(RejectKind::WrongType),
     }
 }

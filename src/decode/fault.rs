@@ -50,6 +50,11 @@ pub(super) enum Found {
         elements: usize,
     },
     CopiedBytes(usize),
+    /// Where in [`Texts`] stands all that is to be said.
+    Told {
+        start: u32,
+        end: u32,
+    },
 }
 
 /// The starts of texts that faults point at.
@@ -69,6 +74,13 @@ impl Texts {
         // one character more than is shown, so that the message sees that it was cut
         self.0.extend(text.chars().take(EXCERPT_CHARS_MAX + 1));
         Found::Text { start, end: self.0.len() as u32 }
+    }
+
+    /// Keeps a message as a whole.
+    pub fn tell(&mut self, message: &str) -> Found {
+        let start = self.0.len() as u32;
+        self.0.push_str(message);
+        Found::Told { start, end: self.0.len() as u32 }
     }
 
     pub fn found(&mut self, node: &Node<'_>) -> Found {
@@ -98,7 +110,9 @@ impl RowFaults {
         self.blinds_filter |= filter_reads;
         let told = self.first.is_some_and(|first| {
             let (first_rank, rank) = (first.place.rank(), fault.place.rank());
-            first_rank < rank || (first_rank == rank && fault.kind != RejectKind::DuplicateField)
+            // What is wrong with the field as such says more than what is wrong with its value.
+            let of_field = matches!(fault.kind, RejectKind::DuplicateField | RejectKind::IncompatibleSchema);
+            first_rank < rank || (first_rank == rank && !of_field)
         });
         if !told {
             self.first = Some(fault);
@@ -130,6 +144,9 @@ pub(super) fn excerpt(text: &str) -> String {
 
 /// Tells a fault in words.
 pub(super) fn describe(fault: &Fault, spec: &DecodeSpec, item: Option<u32>, texts: &Texts) -> String {
+    if let Found::Told { start, end } = fault.found {
+        return texts.0[start as usize..end as usize].to_string();
+    }
     let place = place(fault.place, spec, item);
     let found = match fault.found {
         Found::Missing => "missing".to_string(),
@@ -144,6 +161,7 @@ pub(super) fn describe(fault: &Fault, spec: &DecodeSpec, item: Option<u32>, text
         Found::Object => "an object".to_string(),
         Found::Array { elements } => format!("an array of {elements}"),
         Found::CopiedBytes(bytes) => format!("{bytes} bytes"),
+        Found::Told { .. } => unreachable!("told above"),
     };
     let expected = match fault.place {
         Place::Array => "an array".to_string(),
@@ -188,6 +206,11 @@ fn place(place: Place, spec: &DecodeSpec, item: Option<u32>) -> String {
     }
 }
 
+/// Where a column is read from.
+pub(super) fn path_of(column: usize, spec: &DecodeSpec) -> String {
+    place(Place::Column { column, steps: u16::MAX }, spec, None)
+}
+
 fn path_text(root: &str, path: &[String]) -> String {
     let mut text = root.to_string();
     for step in path {
@@ -214,6 +237,7 @@ fn expected(column: &ColumnSpec, steps: u16) -> String {
         (ColumnType::Timestamp, TimeUnitSpec::Seconds) => "a timestamp in seconds (a number)",
         (ColumnType::Timestamp, TimeUnitSpec::Millis) => "a timestamp in ms (a whole number)",
         (ColumnType::Timestamp, TimeUnitSpec::Micros) => "a timestamp in us (a whole number)",
+        (ColumnType::Timestamp, TimeUnitSpec::Nanos) => "a timestamp in ns (a whole number)",
         (ColumnType::Timestamp, TimeUnitSpec::Rfc3339) => "an RFC 3339 time such as \"2024-01-31T12:00:00Z\"",
     };
     format!("{kind} for column {}", column.name)

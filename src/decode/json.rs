@@ -5,6 +5,7 @@
 //! Numbers beyond 64 bits are JSON all the same: they are rewritten for the parser, which refuses them, as floats.
 
 use crate::decode::fault::excerpt;
+use crate::decode::fit::Fit;
 use crate::event::RejectKind;
 use serde::de::IgnoredAny;
 use simd_json::{Buffers, ErrorType, INPUT_PADDING, Node, Tape, fill_tape_padded};
@@ -22,6 +23,8 @@ pub(super) struct Document<'a> {
     pub nodes: &'a [Node<'a>],
     /// Numbers beyond every float stand as the largest one.
     pub saturated: bool,
+    /// For records of a schema: what it means for the columns, and the number of that answer.
+    pub fit: Option<(u64, &'a Fit)>,
 }
 
 /// Buffers above it are given back after use, so that one large record does not hold memory for ever.
@@ -70,7 +73,7 @@ impl JsonParser {
         self.scratch.extend_from_slice(&[b' '; INPUT_PADDING]);
         let mut tape = mem::replace(&mut self.tape, Tape(Vec::new())).reset();
         let result = fill_tape_padded(&mut self.scratch, length, &mut self.buffers, &mut tape)
-            .map(|()| visit(Document { nodes: &tape.0, saturated }));
+            .map(|()| visit(Document { nodes: &tape.0, saturated, fit: None }));
         self.tape = tape.reset();
         result
     }

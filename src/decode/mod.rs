@@ -2,17 +2,26 @@
 //!
 //! ```text
 //!   bytes ─ parse ─> tape ─ walk ─> columns + faults ─ settle ─> DecodedBatch { rows, keys, …, rejected }
+//!             ├ JSON: as it stands there
+//!             └ Avro, Protobuf: along the schema, only what columns read
 //! ```
 //!
-//! In: a [`RawBatch`]. Out: a [`DecodedBatch`] that is a function of the raw batch and the [`DecodeSpec`] alone.
+//! In: a [`RawBatch`]. Out: a [`DecodedBatch`] that is a function of the raw batch, the [`DecodeSpec`] and, where records
+//! name their schema, of what the registry holds under these names.
 //! Holds: consumed = accepted + filtered + rejected, in rows (F1); nothing a record contains makes it panic, recurse
 //! without bound or take memory beyond the limits; a row that `where` turns away is no reject, whatever else it lacks.
 //! Does not: know time, duplicates or other streams.
 
+mod avro;
+mod binary;
 mod column;
+mod cursor;
 mod expressions;
 mod fault;
+mod fit;
 mod json;
+mod need;
+mod protobuf;
 mod rows;
 mod settle;
 mod spec;
@@ -20,7 +29,8 @@ mod timestamp;
 mod trie;
 pub use spec::*;
 
-use crate::event::{DecodedBatch, RawBatch, RawRecord, RejectKind};
+use crate::event::{DecodedBatch, RawBatch, RawRecord, RegisteredSchema, RejectKind};
+use binary::BinaryParser;
 use expressions::FeatureInputs;
 use json::JsonParser;
 use rows::Rows;
@@ -31,8 +41,14 @@ use std::ops::Range;
 pub struct Decoder {
     spec: DecodeSpec,
     features: FeatureInputs,
-    parser: JsonParser,
+    parser: Parser,
     rows: Rows,
+}
+
+/// What makes a tape of a record.
+enum Parser {
+    Json(JsonParser),
+    Binary(BinaryParser),
 }
 
 impl Decoder {
@@ -47,13 +63,39 @@ impl Decoder {
             assert!(!of_item || spec.explode.is_some(), "{}.{}: there is no item", spec.name, column.name);
         }
         let features = FeatureInputs::new(&spec.feature_inputs);
-        let parser = JsonParser::new(spec.limits.depth_max);
+        let parser = match &spec.payload {
+            PayloadSpec::Json => Parser::Json(JsonParser::new(spec.limits.depth_max)),
+            PayloadSpec::Binary(binary) => Parser::Binary(BinaryParser::new(binary, &spec)),
+        };
         let rows = Rows::new(&spec);
         Decoder { spec, features, parser, rows }
     }
 
     pub fn spec(&self) -> &DecodeSpec {
         &self.spec
+    }
+
+    /// Ids of schemas that records of `raw` were written with and that the decoder was not told of.
+    pub fn wants(&mut self, raw: &RawBatch) -> Vec<u32> {
+        match &mut self.parser {
+            Parser::Json(_) => Vec::new(),
+            Parser::Binary(binary) => binary.wants(raw),
+        }
+    }
+
+    /// Tells the decoder what the registry holds for an id.
+    pub fn learn(&mut self, id: u32, schema: &RegisteredSchema) {
+        if let Parser::Binary(binary) = &mut self.parser {
+            binary.learn(id, schema);
+        }
+    }
+
+    /// What was found about schemas since the last call: columns that they cannot fill.
+    pub fn schema_news(&mut self) -> Vec<String> {
+        match &mut self.parser {
+            Parser::Json(_) => Vec::new(),
+            Parser::Binary(binary) => binary.news(),
+        }
     }
 
     pub fn decode(&mut self, raw: &RawBatch) -> DecodedBatch {
@@ -94,7 +136,10 @@ impl Decoder {
             return Err((RejectKind::TooLarge, format!("the record has more than {bytes_max} bytes")));
         }
         let (spec, rows) = (&self.spec, &mut self.rows);
-        self.parser.parse(payload, |document| rows.add(index, &document, spec, raw))
+        match &mut self.parser {
+            Parser::Json(json) => json.parse(payload, |document| rows.add(index, &document, spec, raw)),
+            Parser::Binary(binary) => binary.parse(payload, spec, |document| rows.add(index, &document, spec, raw)),
+        }
     }
 }
 

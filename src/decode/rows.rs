@@ -10,6 +10,7 @@
 
 use crate::decode::column::Column;
 use crate::decode::fault::{Fault, Found, Place, RowFaults, Texts};
+use crate::decode::fit::Fit;
 use crate::decode::json::Document;
 use crate::decode::trie::{NodeId, ROOT, Trie};
 use crate::decode::{ColumnFrom, DecodeSpec};
@@ -44,6 +45,10 @@ pub(super) struct Rows {
     /// Per column: whether `where` reads it.
     filter_reads: Vec<bool>,
     visit: u64,
+    /// The number of the fit that the columns are set for; 0 is none.
+    fitted: u64,
+    /// Misfits of this batch that stand in `texts` already: the fit's number and the column, or none for the array.
+    told: Vec<(u64, Option<usize>, Found)>,
 }
 
 pub(super) struct Note {
@@ -71,6 +76,8 @@ impl Rows {
             index_columns: Vec::new(),
             filter_reads: vec![false; spec.columns.len()],
             visit: 0,
+            fitted: 0,
+            told: Vec::new(),
         };
         for (index, column) in spec.columns.iter().enumerate() {
             match &column.from {
@@ -102,15 +109,27 @@ impl Rows {
         self.item_of.clear();
         self.notes.clear();
         self.texts.clear();
+        self.told.clear();
         self.columns.iter_mut().for_each(|column| column.reserve(records));
     }
 
     /// Adds the rows of one record, the `index`th of `raw`.
     pub fn add(&mut self, index: usize, document: &Document<'_>, spec: &DecodeSpec, raw: &RawBatch) {
+        if let Some((number, fit)) = document.fit
+            && number != self.fitted
+        {
+            self.fit(number, fit, spec);
+        }
         let mut walk = Walk::new(&mut self.record_trie, &mut self.columns, &mut self.texts, &self.filter_reads);
         self.visit += 1;
         walk.run(document, 0, self.visit);
-        let (mut faults, array) = (walk.faults, walk.array);
+        let (mut faults, mut array) = (walk.faults, walk.array);
+        if let Some((number, fit)) = document.fit {
+            if let Some(misfit) = self.array_misfit(number, fit) {
+                array = Err(misfit);
+            }
+            self.push_misfits(false, number, fit, &mut faults);
+        }
         self.push_envelope(index, spec, raw, &mut faults);
         self.fill(false, spec, &mut faults);
         match &spec.explode {
@@ -153,6 +172,9 @@ impl Rows {
             let mut walk = Walk::new(&mut self.item_trie, &mut self.columns, &mut self.texts, &self.filter_reads);
             walk.run(document, at, self.visit);
             let mut faults = walk.faults;
+            if let Some((number, fit)) = document.fit {
+                self.push_misfits(true, number, fit, &mut faults);
+            }
             for &column in &self.index_columns {
                 if let Err(kind) = self.columns[column].push_integer(item as i64) {
                     let place = Place::Column { column, steps: 0 };
@@ -210,6 +232,44 @@ impl Rows {
                 faults.add(Fault { kind, place, found }, self.filter_reads[column]);
             }
         }
+    }
+
+    /// Sets the columns for records of a schema.
+    fn fit(&mut self, number: u64, fit: &Fit, spec: &DecodeSpec) {
+        self.fitted = number;
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            column.set_unit(fit.units[index].unwrap_or(spec.columns[index].unit));
+        }
+    }
+
+    /// Refuses the columns that the record's schema cannot fill.
+    fn push_misfits(&mut self, items: bool, number: u64, fit: &Fit, faults: &mut RowFaults) {
+        for (column, message) in &fit.misfits {
+            if self.item_columns.contains(column) != items {
+                continue;
+            }
+            // A value that was found may have been refused or, by chance, taken.
+            if self.columns[*column].rows() == self.count {
+                self.columns[*column].push_placeholder();
+            }
+            let (kind, place) = (RejectKind::IncompatibleSchema, Place::Column { column: *column, steps: 0 });
+            let found = self.tell(number, Some(*column), message);
+            faults.add(Fault { kind, place, found }, self.filter_reads[*column]);
+        }
+    }
+
+    fn array_misfit(&mut self, number: u64, fit: &Fit) -> Option<Fault> {
+        let found = self.tell(number, None, fit.array.as_ref()?);
+        Some(Fault { kind: RejectKind::IncompatibleSchema, place: Place::Array, found })
+    }
+
+    fn tell(&mut self, number: u64, column: Option<usize>, message: &str) -> Found {
+        let known = self.told.iter().find(|(of, about, _)| (*of, *about) == (number, column));
+        known.map(|(_, _, found)| *found).unwrap_or_else(|| {
+            let found = self.texts.tell(message);
+            self.told.push((number, column, found));
+            found
+        })
     }
 
     /// Gives every column that the record did not mention its null or default.

@@ -1,13 +1,18 @@
 //! How the bytes of a record become rows of one stream.
 
-use crate::event::{ColumnType, DurationMs, EventTime, Expression, Partitioner, StreamId, Value};
+use crate::decode::avro::AvroSchema;
+use crate::decode::binary::{self, Parsed};
+use crate::decode::protobuf::ProtobufSchema;
+use crate::event::{ColumnType, DurationMs, EventTime, Expression, Partitioner, RegisteredSchema, StreamId, Value};
 use arrow::datatypes::SchemaRef;
+use std::sync::Arc;
 
 /// Everything `decode` needs to know about one stream.
 #[derive(Clone, Debug)]
 pub struct DecodeSpec {
     pub stream: StreamId,
     pub name: String,
+    pub payload: PayloadSpec,
     pub columns: Vec<ColumnSpec>,
     /// The declared columns as an Arrow schema, in the order of `columns`.
     pub schema: SchemaRef,
@@ -34,10 +39,117 @@ pub struct DecodeSpec {
     pub limits: DecodeLimits,
 }
 
+/// How the payloads of a stream are written.
+#[derive(Clone, Debug)]
+pub enum PayloadSpec {
+    /// One JSON object each.
+    Json,
+    /// By a schema that is not in the record.
+    Binary(BinarySpec),
+}
+
+#[derive(Clone, Debug)]
+pub struct BinarySpec {
+    pub format: BinaryFormat,
+    pub source: SchemaSource,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BinaryFormat {
+    Avro,
+    Protobuf,
+}
+
+impl BinaryFormat {
+    pub fn name(self) -> &'static str {
+        match self {
+            BinaryFormat::Avro => "avro",
+            BinaryFormat::Protobuf => "protobuf",
+        }
+    }
+}
+
+/// Where the schema of a record comes from.
+#[derive(Clone, Debug)]
+pub enum SchemaSource {
+    /// One for all records.
+    File { name: String, schema: FileSchema, wire: Wire },
+    /// Each record names it by the id that a registry gave it.
+    Registry,
+}
+
+impl SchemaSource {
+    pub fn is_file(&self) -> bool {
+        matches!(self, SchemaSource::File { .. })
+    }
+}
+
+/// What comes before the body of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    Plain,
+    /// A zero, four bytes of schema id and, in Protobuf, the place of the message; passed over.
+    Confluent,
+    /// Avro's `c3 01` and the fingerprint of the schema, which must be that of the file.
+    SingleObject,
+}
+
+/// A schema from a file, understood.
+#[derive(Clone, Debug)]
+pub struct FileSchema(pub(super) Arc<Parsed>);
+
+impl FileSchema {
+    /// The errors are for people: what the parser says.
+    pub fn avro(schema: &RegisteredSchema) -> Result<FileSchema, String> {
+        AvroSchema::parse(schema).map(|schema| FileSchema(Arc::new(Parsed::Avro(Arc::new(schema)))))
+    }
+
+    /// From `.proto` texts. Without a name the only message is meant.
+    pub fn protobuf(schema: &RegisteredSchema, message: Option<&str>) -> Result<FileSchema, String> {
+        let schema = ProtobufSchema::parse(schema)?;
+        schema.message(message).map(|message| FileSchema(Arc::new(Parsed::Protobuf(message))))
+    }
+
+    /// From what `protoc --descriptor_set_out --include_imports` writes.
+    pub fn protobuf_descriptors(descriptors: &[u8], message: Option<&str>) -> Result<FileSchema, String> {
+        let schema = ProtobufSchema::decode(descriptors)?;
+        schema.message(message).map(|message| FileSchema(Arc::new(Parsed::Protobuf(message))))
+    }
+}
+
+/// What does not go together in a schema and the columns that are read by it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchemaMisfit {
+    /// `None`: the array to explode.
+    pub column: Option<usize>,
+    pub message: String,
+    /// The column is null or its default in every record, which is allowed and odd.
+    pub is_absent: bool,
+}
+
+impl DecodeSpec {
+    /// What the schema of a file lacks; nothing where each record names its own.
+    pub fn schema_misfits(&self) -> Vec<SchemaMisfit> {
+        let PayloadSpec::Binary(BinarySpec { source: SchemaSource::File { name, schema, .. }, .. }) = &self.payload
+        else {
+            return Vec::new();
+        };
+        let fit = binary::fit(name, &schema.0, self);
+        let misfit = |column, message, is_absent| SchemaMisfit { column, message, is_absent };
+        let columns = fit.misfits.into_iter().map(|(column, message)| misfit(Some(column), message, false));
+        let array = fit.array.into_iter().map(|message| misfit(None, message, false));
+        let absent = fit.absent.iter().map(|column| {
+            let message = format!("{} has no field for it: it is always absent", fit.schema);
+            misfit(Some(*column), message, true)
+        });
+        columns.chain(array).chain(absent).collect()
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct DecodeLimits {
     pub record_bytes_max: usize,
-    /// Nesting depth of JSON values.
+    /// Nesting depth of values.
     pub depth_max: usize,
     /// How many bytes of a bad record its dead letter keeps.
     pub dead_letter_bytes_max: usize,
@@ -66,7 +178,22 @@ pub enum TimeUnitSpec {
     Seconds,
     Millis,
     Micros,
+    /// Only where a schema says so.
+    Nanos,
     Rfc3339,
+}
+
+impl TimeUnitSpec {
+    /// As it is written in a pipeline file.
+    pub fn name(self) -> &'static str {
+        match self {
+            TimeUnitSpec::Seconds => "s",
+            TimeUnitSpec::Millis => "ms",
+            TimeUnitSpec::Micros => "us",
+            TimeUnitSpec::Nanos => "ns",
+            TimeUnitSpec::Rfc3339 => "rfc3339",
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,6 +15,7 @@ mod exact_sum;
 mod entity_key;
 mod expression;
 mod batch;
+mod registered;
 mod block;
 mod file;
 mod delays;
@@ -33,6 +34,7 @@ pub use file::*;
 pub use key::*;
 pub use partitioner::*;
 pub use position::*;
+pub use registered::*;
 pub use schema::*;
 pub use time::*;
 

@@ -10,7 +10,7 @@ use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
 use crate::event::{DecodedBatch, PartitionId, RawBatch};
 use crate::pipeline::progress::Progress;
-use crate::pipeline::{Failure, RunError, StopSignal};
+use crate::pipeline::{Failure, RunError, Schemas, StopSignal};
 use crate::source::{LogEnd, Source, SourceEvent};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,14 @@ struct Tickets {
     workers: Vec<Sender<Ticketed>>,
 }
 
+/// Who decodes.
+pub struct Decoding<F> {
+    pub workers: usize,
+    /// Makes, for one worker, the decoders of each input's streams.
+    pub decoders: F,
+    pub schemas: Arc<Schemas>,
+}
+
 /// The receiving end, and the threads behind it.
 pub struct Intake {
     workers: Vec<Receiver<Arrival>>,
@@ -79,22 +87,21 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// `decoders` makes, for one worker, the decoders of each input's streams.
     pub fn start(
         sources: Vec<Box<dyn Source>>,
-        decode_workers: usize,
-        decoders: impl Fn() -> Vec<Vec<Decoder>>,
+        decoding: Decoding<impl Fn() -> Vec<Vec<Decoder>>>,
         paused: PauseList,
         progress: Progress,
         stop: StopSignal,
         failure: Failure,
     ) -> Intake {
         let (mut inputs, mut outputs, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        for worker in 0..decode_workers {
+        for worker in 0..decoding.workers {
             let (raw_out, raw_in) = bounded(QUEUE_BATCHES_MAX);
             let (decoded_out, decoded_in) = bounded(QUEUE_BATCHES_MAX);
-            let decoders = decoders();
-            threads.push(failure.spawn(&format!("decode-{worker}"), move || decode(raw_in, decoded_out, decoders)));
+            let (decoders, schemas) = ((decoding.decoders)(), decoding.schemas.clone());
+            let body = move || decode(raw_in, decoded_out, decoders, &schemas);
+            threads.push(failure.spawn(&format!("decode-{worker}"), body));
             inputs.push(raw_out);
             outputs.push(decoded_in);
         }
@@ -193,13 +200,20 @@ fn read(source: &mut dyn Source, shared: &Shared) -> Result<u64, RunError> {
     Ok(told)
 }
 
-fn decode(input: Receiver<Ticketed>, output: Sender<Arrival>, mut decoders: Vec<Vec<Decoder>>) -> Result<(), RunError> {
+fn decode(
+    input: Receiver<Ticketed>,
+    output: Sender<Arrival>,
+    mut decoders: Vec<Vec<Decoder>>,
+    schemas: &Schemas,
+) -> Result<(), RunError> {
     for item in input {
         let arrival = match item {
             Ticketed::Event(event) => event,
             Ticketed::Raw(raw) => {
                 let decoders = &mut decoders[raw.delta.partition.input as usize];
-                let decoded = decoders.iter_mut().map(|decoder| decoder.decode(&raw)).collect();
+                let decoded = decoders.iter_mut().map(|decoder| schemas.decode(decoder, &raw));
+                // None of the batch goes on when a stop came while the registry was away.
+                let Some(decoded) = decoded.collect::<Result<Option<Vec<_>>, RunError>>()? else { break };
                 Arrival::Batch { raw_delta: raw.delta, decoded }
             }
         };

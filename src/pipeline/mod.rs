@@ -24,6 +24,7 @@ mod progress;
 mod rehearsal;
 mod rescale;
 mod restore;
+mod schemas;
 mod sinks;
 mod sources;
 mod start;
@@ -44,6 +45,7 @@ pub use online_state::{LoadedOnline, load_online};
 pub use rehearsal::Rehearsal;
 pub use rescale::{Brokers, Extents, KafkaBrokers, RescaleOptions, Rescaled, Shape, rescale};
 pub use restore::{Objects, RestoreError, list as list_objects, restore_lane, through};
+pub use schemas::Schemas;
 pub use sinks::{SinkCut, SinkGauge, SinkInput, SinkThread, SinkWork};
 pub use start::{RunOptions, RunSummary, World, run};
 pub use stop::{Failure, StopSignal};
@@ -52,6 +54,7 @@ pub use timekeeper::Timekeeper;
 use crate::commit::{ChainError, ObjectError};
 use crate::env::StoreError;
 use crate::event::PositionGap;
+use crate::registry::RegistryError;
 use crate::sample::BuildError;
 use crate::sink::SinkError;
 use crate::source::SourceError;
@@ -61,6 +64,8 @@ use crate::source::SourceError;
 pub enum RunError {
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
     #[error("records are missing: {0}; restore the log, or start anew with --fresh")]
     Gap(#[from] PositionGap),
     #[error(transparent)]

@@ -10,7 +10,7 @@
 use crate::cell::{Applied, CellScope, CellSpec, FeatureHistory, Lane, LaneInput, LaneOutput, Mirror, feature_history};
 use crate::commit::first_layout;
 use crate::config::Plan;
-use crate::decode::Decoder;
+use crate::decode::{DecodeSpec, Decoder, PayloadSpec};
 use crate::event::{
     ColumnType, DurationMs, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, Payload, PositionDelta,
     RawBatch, Rejected, StreamAccount, Value, Watermark, fingerprints,
@@ -62,7 +62,10 @@ impl Rehearsal {
         let partitions: Vec<PartitionId> = partitions.iter().copied().collect();
         let router = Router::new(routed_streams(plan, &cell, &partitions), cell.lanes, 0);
         let history = feature_history(&cell, Arc::new(Mirror::new(1, &[], &[])));
-        let decoder = |stream: &u16| Decoder::new(plan.streams[*stream as usize].decode.clone());
+        // Whatever the format, records of tests are written as JSON: what a format makes of bytes is its own affair.
+        let decoder = |stream: &u16| {
+            Decoder::new(DecodeSpec { payload: PayloadSpec::Json, ..plan.streams[*stream as usize].decode.clone() })
+        };
         let streams = plan.streams.iter().map(|stream| stream.name.clone()).collect();
         Rehearsal {
             decoders: plan.inputs.iter().map(|input| input.streams.iter().map(decoder).collect()).collect(),

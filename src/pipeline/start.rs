@@ -14,13 +14,13 @@ use crate::pipeline::conductor::{Conductor, Ending, Names};
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
-use crate::pipeline::intake::{Intake, PauseList};
+use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
@@ -218,11 +218,10 @@ impl Start<'_> {
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
-        let decoders = || self.decoders();
-        let workers = self.plan.state.lanes.max(1);
+        let schemas = Arc::new(self.schemas()?);
+        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
         let stop = self.world.stop.clone();
-        let mut intake =
-            Intake::start(opened.sources, workers, decoders, paused.clone(), progress, stop, failure.clone());
+        let mut intake = Intake::start(opened.sources, decoding, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
         let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());
         let time = Timekeeper::new(cell.clone(), mirror, names.streams.clone(), &router);
@@ -511,6 +510,11 @@ impl Start<'_> {
             view.commit_number = head.number;
         });
         Ok(lanes)
+    }
+
+    fn schemas(&self) -> Result<Schemas, RunError> {
+        let World { clock, board, stop, .. } = self.world;
+        Schemas::new(&self.plan, clock.clone(), board.clone(), stop.clone())
     }
 
     fn decoders(&self) -> Vec<Vec<Decoder>> {

@@ -1,7 +1,9 @@
 //! Generated events go through the file source and the decoder, and every row is accounted for as truth.json says.
 
 use conjoin::cli::generate::{GenEvents, GenOptions, generate};
-use conjoin::decode::{ColumnFrom, ColumnSpec, DecodeLimits, DecodeSpec, Decoder, ExplodeSpec, TimeUnitSpec};
+use conjoin::decode::{
+    ColumnFrom, ColumnSpec, DecodeLimits, DecodeSpec, Decoder, ExplodeSpec, PayloadSpec, TimeUnitSpec,
+};
 use conjoin::event::{ColumnType, Partitioner, Positions, StreamAccount};
 use conjoin::source::file::{FileLimits, FileSource};
 use conjoin::source::{InputKind, InputSpec, Source, SourceEvent};
@@ -19,6 +21,7 @@ fn spec(columns: Vec<ColumnSpec>, explode: Option<ExplodeSpec>) -> DecodeSpec {
     DecodeSpec {
         stream: 0,
         name: "generated".into(),
+        payload: PayloadSpec::Json,
         schema: Arc::new(arrow::datatypes::Schema::new(fields)),
         columns,
         explode,

@@ -14,6 +14,7 @@ mod config_tests;
 mod dead_letters;
 mod end_to_end;
 mod faults;
+mod formats;
 mod fuzzing;
 mod generated_events;
 mod group;

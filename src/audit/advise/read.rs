@@ -9,10 +9,13 @@ use crate::audit::AuditError;
 use crate::audit::reopen::reopen;
 use crate::config::Plan;
 use crate::decode::Decoder;
+use crate::env::SystemClock;
 use crate::event::{DecodedBatch, EventTime, PartitionId, Positions, RawBatch, StreamId};
+use crate::pipeline::{Board, Schemas, StopSignal};
 use crate::source::{InputSpec, KafkaStart, Source, SourceEvent};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
@@ -80,7 +83,7 @@ pub(super) fn read_inputs(
         // A broker's time of a record is hardly before the record's own.
         let start = options.from.map_or(KafkaStart::Earliest, KafkaStart::Timestamp);
         let mut source = reopen(number as u16, input, &Positions::default(), start, "conjoin-advise")?;
-        let mut reading = Reading::new(plan, options, input, &streams, source.as_ref());
+        let mut reading = Reading::new(plan, options, input, &streams, source.as_ref())?;
         reading.read(source.as_mut(), into)?;
         dead_lettered += reading.dead_lettered;
         partitions.extend(reading.partitions);
@@ -135,6 +138,7 @@ struct Reading<'a> {
     options: &'a AdviseOptions,
     input: &'a InputSpec,
     decoders: Vec<Decoder>,
+    schemas: Schemas,
     partitions: BTreeMap<PartitionId, Partition>,
     dead_lettered: u64,
 }
@@ -146,7 +150,7 @@ impl<'a> Reading<'a> {
         input: &'a InputSpec,
         streams: &[StreamId],
         source: &dyn Source,
-    ) -> Self {
+    ) -> Result<Self, AuditError> {
         let partition = |id: PartitionId| {
             let told = AdvisedInput {
                 input: input.name.clone(),
@@ -161,14 +165,16 @@ impl<'a> Reading<'a> {
             (id, Partition { told, begun: false, reach: BTreeMap::new(), newest: BTreeMap::new() })
         };
         let decoder = |stream: &StreamId| Decoder::new(plan.streams[*stream as usize].decode.clone());
-        Reading {
+        let clock = Arc::new(SystemClock::new());
+        Ok(Reading {
             plan,
             options,
             input,
             decoders: streams.iter().map(decoder).collect(),
+            schemas: Schemas::new(plan, clock, Board::default(), StopSignal::default())?,
             partitions: source.partitions().into_iter().map(partition).collect(),
             dead_lettered: 0,
-        }
+        })
     }
 
     fn read(&mut self, source: &mut dyn Source, into: &mut Collected<'_>) -> Result<(), AuditError> {
@@ -225,7 +231,7 @@ impl<'a> Reading<'a> {
             .sum::<u64>();
         let mut past = !self.decoders.is_empty();
         for decoder in &mut self.decoders {
-            let decoded = decoder.decode(&batch);
+            let Some(decoded) = self.schemas.decode(decoder, &batch)? else { return Ok(()) };
             self.dead_lettered += decoded.rejected.len() as u64;
             let lateness = self.plan.streams[decoded.stream as usize].time.lateness_ms;
             let newest = partition.newest.entry(decoded.stream).or_insert(EventTime::MIN);

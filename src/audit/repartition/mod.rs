@@ -17,13 +17,15 @@ mod merge;
 use crate::audit::AuditError;
 use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
+use crate::env::SystemClock;
 use crate::event::{PartitionId, Partitioner, Positions, RawBatch, RawRecord, StreamId, key_text};
-use crate::pipeline::StopSignal;
+use crate::pipeline::{Board, Schemas, StopSignal};
 use crate::source::kafka::{GroupOffsets, KafkaOptions, Outbound, ReconnectingKafka, TopicWriter, ensure_topic};
 use crate::source::{InputKind, InputSpec, KafkaConnection, KafkaStart, LogEnd, Source, SourceEvent};
 use merge::{Judged, Merge};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 const POLL_WAIT: Duration = Duration::from_millis(200);
@@ -79,7 +81,7 @@ pub fn repartition(
         _ => unreachable!("inputs_of() gives topics alone"),
     };
     ensure_topic(&connection, &options.to, options.partitions, &[], None)?;
-    let mut copy = Copy::open(plan, options, stream, &connection, &inputs)?;
+    let mut copy = Copy::open(plan, options, stream, &connection, &inputs, stop)?;
     while !stop.requested() && copy.step()? {
         progress(&copy.done);
     }
@@ -127,6 +129,7 @@ struct Copy<'a> {
     inputs: &'a [(u16, InputSpec)],
     /// Per input the decoders of its streams, the one that was asked for first.
     decoders: BTreeMap<u16, Vec<Decoder>>,
+    schemas: Schemas,
     source: ReconnectingKafka,
     writer: TopicWriter,
     offsets: GroupOffsets,
@@ -145,6 +148,7 @@ impl<'a> Copy<'a> {
         stream: StreamId,
         connection: &KafkaConnection,
         inputs: &'a [(u16, InputSpec)],
+        stop: &StopSignal,
     ) -> Result<Self, AuditError> {
         let group = format!("conjoin-{}-repartition-{}-{}", plan.pipeline, options.stream, options.to);
         let offsets = GroupOffsets::connect(connection, &group)?;
@@ -179,6 +183,7 @@ impl<'a> Copy<'a> {
             streams: &plan.streams,
             inputs,
             decoders,
+            schemas: Schemas::new(plan, Arc::new(SystemClock::new()), Board::default(), stop.clone())?,
             merge: Merge::new(&source.partitions(), positions),
             paused: BTreeSet::new(),
             running: source.partitions().len(),
@@ -195,7 +200,7 @@ impl<'a> Copy<'a> {
         match self.source.poll(POLL_WAIT)? {
             SourceEvent::Batch(batch) => {
                 let at = batch.delta.partition;
-                let verdicts = self.judge(&batch)?;
+                let Some(verdicts) = self.judge(&batch)? else { return Ok(false) };
                 self.merge.add(Judged::new(batch, verdicts));
                 if self.merge.waiting_bytes(at) > WAITING_BYTES_MAX && self.paused.insert(at) {
                     self.source.pause(at);
@@ -271,15 +276,20 @@ impl<'a> Copy<'a> {
         }
     }
 
-    /// What each record goes by: the first stream that takes a row of it decides.
-    fn judge(&mut self, batch: &RawBatch) -> Result<Vec<Verdict>, AuditError> {
+    /// What each record goes by: the first stream that takes a row of it decides. `None` when a stop was requested while
+    /// a schema registry was away.
+    fn judge(&mut self, batch: &RawBatch) -> Result<Option<Vec<Verdict>>, AuditError> {
         let mut verdicts = vec![Verdict::Filtered; batch.records.len()];
         let decoders = self.decoders.get_mut(&batch.delta.partition.input).map_or(&mut [][..], Vec::as_mut_slice);
         for decoder in decoders {
             if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Key { .. })) {
                 break;
             }
+            if !self.schemas.teach(decoder, batch)? {
+                return Ok(None);
+            }
             let (decoded, origins) = decoder.decode_with_origins(batch);
+            self.schemas.tell(decoder);
             let spec = decoder.spec();
             let columns: Vec<_> = spec.key_sets[spec.route].iter().map(|&column| decoded.rows.column(column)).collect();
             for (row, record) in origins.into_iter().enumerate() {
@@ -310,7 +320,7 @@ impl<'a> Copy<'a> {
                 }
             }
         }
-        Ok(verdicts)
+        Ok(Some(verdicts))
     }
 
     /// Waits until the brokers have every copy, and remembers the place.

@@ -10,11 +10,14 @@ use crate::audit::reopen::reopen;
 use crate::commit::{InputEntry, Manifest};
 use crate::config::Plan;
 use crate::decode::Decoder;
+use crate::env::SystemClock;
 use crate::event::{DecodedBatch, EventTime, Fingerprint, PartitionId, Positions, RawBatch, StreamAccount};
+use crate::pipeline::{Board, Schemas, StopSignal};
 use crate::source::file::{FileLimits, FileSource};
 use crate::source::{InputKind, InputSpec, KafkaStart, Source, SourceEvent};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 const POLL_TIMEOUT: Duration = Duration::from_millis(200);
@@ -83,7 +86,7 @@ pub(super) fn read_log(plan: &Plan, head: &Manifest, what_is_left: bool) -> Resu
         if entry.next.is_empty() {
             continue;
         }
-        let mut reading = Reading::new(plan, number as u16, input, entry);
+        let mut reading = Reading::new(plan, number as u16, input, entry)?;
         let mut source = open(number as u16, input, entry, what_is_left)?;
         reading.read(source.as_mut(), &mut log.streams)?;
         log.ranges.extend(reading.reach.into_values().map(|reach| reach.range));
@@ -119,12 +122,13 @@ struct Reading<'a> {
     plan: &'a Plan,
     input: &'a InputSpec,
     decoders: Vec<Decoder>,
+    schemas: Schemas,
     reach: BTreeMap<PartitionId, Reach>,
     newest: BTreeMap<(u16, PartitionId), EventTime>,
 }
 
 impl<'a> Reading<'a> {
-    fn new(plan: &'a Plan, number: u16, input: &'a InputSpec, entry: &InputEntry) -> Self {
+    fn new(plan: &'a Plan, number: u16, input: &'a InputSpec, entry: &InputEntry) -> Result<Self, AuditError> {
         let reach = entry.next.iter().map(|(partition, next)| {
             let from = entry.first.get(partition).copied().unwrap_or(0);
             let range = ReadRange { input: input.name.clone(), partition: *partition, from, to: *next, records: 0 };
@@ -132,13 +136,15 @@ impl<'a> Reading<'a> {
             (PartitionId { input: number, partition: *partition }, Reach { range, done })
         });
         let decoder = |stream: &u16| Decoder::new(plan.streams[*stream as usize].decode.clone());
-        Reading {
+        let clock = Arc::new(SystemClock::new());
+        Ok(Reading {
             plan,
             input,
+            schemas: Schemas::new(plan, clock, Board::default(), StopSignal::default())?,
             decoders: input.streams.iter().map(decoder).collect(),
             reach: reach.collect(),
             newest: BTreeMap::new(),
-        }
+        })
     }
 
     fn read(&mut self, source: &mut dyn Source, streams: &mut [StreamRows]) -> Result<(), AuditError> {
@@ -153,7 +159,7 @@ impl<'a> Reading<'a> {
                 SourceEvent::Batch(batch) => {
                     quiet = 0;
                     let partition = batch.delta.partition;
-                    self.take(batch, streams);
+                    self.take(batch, streams)?;
                     (partition, false)
                 }
                 SourceEvent::Ended(partition) => (partition, true),
@@ -177,9 +183,9 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    fn take(&mut self, mut batch: RawBatch, streams: &mut [StreamRows]) {
+    fn take(&mut self, mut batch: RawBatch, streams: &mut [StreamRows]) -> Result<(), AuditError> {
         let partition = batch.delta.partition;
-        let Some(reach) = self.reach.get_mut(&partition).filter(|reach| !reach.done) else { return };
+        let Some(reach) = self.reach.get_mut(&partition).filter(|reach| !reach.done) else { return Ok(()) };
         if reach.range.records == 0 {
             reach.range.from = batch.delta.from;
         }
@@ -188,7 +194,7 @@ impl<'a> Reading<'a> {
         batch.records.retain(|record| record.position < to);
         reach.range.records += batch.records.len() as u64;
         for decoder in &mut self.decoders {
-            let decoded = decoder.decode(&batch);
+            let Some(decoded) = self.schemas.decode(decoder, &batch)? else { return Ok(()) };
             let stream = decoded.stream as usize;
             let lateness = self.plan.streams[stream].time.lateness_ms;
             let newest = self.newest.entry((decoded.stream, partition)).or_insert(EventTime::MIN);
@@ -210,5 +216,6 @@ impl<'a> Reading<'a> {
                 into.batches.push(DecodedBatch { rejected: Vec::new(), ..decoded });
             }
         }
+        Ok(())
     }
 }

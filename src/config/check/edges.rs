@@ -3,7 +3,7 @@
 use super::features::GroupDraft;
 use super::samples::SampleDraft;
 use super::streams::StreamDraft;
-use super::{Checker, defaults, duration_or, places, size_or};
+use super::{Checker, defaults, duration_or, places, schemas, size_or};
 use crate::commit::StateSpec;
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::ServeSpec;
@@ -46,11 +46,12 @@ pub fn connections(c: &mut Checker<'_>, raw: &Pipeline) {
             ("`kafka`", connection.kafka.is_some()),
             ("`redis`", connection.redis.is_some()),
             ("`bucket`", connection.bucket.is_some()),
+            ("`schema_registry`", connection.schema_registry.is_some()),
         ];
         let given: Vec<&str> = kinds.iter().filter(|(_, given)| *given).map(|(kind, _)| *kind).collect();
         match given.as_slice() {
             [] if !c.is_cut(&path) => {
-                c.error(&path, "an empty connection").expected("`kafka`, `redis` or `bucket`");
+                c.error(&path, "an empty connection").expected("`kafka`, `redis`, `bucket` or `schema_registry`");
             }
             [] | [_] => {}
             [first, second, ..] => {
@@ -62,6 +63,7 @@ pub fn connections(c: &mut Checker<'_>, raw: &Pipeline) {
         kafka(c, connection, &path.key("kafka"));
         redis(c, connection, &path.key("redis"));
         places::bucket(c, connection, &path.key("bucket"));
+        schemas::connection(c, connection, &path.key("schema_registry"));
     }
 }
 

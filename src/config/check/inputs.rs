@@ -75,6 +75,10 @@ fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path)
             c.error(&at, format!("`{name}`, a bucket")).expected("a Kafka connection");
             None
         }
+        Some(connection) if connection.schema_registry.is_some() => {
+            c.error(&at, format!("`{name}`, a schema registry")).expected("a Kafka connection");
+            None
+        }
         Some(_) => None,
         None => {
             if !c.is_cut(&Path::of(&["connections", name])) {

@@ -7,7 +7,7 @@
 
 use crate::config::plan::{SamplePlan, StreamPlan};
 use crate::config::sql::type_name;
-use crate::decode::{ColumnFrom, ColumnSpec, TimeUnitSpec};
+use crate::decode::{ColumnFrom, ColumnSpec, PayloadSpec};
 use crate::event::{Expression, Partitioner, Value};
 use crate::feature::{AggregateKind, GroupSpec};
 use crate::join::{Emit, Take};
@@ -71,6 +71,10 @@ fn stream_text(inputs: &[InputSpec], stream: &StreamPlan) -> String {
             InputKind::Memory => line!(text, "memory {}", input.name),
         }
     }
+    // The schema itself may change: what is read are the columns.
+    if let PayloadSpec::Binary(binary) = &decode.payload {
+        line!(text, "format {}", binary.format.name());
+    }
     for column in &decode.columns {
         line!(text, "column {}", column_text(column));
     }
@@ -99,12 +103,7 @@ fn column_text(column: &ColumnSpec) -> String {
         ColumnFrom::Partition => "partition".into(),
         ColumnFrom::BrokerTime => "broker_time".into(),
     };
-    let unit = match column.unit {
-        TimeUnitSpec::Seconds => "s",
-        TimeUnitSpec::Millis => "ms",
-        TimeUnitSpec::Micros => "us",
-        TimeUnitSpec::Rfc3339 => "rfc3339",
-    };
+    let unit = column.unit.name();
     let default = match &column.default {
         None | Some(Value::Null) | Some(Value::List(_)) => "-".to_string(),
         Some(Value::Bool(value)) => value.to_string(),

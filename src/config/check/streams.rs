@@ -1,6 +1,6 @@
 //! Streams: columns, filter, time and keys become a decode plan.
 
-use super::{Checker, columns, defaults, duration_or, name_path, raw_streams};
+use super::{Checker, columns, defaults, duration_or, name_path, raw_streams, schemas};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::StreamPlan;
 use crate::config::raw::{self, Names, Pipeline, Stream};
@@ -91,7 +91,7 @@ pub fn check(c: &mut Checker<'_>, raw: &Pipeline) -> Vec<StreamDraft> {
     let mut drafts = Vec::new();
     for (name, stream) in raw_streams(raw) {
         let path = Path::of(&["streams", name]);
-        match one(c, drafts.len() as StreamId, name, stream, partitioner(raw), &path) {
+        match one(c, drafts.len() as StreamId, name, stream, raw, &path) {
             Some(draft) => drafts.push(draft),
             None => c.cut(path),
         }
@@ -115,7 +115,7 @@ fn one(
     id: StreamId,
     name: &str,
     raw: &Stream,
-    partitioner: Partitioner,
+    pipeline: &Pipeline,
     path: &Path,
 ) -> Option<StreamDraft> {
     let columns = columns::check(c, raw, path);
@@ -127,9 +127,11 @@ fn one(
         .iter()
         .map(|column| Field::new(&column.name, column.column_type.arrow(), column.nullable && column.default.is_none()))
         .collect();
+    let (payload, registry) = schemas::payload(c, pipeline, raw, path);
     let decode = DecodeSpec {
         stream: id,
         name: name.into(),
+        payload,
         columns,
         schema: Arc::new(Schema::new(fields)),
         explode,
@@ -139,7 +141,7 @@ fn one(
         id: 0,
         key: 0,
         route: 0,
-        partitioner,
+        partitioner: partitioner(pipeline),
         feature_inputs: Vec::new(),
         min_time: match raw.min_time {
             Some(instant) => instant.0,
@@ -148,13 +150,14 @@ fn one(
         max_future_ms: duration_or(&raw.max_future, defaults::MAX_FUTURE),
         limits: Default::default(),
     };
+    schemas::misfits(c, &decode, path);
     let time = StreamTime {
         lateness_ms: duration_or(&raw.lateness, defaults::LATENESS),
         idle_after_ms: duration_or(&raw.idle_after, defaults::IDLE_AFTER),
         sparse: raw.sparse.unwrap_or(false),
         max_drift_ms: duration_or(&raw.max_drift, defaults::MAX_DRIFT),
     };
-    let mut draft = StreamDraft { plan: StreamPlan { name: name.into(), decode, time }, path: path.clone() };
+    let mut draft = StreamDraft { plan: StreamPlan { name: name.into(), decode, registry, time }, path: path.clone() };
     if let Some(filter) = &raw.filter {
         let scope = draft.scope();
         draft.plan.decode.filter = c.condition(&path.key("where"), filter, &scope, &[path.key("columns")]);

@@ -15,6 +15,8 @@ pub struct Connection {
     pub redis: Option<Redis>,
     /// A bucket of an object store.
     pub bucket: Option<Bucket>,
+    /// A schema registry.
+    pub schema_registry: Option<SchemaRegistry>,
 }
 
 /// A Kafka cluster.
@@ -40,6 +42,23 @@ pub struct KafkaCluster {
 pub struct Redis {
     /// Such as `redis://user:password@host:6379/0`.
     pub url: String,
+}
+
+/// A registry that speaks the Confluent Schema Registry API: Confluent's own, Karapace, Apicurio, Redpanda. Each schema is
+/// asked for once.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaRegistry {
+    /// What comes before `/schemas/ids/…`, such as `https://registry.example.org:8081`.
+    pub url: String,
+    /// Whom the registry knows (basic authentication; in Confluent Cloud the API key).
+    pub username: Option<String>,
+    /// The password of `username`, or the API secret.
+    pub password: Option<String>,
+    /// A bearer token instead of `username` and `password`.
+    pub token: Option<String>,
+    /// A file of certificates (PEM) that are trusted besides those of the system.
+    pub ca: Option<String>,
 }
 
 /// A bucket of an object store, or a part of it: every path that lies below `url` is reached with these settings. What
@@ -75,9 +94,8 @@ pub struct Stream {
     pub format: Option<Format>,
     /// The columns to read, by name: a type alone, or a mapping. Fields that are not named are not read.
     pub columns: Option<Entries<Column>>,
-    /// Columns from a schema file or registry instead of `columns`.
-    #[schemars(extend("x-later" = "schema files and registries are not supported yet: list the columns under `columns`"))]
-    pub schema: Option<Later>,
+    /// What records of `avro` and `protobuf` are written by. Which of its fields are read is still said by `columns`.
+    pub schema: Option<SchemaOf>,
     /// Turns one record with an array (a slate) into one row per element.
     pub explode: Option<Explode>,
     /// Rows for which it is false or null are counted as filtered and go no further. Sees the stream's columns.
@@ -154,12 +172,64 @@ pub struct Memory {}
 pub enum Format {
     /// One JSON object per record.
     Json,
-    /// Avro, with or without a registry.
-    #[schemars(extend("x-later" = "the format `avro` is not supported yet"))]
+    /// One Avro value per record, by `schema`.
     Avro,
-    /// Protobuf, with or without a registry.
-    #[schemars(extend("x-later" = "the format `protobuf` is not supported yet"))]
+    /// One Protobuf message per record, by `schema`.
     Protobuf,
+}
+
+/// The schema of binary records: of one file for all records (`avro` or `protobuf`), or for each record the one that it
+/// names by its id (`registry`).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SchemaOf {
+    /// A file with an Avro schema (`.avsc`).
+    pub avro: Option<String>,
+    /// A file with Protobuf messages.
+    pub protobuf: Option<ProtobufFile>,
+    /// A file with a JSON Schema.
+    #[schemars(extend("x-later" = "JSON Schema is not supported yet; `columns` says what is read of JSON"))]
+    pub json_schema: Option<Later>,
+    /// A connection with `schema_registry`. Records are in the Confluent wire format; fields are found by name in the
+    /// schema that each was written with.
+    pub registry: Option<String>,
+    /// What comes before the value of each record, with a schema from a file.
+    #[schemars(extend("default" = "plain"))]
+    pub wire: Option<Wire>,
+}
+
+/// A path alone, or a mapping with more.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum ProtobufFile {
+    /// A file with a single message.
+    Short(String),
+    /// A file, and which of its messages.
+    Full(Box<ProtobufMessage>),
+}
+
+/// A message of a file.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProtobufMessage {
+    /// A `.proto` file, or descriptors as `protoc --descriptor_set_out --include_imports` writes them.
+    pub path: String,
+    /// The name of the message, with or without its package. Default: the only one.
+    pub message: Option<String>,
+    /// Folders in which imported files are looked for, besides the one of `path`.
+    pub include: Option<Names>,
+}
+
+/// What comes before the value of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Wire {
+    /// Nothing.
+    Plain,
+    /// The id of a schema, as the serialisers of Confluent write it; passed over.
+    Confluent,
+    /// Avro's single object encoding: the fingerprint of the schema, which must be that of the file.
+    SingleObject,
 }
 
 /// A type alone, or a mapping with more.

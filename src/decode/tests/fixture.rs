@@ -37,6 +37,7 @@ pub fn spec(columns: Vec<ColumnSpec>) -> DecodeSpec {
     DecodeSpec {
         stream: 3,
         name: "events".to_string(),
+        payload: PayloadSpec::Json,
         schema: schema_of(&columns),
         columns,
         explode: None,

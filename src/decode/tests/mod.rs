@@ -1,8 +1,10 @@
 //! Tests of the whole decoder: every reason to refuse, the rules of `where` and `explode`, and an oracle.
 
+mod binary;
 mod fixture;
 mod naive;
 mod oracle;
+mod world;
 
 /// What the naive decoder needs of the crate.
 mod words {
@@ -24,6 +26,12 @@ fn rejection(spec: &DecodeSpec, record: &[u8]) -> (RejectKind, String) {
     let [rejected] = &decoded.rejected[..] else { panic!("{:?}", decoded.rejected) };
     assert_eq!((rejected.position, rejected.item, &rejected.raw[..]), (100, None, record));
     (rejected.kind, rejected.message.clone())
+}
+
+/// The values of a column as text; null is none.
+fn shown(decoded: &DecodedBatch, column: usize) -> Vec<String> {
+    let texts = arrow::compute::cast(decoded.rows.column(column), &DataType::Utf8).unwrap();
+    texts.as_string::<i32>().iter().map(|text| text.unwrap_or_default().to_string()).collect()
 }
 
 fn simple() -> DecodeSpec {

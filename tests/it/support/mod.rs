@@ -4,6 +4,7 @@ pub mod binary;
 pub mod cluster;
 pub mod kafka;
 pub mod oracle;
+pub mod registry;
 pub mod s3;
 pub mod world;
 

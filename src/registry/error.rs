@@ -1,0 +1,24 @@
+//! Why the registry gave no answer.
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error(
+        "schema registry {connection} at {url}: {what}. Check `connections.{connection}.schema_registry`, and that the \
+         registry runs and can be reached from here"
+    )]
+    Away { connection: String, url: String, what: String },
+    #[error(
+        "schema registry {connection} at {url} refuses to answer: HTTP {status}. Check `username`, `password` and `token` \
+         of `connections.{connection}.schema_registry`, and that this user may read schemas"
+    )]
+    Refused { connection: String, url: String, status: u16 },
+    #[error("connections.{connection}.schema_registry: {what}")]
+    Settings { connection: String, what: String },
+}
+
+impl RegistryError {
+    /// Whether asking again can help.
+    pub fn retry(&self) -> bool {
+        matches!(self, RegistryError::Away { .. })
+    }
+}
