@@ -176,6 +176,7 @@ fn written(ms: EventTime, unit: TimeUnitSpec) -> Json {
     match unit {
         TimeUnitSpec::Millis => ms.into(),
         TimeUnitSpec::Micros => ms.saturating_mul(1_000).into(),
+        TimeUnitSpec::Nanos => ms.saturating_mul(1_000_000).into(),
         TimeUnitSpec::Seconds if ms % 1_000 == 0 => (ms / 1_000).into(),
         TimeUnitSpec::Seconds => (ms as f64 / 1e3).into(),
         TimeUnitSpec::Rfc3339 => match timestamp_ms_to_datetime(ms) {
