@@ -103,14 +103,14 @@ fn impression(n: usize) -> Json {
         (0..n % 4).map(|i| json!({ "id": format!("i{}", (n * 7 + i) % 23), "price": n as f64 / 4.0 })).collect();
     let mut event = json!({ "request_id": format!("r{n}"), "user": { "id": format!("ü{}", n % 17) }, "ts": T0 + n as i64 * 1000, "items": items });
     // Writers learn of the field in the middle.
-    if n >= EVENTS / 2 && n % 3 > 0 {
+    if n >= EVENTS / 2 && !n.is_multiple_of(3) {
         event["device"] = json!(format!("d{}", n % 3));
     }
     event
 }
 
 fn click(n: usize) -> Json {
-    let kind = if n % 5 == 0 { "NONE" } else { "CLICK" };
+    let kind = if n.is_multiple_of(5) { "NONE" } else { "CLICK" };
     json!({ "event_id": format!("c{n}"), "kind": kind, "req": format!("r{n}"), "item": format!("i{}", (n * 7 + 1) % 23), "at": T0 + n as i64 * 1000 + 300 })
 }
 

@@ -8,6 +8,9 @@ use arrow::array::AsArray;
 use proptest::prelude::*;
 use prost_reflect::prost::Message;
 
+/// Writes an event in one format.
+type Writer = Box<dyn Fn(&Event) -> Vec<u8>>;
+
 fn encoded(events: &[Event], encode: impl Fn(&Event) -> Vec<u8>) -> Vec<Vec<u8>> {
     events.iter().map(encode).collect()
 }
@@ -53,7 +56,7 @@ proptest! {
         slate in any::<bool>(),
     ) {
         let (old, now) = (event_message(PROTO_OLD), event_message(PROTO_NOW));
-        let worlds: [(PayloadSpec, Box<dyn Fn(&Event) -> Vec<u8>>); 5] = [
+        let worlds: [(PayloadSpec, Writer); 5] = [
             (avro_file(AVRO_OLD, Wire::Plain), Box::new(|event| avro_of(event, AVRO_OLD))),
             (avro_file(AVRO_NOW, Wire::Plain), Box::new(|event| avro_of(event, AVRO_NOW))),
             (avro_file(AVRO_WIDE, Wire::Plain), Box::new(|event| avro_of(event, AVRO_WIDE))),
