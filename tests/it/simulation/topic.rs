@@ -78,8 +78,8 @@ impl Topic {
     /// A process that slept sends what it had sent, or was about to send, once more.
     pub fn send_again(&self, random: &mut StdRng) {
         let mut logs = self.lock();
-        let cells = logs.cells.len();
-        let Some((&cell, log)) = logs.cells.iter().nth(random.random_range(0..cells.max(1))) else { return };
+        let spoken: Vec<_> = logs.cells.iter().filter(|(_, log)| !log.is_empty()).collect();
+        let Some((&cell, log)) = spoken.get(random.random_range(0..spoken.len().max(1))) else { return };
         let chosen = log[random.random_range(0..log.len())].at;
         let commit: Vec<Letter> = log.iter().filter(|letter| letter.at.cut == chosen.cut).cloned().collect();
         logs.note("commit_sent_again_by_a_zombie");
