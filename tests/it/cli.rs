@@ -281,7 +281,7 @@ fn a_demo_does_not_clear_a_folder_that_is_not_its_own() {
 
 #[test]
 fn a_run_that_is_told_to_stop_commits_and_the_next_one_comes_to_the_same_samples() {
-    let folder = workspace(600_000);
+    let folder = workspace(1_000_000);
     let (code, _, errors) = finish(
         folder.path(),
         &["run", "p.yaml", "--set", "state.path=whole/state", "--set", "samples.ctr.write.parquet.path=whole/samples"],
