@@ -79,7 +79,7 @@ impl Topic {
     pub fn send_again(&self, random: &mut StdRng) {
         let mut logs = self.lock();
         let spoken: Vec<_> = logs.cells.iter().filter(|(_, log)| !log.is_empty()).collect();
-        let Some((&cell, log)) = spoken.get(random.random_range(0..spoken.len().max(1))) else { return };
+        let Some(&(&cell, log)) = spoken.get(random.random_range(0..spoken.len().max(1))) else { return };
         let chosen = log[random.random_range(0..log.len())].at;
         let commit: Vec<Letter> = log.iter().filter(|letter| letter.at.cut == chosen.cut).cloned().collect();
         logs.note("commit_sent_again_by_a_zombie");
