@@ -280,6 +280,16 @@ fn a_demo_does_not_clear_a_folder_that_is_not_its_own() {
 }
 
 #[test]
+fn a_pipeline_whose_rows_leave_early_is_not_rescaled() {
+    let folder = workspace(100);
+    let early = PIPELINE.replace("serving_lag: 0s", "serving_lag: 0s\n    emit: { mode: immediate }");
+    fs::write(folder.path().join("p.yaml"), early).expect("the file can be written");
+    assert_eq!(finish(folder.path(), &["run", "p.yaml"]).0, 0);
+    let (code, _, errors) = finish(folder.path(), &["rescale", "p.yaml"]);
+    assert!(code == 1 && errors.contains("`samples.ctr.emit`: rows leave before"), "{code}: {errors}");
+}
+
+#[test]
 fn a_run_that_is_told_to_stop_commits_and_the_next_one_comes_to_the_same_samples() {
     let folder = workspace(1_000_000);
     let (code, _, errors) = finish(
