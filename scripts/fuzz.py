@@ -20,7 +20,7 @@ VERSION = "0.13.2"
 # What a corpus in the repository may weigh, per target.
 KEEP_BYTES = 100_000
 # An input that takes so long, or so much memory, is a finding.
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 RSS_LIMIT_MB = 3_000
 
 

@@ -358,7 +358,8 @@ pub fn record(stream: usize, script: &mut Script<'_>) -> Vec<u8> {
         number => format!("{}", number as i64 - 100),
     };
     match stream {
-        0 => fields.extend([format!("\"request\":\"r{id}\""), format!("\"score\":{value}")]),
+        // Records with one id belong to one user, and so to one lane: lanes do not know of each other's ids.
+        0 => fields.extend([format!("\"request\":\"{user}-r{id}\""), format!("\"score\":{value}")]),
         1 => fields.extend([format!("\"event\":\"c{id}\""), format!("\"text\":\"t{}\"", number % 5)]),
         _ => fields.extend([
             format!("\"event\":\"b{id}\""),

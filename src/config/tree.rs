@@ -163,7 +163,9 @@ pub fn locate(root: &Node, path: &Path) -> Position {
 pub fn parse(file: &str, text: &str) -> Result<Node, Vec<Diagnostic>> {
     let file: Arc<str> = file.into();
     let documents = MarkedYaml::load_from_str(text).map_err(|error| {
-        let (line, column) = (error.marker().line() as u32, error.marker().col() as u32 + 1);
+        // What is missing at the end is told by the parser on a line behind it, which no editor can go to.
+        let lines = text.split(['\n', '\r']).count();
+        let (line, column) = (error.marker().line().min(lines) as u32, error.marker().col() as u32 + 1);
         vec![syntax_error(&Position { file: file.clone(), line, column }, text, error.info())]
     })?;
     match documents.as_slice() {
