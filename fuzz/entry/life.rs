@@ -360,9 +360,9 @@ pub fn record(stream: usize, script: &mut Script<'_>) -> Vec<u8> {
     match stream {
         // Records with one id belong to one user, and so to one lane: lanes do not know of each other's ids.
         0 => fields.extend([format!("\"request\":\"{user}-r{id}\""), format!("\"score\":{value}")]),
-        1 => fields.extend([format!("\"event\":\"c{id}\""), format!("\"text\":\"t{}\"", number % 5)]),
+        1 => fields.extend([format!("\"event\":\"{user}-c{id}\""), format!("\"text\":\"t{}\"", number % 5)]),
         _ => fields.extend([
-            format!("\"event\":\"b{id}\""),
+            format!("\"event\":\"{user}-b{id}\""),
             format!("\"value\":{value}"),
             format!("\"price\":{}", number as f32 / 4.0),
             format!("\"flag\":{}", number.is_multiple_of(2)),

