@@ -162,9 +162,9 @@ pub fn locate(root: &Node, path: &Path) -> Position {
 /// Reads one YAML document.
 pub fn parse(file: &str, text: &str) -> Result<Node, Vec<Diagnostic>> {
     let file: Arc<str> = file.into();
+    // What is missing at the end is told by the parser on a line behind it, which no editor can go to.
+    let lines = text.split(['\n', '\r']).count();
     let documents = MarkedYaml::load_from_str(text).map_err(|error| {
-        // What is missing at the end is told by the parser on a line behind it, which no editor can go to.
-        let lines = text.split(['\n', '\r']).count();
         let (line, column) = (error.marker().line().min(lines) as u32, error.marker().col() as u32 + 1);
         vec![syntax_error(&Position { file: file.clone(), line, column }, text, error.info())]
     })?;
@@ -178,10 +178,12 @@ pub fn parse(file: &str, text: &str) -> Result<Node, Vec<Diagnostic>> {
             let node = convert(document, &file, &Path::default(), &mut errors);
             if errors.is_empty() { Ok(node) } else { Err(errors) }
         }
-        [_, second, ..] => Err(vec![
-            Diagnostic::error(&position(second, &file), "", "a second YAML document starts here")
-                .with_help("one file is one pipeline: remove the `---` line"),
-        ]),
+        [_, second, ..] => {
+            let at = position(second, &file);
+            let at = Position { line: at.line.min(lines as u32), ..at };
+            let told = Diagnostic::error(&at, "", "a second YAML document starts here");
+            Err(vec![told.with_help("one file is one pipeline: remove the `---` line")])
+        }
     }
 }
 
