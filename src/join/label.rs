@@ -190,24 +190,24 @@ impl Labels {
 
     /// Takes a decision back from the state; a label that is not here any more needs none.
     pub fn restore_decision(&mut self, id: Fingerprint, content: u64, state: LabelState) {
-        let buckets = &self.buckets;
-        let found = self.ids.get(id, |row| {
-            let at = row.row() as usize;
-            buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[at] == id && bucket.content[at] == content)
-        });
-        let Some(row) = found else { return };
+        let Some(row) = self.copy_of(id, content) else { return };
         self.set_state(row, state);
         if state == LabelState::Replaced {
             self.ids.remove(id, row);
         }
     }
 
-    /// Remembers for the next cut what became of every label. Those that were replaced are found out again.
+    /// Remembers for the next cut what became of every label. Which of several copies stands is found out again.
     pub fn decide_anew(&mut self) {
         for (number, bucket) in &self.buckets {
             for (row, state) in bucket.state.iter().enumerate() {
-                if matches!(state, LabelState::PassedOver | LabelState::Attached) {
-                    let (id, content, home) = (bucket.id[row], bucket.content[row], bucket.home[row]);
+                let (id, content, home) = (bucket.id[row], bucket.content[row], bucket.home[row]);
+                let decided = match state {
+                    LabelState::Waiting => false,
+                    LabelState::PassedOver | LabelState::Attached => true,
+                    LabelState::Replaced => self.copy_of(id, content).is_none(),
+                };
+                if decided {
                     let row = RowRef::new(*number, row as u32);
                     self.decisions.push(Decision { row, id, content, home, state: *state, by: 0 });
                 }
@@ -225,14 +225,8 @@ impl Labels {
         let old = self.bucket(found);
         let at = found.row() as usize;
         let (old_order, new_order) = ((old.event_time[at], old.content[at]), (label.event_time, label.content));
-        let decided = !matches!(old.state[at], LabelState::Waiting | LabelState::PassedOver);
         if old_order == new_order {
-            if decided || old.came_at[at] <= label.came_at {
-                return Admission::Duplicate;
-            }
-            self.set_state(found, LabelState::Replaced);
-            self.ids.remove(label.id, found);
-            return Admission::Sooner;
+            return if self.stands_in(found, label) { Admission::Sooner } else { Admission::Duplicate };
         }
         // An attached label has left with its impression: nothing can replace it.
         if old_order < new_order || old.state[at] == LabelState::Attached {
@@ -242,6 +236,37 @@ impl Labels {
         self.decide(found, LabelState::Replaced, 0);
         self.ids.remove(label.id, found);
         Admission::ConflictWon
+    }
+
+    /// Whether an exact copy takes the place of the one that is there.
+    fn stands_in(&mut self, found: RowRef, label: &NewLabel) -> bool {
+        let (old, at) = (self.bucket(found), found.row() as usize);
+        let decided = !matches!(old.state[at], LabelState::Waiting | LabelState::PassedOver);
+        if decided || old.came_at[at] <= label.came_at {
+            return false;
+        }
+        self.set_state(found, LabelState::Replaced);
+        self.ids.remove(label.id, found);
+        true
+    }
+
+    /// Whether a label that a cut has written is to be taken back: all but the copies of what is here. Conflicts are not
+    /// decided again, for the other one may have been forgotten when this one came, or have been another lane's: who lost
+    /// one is on record.
+    pub fn admit_again(&mut self, label: &NewLabel) -> bool {
+        match self.copy_of(label.id, label.content) {
+            None => true,
+            Some(found) => self.stands_in(found, label),
+        }
+    }
+
+    /// The label with this id and content, among those that were not replaced.
+    fn copy_of(&self, id: Fingerprint, content: u64) -> Option<RowRef> {
+        let buckets = &self.buckets;
+        self.ids.get(id, |row| {
+            let at = row.row() as usize;
+            buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[at] == id && bucket.content[at] == content)
+        })
     }
 
     /// Adds a row to its bucket, the id index and the chain of its key; the caller adds its columns.

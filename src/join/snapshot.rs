@@ -16,7 +16,7 @@ use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
 use crate::join::evaluate::nulls;
 use crate::join::index::RowRef;
-use crate::join::label::{Admission, Decision, LabelBucket, LabelState, NewLabel};
+use crate::join::label::{Decision, LabelBucket, LabelState, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState, JoinedGroup};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
@@ -314,9 +314,7 @@ impl JoinState {
                 home: keys.home[at],
                 came_at,
             };
-            // Of two records in conflict both were written when the better one came later.
-            let admitted = share.contains(new.home)
-                && matches!(labels.admit(&new), Admission::New | Admission::ConflictWon | Admission::Sooner);
+            let admitted = share.contains(new.home) && labels.admit_again(&new);
             if admitted {
                 let came_at = new.came_at;
                 let row = labels.push(bucket, new);

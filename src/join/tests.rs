@@ -56,6 +56,37 @@ fn an_index_tells_fingerprints_with_one_tag_apart() {
     assert!(!index.replace(other, RowRef::new(9, 9), RowRef::new(0, 0)), "it points elsewhere");
 }
 
+/// Found by fuzzing: a label came under an id that had been forgotten; a restart found both on disk, took the second for the
+/// loser of a conflict and dropped it.
+#[test]
+fn what_was_written_is_taken_back_whatever_its_id_met_and_only_records_tell_who_lost() {
+    let mut labels = labels(Take::Count);
+    let both = [label(1, 10_000, 5, 10_000), label(1, 90_000, 6, 90_000)];
+    let rows: Vec<RowRef> = both
+        .into_iter()
+        .map(|label| {
+            assert!(labels.admit_again(&label));
+            add(&mut labels, label, None)
+        })
+        .collect();
+    assert!(!labels.admit_again(&label(1, 90_000, 6, 90_000)), "a copy");
+    assert_eq!(labels.waiting(), 2);
+    labels.restore_decision(1, 6, LabelState::Replaced);
+    assert_eq!(
+        (labels.waiting(), labels.state(rows[0]), labels.state(rows[1])),
+        (1, LabelState::Waiting, LabelState::Replaced)
+    );
+    // Written anew, it is on record; of copies the one that stands is found out again.
+    labels.decide_anew();
+    let told: Vec<_> = labels.decisions.iter().map(|decision| (decision.content, decision.state)).collect();
+    assert_eq!(told, [(6, LabelState::Replaced)]);
+    assert!(labels.admit_again(&label(1, 10_000, 5, 9_000)), "the same, sooner");
+    labels.decisions.clear();
+    add(&mut labels, label(1, 10_000, 5, 9_000), None);
+    labels.decide_anew();
+    assert!(labels.decisions.iter().all(|decision| decision.content == 6));
+}
+
 #[test]
 fn a_chain_loses_the_rows_of_buckets_that_expire() {
     let mut labels = labels(Take::Count);

@@ -101,3 +101,18 @@ fn waits_are_drawn_evenly_and_alike_by_everyone() {
     assert!(waits[0] >= 1_000 && waits[199] <= 9_000, "{waits:?}");
     assert!((4_000..6_000).contains(&waits[100]), "the middle one waits {} ms", waits[100]);
 }
+
+#[test]
+fn negatives_are_left_out_by_their_first_row_and_the_books_count_impressions() {
+    let setup = Setup { negatives: true, features: false, ..early("immediate", 0, 0) };
+    let logs = logs(&setup, 4, 200);
+    let (disk, books) = simulate(&setup, &logs, &[2, 1, 3], 7);
+    let anchor = books.counts.samples[0].anchor;
+    let rows = disk.sorted_rows();
+    let of = |kind: &str| rows.iter().filter(|row| cell(row, "emit_kind") == kind).count() as u64;
+    assert!(anchor.balances() && anchor.pending == 0, "{anchor:?}");
+    assert_eq!((anchor.emitted, books.file_rows), (of("base"), rows.len() as u64));
+    assert!(anchor.sampled_out > anchor.emitted && of("positive") > 0, "{anchor:?}, {} positives", of("positive"));
+    let weights: Vec<String> = rows.iter().map(|row| cell(row, "sample_weight")).collect();
+    assert!(weights.iter().any(|weight| weight == "1") && weights.iter().any(|weight| weight.starts_with("3.3")));
+}
