@@ -263,6 +263,7 @@ fn joins(sample: &SampleView) -> Table {
         "join",
         ">waiting",
         ">attached",
+        ">corrected",
         ">out of window",
         ">unmatched",
         ">applied",
@@ -274,10 +275,10 @@ fn joins(sample: &SampleView) -> Table {
     ]);
     for join in &sample.joins {
         let account = &join.account;
-        let numbers =
-            [account.waiting, account.attached, account.out_of_window, account.expired_unmatched, account.applied];
+        let numbers = [account.waiting, account.attached, account.corrected, account.out_of_window];
+        let numbers = numbers.into_iter().chain([account.expired_unmatched, account.applied]);
         let more = [account.filtered, account.duplicate, account.conflict, account.late];
-        let numbers = numbers.into_iter().chain(more).map(exact_count);
+        let numbers = numbers.chain(more).map(exact_count);
         table.row([join.join.clone()].into_iter().chain(numbers).chain([ok(join.balances)]));
     }
     table

@@ -67,7 +67,7 @@ fn books(manifest: &Manifest) -> Result<(), String> {
         for label in &sample.labels {
             let came = [label.filtered, label.duplicate, label.conflict, label.late, label.applied];
             count("the account of a join", came)?;
-            let left = [label.waiting, label.attached, label.out_of_window, label.expired_unmatched];
+            let left = [label.waiting, label.attached, label.corrected, label.out_of_window, label.expired_unmatched];
             count("the account of a join", left)?;
             at_most("waiting labels", label.waiting, label.applied)?;
         }

@@ -70,7 +70,7 @@ impl AddAssign for AnchorAccount {
 
 /// What became of the accepted rows of one label stream of a sample:
 /// `accepted = filtered + duplicate + conflict + late + applied` and
-/// `applied = waiting + attached + out_of_window + expired_unmatched`.
+/// `applied = waiting + attached + corrected + out_of_window + expired_unmatched`.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LabelAccount {
     /// Turned away by the join's own `where`.
@@ -84,6 +84,9 @@ pub struct LabelAccount {
     pub waiting: u64,
     /// Left with its impression, whether or not `take` used it.
     pub attached: u64,
+    /// Left as a correction of its impression.
+    #[serde(default)]
+    pub corrected: u64,
     /// Its key was seen, but no impression of that key had it in its window.
     pub out_of_window: u64,
     /// No impression of its key was pending while it waited.
@@ -97,12 +100,12 @@ impl LabelAccount {
 
     /// The share of labels that attached among those of which it is decided; `None` before any is.
     pub fn coverage(&self) -> Option<f64> {
-        let decided = self.attached + self.late + self.out_of_window + self.expired_unmatched;
+        let decided = self.attached + self.corrected + self.late + self.out_of_window + self.expired_unmatched;
         (decided > 0).then(|| self.attached as f64 / decided as f64)
     }
 
     pub fn balances(&self) -> bool {
-        self.applied == self.waiting + self.attached + self.out_of_window + self.expired_unmatched
+        self.applied == self.waiting + self.attached + self.corrected + self.out_of_window + self.expired_unmatched
     }
 }
 
@@ -115,6 +118,7 @@ impl AddAssign for LabelAccount {
         self.applied += other.applied;
         self.waiting += other.waiting;
         self.attached += other.attached;
+        self.corrected += other.corrected;
         self.out_of_window += other.out_of_window;
         self.expired_unmatched += other.expired_unmatched;
     }

@@ -2,17 +2,19 @@
 //!
 //! For every impression the chain of its key is walked once. A label is attached when it lies in the window, came while
 //! the impression was open, and no other pending impression of the key has the better claim: the latest one at or
-//! before the label, else the earliest after it.
+//! before the label, else the earliest after it; one that the label would correct comes behind those that it lies in the
+//! window of. Of labels that hang on labels the chains are those of the labels that were attached just before.
 
 use crate::event::{CloseReason, EventTime, Fingerprint, Payload};
 use crate::join::bucket::Part;
-use crate::join::emit::{Emission, EmitKind};
+use crate::join::emit::Emission;
 use crate::join::index::RowRef;
 use crate::join::label::{LabelState, Labels};
 use crate::join::state::{ClosedBucket, JoinState};
 use crate::join::take::label_columns;
 use crate::join::{Emit, Take};
 use arrow::array::{ArrayRef, RecordBatch};
+use std::cell::OnceCell;
 use std::cmp::Reverse;
 
 /// The impressions of one bucket, decided.
@@ -46,8 +48,26 @@ pub struct ClosedPart {
     pub emission: Option<Emission>,
 }
 
-/// The labels of rows of one label stream: one after another, and where each row's end.
-type Found = (Vec<RowRef>, Vec<u32>);
+/// The labels of rows of one label stream: one after another, when each is known, and where each row's end.
+#[derive(Default)]
+pub(super) struct Found {
+    pub rows: Vec<RowRef>,
+    pub known: Vec<EventTime>,
+    pub ends: Vec<u32>,
+}
+
+impl Found {
+    /// Ends the labels of one row.
+    pub fn end(&mut self) {
+        self.ends.push(self.rows.len() as u32);
+    }
+
+    /// Where the labels of the `row`th row lie.
+    pub fn range(&self, row: usize) -> std::ops::Range<usize> {
+        let start = if row == 0 { 0 } else { self.ends[row - 1] };
+        start as usize..self.ends[row] as usize
+    }
+}
 
 impl JoinState {
     pub(super) fn close_bucket(&mut self, number: u32, reason: CloseReason, out: &mut Vec<ClosedRows>) {
@@ -76,113 +96,159 @@ impl JoinState {
         if bucket.parts.iter().any(|part| part.segment.is_none() || !part.features_stored) && !filed {
             self.closed_unstored.push((number, bucket));
         }
-        if !filed && (!parts.is_empty() || self.spec.emit == Emit::Wait) {
+        if !filed && self.spec.emit == Emit::Wait {
             out.push(ClosedRows { bucket: number, reason, parts });
         }
     }
 
-    /// The rows that leave now, if any do.
+    /// Attaches the labels of a part's rows for good. The rows leave now, unless they have left early.
     fn close_part(&mut self, number: u32, part: usize, live: &[u32]) -> Option<ClosedPart> {
-        let found: Vec<Found> = (0..self.labels.len()).map(|label| self.resolve(label, number, live)).collect();
+        let mut found: Vec<Found> = Vec::with_capacity(self.labels.len());
+        for label in 0..self.labels.len() {
+            let of_label = self.resolve(label, number, live, &found);
+            found.push(of_label);
+        }
+        if self.spec.emit != Emit::Wait {
+            return None;
+        }
         let bucket = &self.buckets[&number];
         let part: &Part = &bucket.parts[part];
-        let leave = |rows: &[u32], found: &[Found], emission: Option<Emission>| ClosedPart {
+        let labels = self.labels.iter().zip(&found);
+        Some(ClosedPart {
             payload: part.payload.clone(),
-            keep: (rows.len() < part.rows as usize).then(|| rows.iter().map(|row| row - part.start).collect()),
-            event_time: rows.iter().map(|row| bucket.event_time[*row as usize]).collect(),
-            id: rows.iter().map(|row| bucket.id[*row as usize]).collect(),
+            keep: (live.len() < part.rows as usize).then(|| live.iter().map(|row| row - part.start).collect()),
+            event_time: live.iter().map(|row| bucket.event_time[*row as usize]).collect(),
+            id: live.iter().map(|row| bucket.id[*row as usize]).collect(),
             features: part.features.clone().unwrap_or_default(),
-            labels: self
-                .labels
-                .iter()
-                .zip(found)
-                .map(|(labels, (found, ends))| label_columns(labels, found, ends))
-                .collect(),
-            emission,
-        };
-        match self.spec.emit {
-            Emit::Wait => Some(leave(live, &found, None)),
-            Emit::Early { negatives: false, .. } => None,
-            Emit::Early { negatives: true, .. } => {
-                let start = |ends: &[u32], at: usize| if at == 0 { 0 } else { ends[at - 1] };
-                let is_negative = |at: &usize| found.iter().all(|(_, ends)| ends[*at] == start(ends, *at));
-                let rows: Vec<u32> = (0..live.len()).filter(is_negative).map(|at| live[at]).collect();
-                let mut emission = Emission::default();
-                for row in &rows {
-                    let instant = bucket.event_time[*row as usize].saturating_add(self.spec.longest_ms());
-                    emission.push(EmitKind::Negative, instant, None);
-                }
-                let none: Vec<Found> = found.iter().map(|_| (Vec::new(), vec![0; rows.len()])).collect();
-                (!rows.is_empty()).then(|| leave(&rows, &none, Some(emission)))
-            }
-        }
+            labels: labels.map(|(labels, found)| label_columns(labels, &found.rows, &found.ends)).collect(),
+            emission: None,
+        })
     }
 
-    /// Finds each row's labels of one label stream.
-    fn resolve(&mut self, label: usize, number: u32, live: &[u32]) -> Found {
-        let longest = self.spec.longest_ms();
-        let mut found: Vec<RowRef> = Vec::new();
-        let mut ends: Vec<u32> = Vec::with_capacity(live.len());
-        for &row in live {
+    /// Finds each row's labels of one label stream; `others` are those of the streams before it.
+    fn resolve(&mut self, label: usize, number: u32, live: &[u32], others: &[Found]) -> Found {
+        let on = self.labels[label].spec.on;
+        let mut found = Found { ends: Vec::with_capacity(live.len()), ..Found::default() };
+        let mut passed: Vec<RowRef> = Vec::new();
+        for (index, &row) in live.iter().enumerate() {
             if !self.labels[label].is_empty() {
-                let bucket = &self.buckets[&number];
-                let (ts, key) = (bucket.event_time[row as usize], bucket.key(row));
-                let mut at = self.labels[label].chain(key);
-                let first = found.len();
-                while !at.is_none() {
-                    let next = self.labels[label].next(at);
-                    if self.claims(label, at, ts, longest) && self.has_best_claim(label, at, key, number, row) {
-                        found.push(at);
-                    } else {
-                        self.labels[label].pass_over(at, number, self.counting);
-                    }
-                    at = next;
-                }
-                for &row in &found[first..] {
-                    let labels = &mut self.labels[label];
-                    labels.set_state(row, LabelState::Attached);
-                    if self.counting {
-                        labels.decide(row, LabelState::Attached, number);
-                        labels.account.waiting -= 1;
-                        labels.account.attached += 1;
-                        labels.delays.add(labels.time(row) - ts);
-                    }
+                let (row, first) = (RowRef::new(number, row), found.rows.len());
+                let hangs_on = on.map(|on| (on, &others[on], others[on].range(index)));
+                self.own_labels(label, row, hangs_on, &mut found, &mut passed);
+                self.attach(label, row, &found, first);
+                for at in passed.drain(..) {
+                    self.labels[label].pass_over(at, number, self.counting);
                 }
             }
-            ends.push(found.len() as u32);
+            found.end();
         }
-        (found, ends)
+        found
     }
 
-    /// Whether a label lies in the window of an impression at `ts` and came while that was open (F3, F4).
-    fn claims(&self, label: usize, at: RowRef, ts: EventTime, longest: i64) -> bool {
+    /// Attaches the labels from `first` on for good.
+    fn attach(&mut self, label: usize, row: RowRef, found: &Found, first: usize) {
+        let ts = self.time_of(row);
+        for (&at, &known) in found.rows[first..].iter().zip(&found.known[first..]) {
+            let base = self.base_of(label, at, ts);
+            let labels = &mut self.labels[label];
+            labels.set_state(at, LabelState::Attached);
+            if self.counting {
+                labels.decide(at, LabelState::Attached, row.bucket());
+                labels.account.waiting -= 1;
+                if known > ts.saturating_add(self.longest_ms) {
+                    labels.account.corrected += 1;
+                } else {
+                    labels.account.attached += 1;
+                    labels.delays.add(labels.time(at) - base);
+                }
+            }
+        }
+    }
+
+    /// The time that a label's window is of: that of the impression at `ts`, or of the label that it hangs on.
+    fn base_of(&self, label: usize, at: RowRef, ts: EventTime) -> EventTime {
         let labels = &self.labels[label];
-        let (bucket, row) = (labels.bucket(at), at.row() as usize);
-        let free = matches!(bucket.state[row], LabelState::Waiting | LabelState::PassedOver);
-        let delay = bucket.event_time[row] - ts;
-        free && delay >= -labels.spec.before_ms
-            && delay <= labels.spec.within_ms
-            && bucket.came_at[row] <= ts.saturating_add(longest)
+        let Some(on) = labels.spec.on else { return ts };
+        let other = self.labels[on].of_id(labels.key(at));
+        other.map_or(ts, |other| self.labels[on].time(other))
     }
 
-    fn has_best_claim(&self, label: usize, at: RowRef, key: Fingerprint, number: u32, row: u32) -> bool {
-        let rivals = self.rows_of_key(key);
-        rivals.len() <= 1 || self.best_claim(label, at, &rivals) == Some(RowRef::new(number, row))
-    }
-
-    /// Of pending impressions of a label's key, the one that it belongs to.
-    pub(super) fn best_claim(&self, label: usize, at: RowRef, rivals: &[RowRef]) -> Option<RowRef> {
-        let longest = self.spec.longest_ms();
-        let label_time = self.labels[label].time(at);
-        let time = |row: RowRef| self.buckets[&row.bucket()].event_time[row.row() as usize];
-        let id = |row: RowRef| self.buckets[&row.bucket()].id[row.row() as usize];
-        let rank = |row: RowRef| {
-            let ts = time(row);
-            let distance = if ts <= label_time { label_time - ts } else { ts - label_time };
-            (ts > label_time, distance, id(row))
+    /// Finds the labels of an impression in one label stream, and when each is known. With `hangs_on` they are those of
+    /// other labels: their stream, and where they are. What lies on the same keys and is not the impression's is `passed`.
+    pub(super) fn own_labels(
+        &self,
+        label: usize,
+        row: RowRef,
+        hangs_on: Option<(usize, &Found, std::ops::Range<usize>)>,
+        found: &mut Found,
+        passed: &mut Vec<RowRef>,
+    ) {
+        let (labels, ts) = (&self.labels[label], self.time_of(row));
+        let mut walk = |key: Fingerprint, take: &dyn Fn(RowRef) -> Option<EventTime>| {
+            let mut at = labels.chain(key);
+            while !at.is_none() {
+                match take(at) {
+                    Some(known) => {
+                        found.rows.push(at);
+                        found.known.push(known);
+                    }
+                    None => passed.push(at),
+                }
+                at = labels.next(at);
+            }
         };
-        let claims = |rival: &RowRef| self.claims(label, at, time(*rival), longest);
-        rivals.iter().copied().filter(claims).min_by_key(|rival| rank(*rival))
+        let Some((on, others, range)) = hangs_on else {
+            let key = self.buckets[&row.bucket()].key(row.row());
+            let rivals = OnceCell::new();
+            return walk(key, &|at| {
+                let known = self.claim(label, at, ts, ts)?;
+                let rivals = rivals.get_or_init(|| self.rows_of_key(key));
+                let is_best = || self.best_claim(label, at, rivals).is_some_and(|(best, _)| best == row);
+                (rivals.len() <= 1 || is_best()).then_some(known)
+            });
+        };
+        for (&other, &since) in others.rows[range.clone()].iter().zip(&others.known[range]) {
+            let (key, base) = (self.labels[on].id(other), self.labels[on].time(other));
+            walk(key, &|at| Some(self.claim(label, at, base, ts)?.max(since)));
+        }
+    }
+
+    /// The instant at which a label that hangs on what was at `base` is known of the impression at `ts`: when it came, if
+    /// it lies in the window and came in time (F3, F4). One that corrects is known when every impression is here that could
+    /// have the better claim. `None` if it is not of that impression.
+    pub(super) fn claim(&self, label: usize, at: RowRef, base: EventTime, ts: EventTime) -> Option<EventTime> {
+        let labels = &self.labels[label];
+        let (bucket, row, spec) = (labels.bucket(at), at.row() as usize, &labels.spec);
+        let free = matches!(bucket.state[row], LabelState::Waiting | LabelState::PassedOver);
+        let (delay, came_at) = (bucket.event_time[row] - base, bucket.came_at[row]);
+        let end = ts.saturating_add(self.longest_ms);
+        if !free || delay < -spec.before_ms {
+            None
+        } else if delay <= spec.within_ms && came_at <= end {
+            Some(came_at)
+        } else {
+            let correct_ms = self.spec.correct_ms;
+            let corrects =
+                delay <= spec.within_ms.saturating_add(correct_ms) && came_at <= end.saturating_add(correct_ms);
+            corrects.then(|| came_at.saturating_add(spec.before_ms).max(end.saturating_add(1)))
+        }
+    }
+
+    /// Of pending impressions of a label's key, the one that it belongs to, and when it is known there.
+    pub(super) fn best_claim(&self, label: usize, at: RowRef, rivals: &[RowRef]) -> Option<(RowRef, EventTime)> {
+        let label_time = self.labels[label].time(at);
+        let id = |row: RowRef| self.buckets[&row.bucket()].id[row.row() as usize];
+        let ranked = |row: &RowRef| {
+            let ts = self.time_of(*row);
+            let known = self.claim(label, at, ts, ts)?;
+            let corrects = known > ts.saturating_add(self.longest_ms);
+            Some(((corrects, ts > label_time, (ts - label_time).abs(), id(*row)), (*row, known)))
+        };
+        rivals.iter().filter_map(ranked).min_by_key(|(rank, _)| *rank).map(|(_, best)| best)
+    }
+
+    pub(super) fn time_of(&self, row: RowRef) -> EventTime {
+        self.buckets[&row.bucket()].event_time[row.row() as usize]
     }
 }
 

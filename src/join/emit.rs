@@ -2,7 +2,8 @@
 //!
 //!   impression ─ wait ─> base row              the labels until then
 //!   label after that ──> positive row          the same impression with the labels until this one
-//!   close ─────────────> negative row          where asked for: no label has come
+//!   longest window ────> negative row          where asked for: no label has come
+//!   label after that ──> correction row        where asked for: as long as the impression is kept
 //!
 //! Every row has an instant of its own, from event times alone, and shows what is known at it: labels that came at or
 //! before it. It leaves when the watermark has passed the time bucket of the instant, and then everything that came at or
@@ -10,12 +11,12 @@
 //! ES-DFM (Yang et al., 2021) a wait that is drawn, DEFER (Gu et al., 2021) adds the real negatives.
 //! Does not: attach labels for good: closing does, by the same claims.
 
-use crate::event::{EventTime, Fingerprint, Watermark};
-use crate::join::Take;
-use crate::join::close::{ClosedPart, ClosedRows};
+use crate::event::{EventTime, Watermark};
+use crate::join::close::{ClosedPart, ClosedRows, Found};
 use crate::join::index::RowRef;
 use crate::join::state::JoinState;
 use crate::join::take::{label_columns, same_columns};
+use crate::join::{Emit, Take};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -28,6 +29,8 @@ pub enum EmitKind {
     Positive,
     /// The longest window has passed without a label.
     Negative,
+    /// A label came after its window, or after the longest one had passed.
+    Correction,
 }
 
 impl EmitKind {
@@ -36,6 +39,7 @@ impl EmitKind {
             EmitKind::Base => "base",
             EmitKind::Positive => "positive",
             EmitKind::Negative => "negative",
+            EmitKind::Correction => "correction",
         }
     }
 }
@@ -63,6 +67,8 @@ impl Emission {
 pub(super) struct Schedule {
     /// Impressions without a row.
     due: BinaryHeap<Reverse<(EventTime, RowRef)>>,
+    /// Where real negatives are asked for: impressions whose longest window has not passed.
+    ends: BinaryHeap<Reverse<(EventTime, RowRef)>>,
     /// (instant, label stream, label): labels that may make a row.
     labels: BinaryHeap<Reverse<(EventTime, u32, RowRef)>>,
     /// All instants in buckets up to this one have passed.
@@ -72,16 +78,12 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub fn add_impression(&mut self, due: EventTime, row: RowRef) {
-        self.due.push(Reverse((due, row)));
-    }
-
-    pub fn add_label(&mut self, came_at: EventTime, label: usize, row: RowRef) {
-        self.labels.push(Reverse((came_at, label as u32, row)));
+    pub fn add_label(&mut self, known: EventTime, label: usize, row: RowRef) {
+        self.labels.push(Reverse((known, label as u32, row)));
     }
 
     pub fn memory_bytes(&self) -> usize {
-        self.due.capacity() * size_of::<(EventTime, RowRef)>()
+        (self.due.capacity() + self.ends.capacity()) * size_of::<(EventTime, RowRef)>()
             + self.labels.capacity() * size_of::<(EventTime, u32, RowRef)>()
     }
 
@@ -90,15 +92,13 @@ impl Schedule {
         self.due.iter().map(|Reverse((_, row))| *row)
     }
 
-    fn next_due(&mut self, until: EventTime) -> Option<(EventTime, RowRef)> {
-        let Reverse((due, _)) = self.due.peek()?;
-        if *due >= until { None } else { self.due.pop().map(|Reverse(next)| next) }
+    fn next_label(&mut self, until: EventTime) -> Option<(u32, RowRef)> {
+        next(&mut self.labels, |(known, ..)| *known < until).map(|(_, label, row)| (label, row))
     }
+}
 
-    fn next_label(&mut self, until: EventTime) -> Option<(EventTime, u32, RowRef)> {
-        let Reverse((came_at, ..)) = self.labels.peek()?;
-        if *came_at >= until { None } else { self.labels.pop().map(|Reverse(next)| next) }
-    }
+fn next<T: Ord>(heap: &mut BinaryHeap<Reverse<T>>, passed: impl Fn(&T) -> bool) -> Option<T> {
+    heap.peek().is_some_and(|Reverse(first)| passed(first)).then(|| heap.pop()).flatten().map(|Reverse(first)| first)
 }
 
 /// A row on its way out: the impression, the instant, why.
@@ -136,17 +136,31 @@ impl JoinState {
 
     /// What a restore has brought back and is in files already is forgotten.
     pub(super) fn forget_emitted(&mut self, filed_through: Option<u32>) {
-        let bucket_ms = self.spec.bucket_ms;
-        let Some(schedule) = &mut self.schedule else { return };
-        let until = filed_through.map_or(EventTime::MIN, |through| (through as i64 + 1).saturating_mul(bucket_ms));
-        while schedule.next_due(until).is_some() {}
-        while schedule.next_label(until).is_some() {}
+        let Some(mut schedule) = self.schedule.take() else { return };
+        let until = filed_through.map_or(EventTime::MIN, |through| self.bucket_end(through));
+        self.planned(&mut schedule, until);
         (schedule.through, schedule.filed_through) = (filed_through, filed_through);
+        self.schedule = Some(schedule);
     }
 
+    /// The row of an impression that has just come is to be emitted.
+    pub(super) fn schedule_row(&mut self, row: RowRef) {
+        if self.schedule.is_none() {
+            return;
+        }
+        let (due, end) = (self.due_of(row), self.time_of(row).saturating_add(self.longest_ms));
+        let negatives = matches!(self.spec.emit, Emit::Early { negatives: true, .. });
+        let schedule = self.schedule.as_mut().expect("checked above");
+        schedule.due.push(Reverse((due, row)));
+        if negatives {
+            schedule.ends.push(Reverse((end, row)));
+        }
+    }
+
+    /// Takes what is due before `until` from the schedule.
     fn planned(&mut self, schedule: &mut Schedule, until: EventTime) -> Vec<Planned> {
         let mut planned: Vec<Planned> = Vec::new();
-        while let Some((due, row)) = schedule.next_due(until) {
+        while let Some((due, row)) = next(&mut schedule.due, |(due, _)| *due < until) {
             if self.buckets[&row.bucket()].is_dead(row.row()) {
                 continue;
             }
@@ -156,27 +170,55 @@ impl JoinState {
             }
             planned.push((row, due, EmitKind::Base));
         }
-        while let Some((came_at, label, at)) = schedule.next_label(until) {
-            if let Some(row) = self.owner(label as usize, at)
-                && came_at > self.due_of(row)
-            {
-                planned.push((row, came_at, EmitKind::Positive));
+        while let Some((end, row)) = next(&mut schedule.ends, |(end, _)| *end < until) {
+            if !self.buckets[&row.bucket()].is_dead(row.row()) {
+                planned.push((row, end, EmitKind::Negative));
             }
+        }
+        while let Some((label, at)) = schedule.next_label(until) {
+            let Some((row, known)) = self.owner(label as usize, at) else { continue };
+            if known >= until {
+                schedule.add_label(known, label as usize, at);
+                continue;
+            }
+            if known > self.due_of(row) {
+                let corrects = known > self.time_of(row).saturating_add(self.longest_ms);
+                planned.push((row, known, if corrects { EmitKind::Correction } else { EmitKind::Positive }));
+            }
+            self.wake_labels_on(label as usize, at, known, schedule);
         }
         planned.sort_unstable();
         planned.dedup();
         planned
     }
 
-    pub(super) fn due_of(&self, row: RowRef) -> EventTime {
-        let (bucket, at) = (&self.buckets[&row.bucket()], row.row() as usize);
-        bucket.event_time[at].saturating_add(self.spec.emit.wait_ms(bucket.id[at]))
+    /// Labels that hang on one that is known from `known` on may be known then, too.
+    fn wake_labels_on(&self, label: usize, at: RowRef, known: EventTime, schedule: &mut Schedule) {
+        for (other, labels) in self.labels.iter().enumerate().filter(|(_, labels)| labels.spec.on == Some(label)) {
+            let mut hanging = labels.chain(self.labels[label].id(at));
+            while !hanging.is_none() {
+                if labels.bucket(hanging).came_at[hanging.row() as usize] < known {
+                    schedule.add_label(known, other, hanging);
+                }
+                hanging = labels.next(hanging);
+            }
+        }
     }
 
-    /// The pending impression that a label belongs to, as far as it is decided.
-    fn owner(&self, label: usize, at: RowRef) -> Option<RowRef> {
-        let key = self.labels[label].bucket(at).key[at.row() as usize];
-        self.best_claim(label, at, &self.pending_of_key(key))
+    pub(super) fn due_of(&self, row: RowRef) -> EventTime {
+        let bucket = &self.buckets[&row.bucket()];
+        self.time_of(row).saturating_add(self.spec.emit.wait_ms(bucket.id[row.row() as usize]))
+    }
+
+    /// The pending impression that a label belongs to, as far as it is decided, and when it is known there.
+    fn owner(&self, label: usize, at: RowRef) -> Option<(RowRef, EventTime)> {
+        let labels = &self.labels[label];
+        let key = labels.key(at);
+        let Some(on) = labels.spec.on else { return self.best_claim(label, at, &self.pending_of_key(key)) };
+        let other = self.labels[on].of_id(key)?;
+        let (row, since) = self.owner(on, other)?;
+        let known = self.claim(label, at, self.labels[on].time(other), self.time_of(row))?;
+        Some((row, known.max(since)))
     }
 
     fn emit_rows(&mut self, planned: Vec<Planned>, out: &mut Vec<ClosedRows>) {
@@ -206,27 +248,31 @@ impl JoinState {
         let bucket = &self.buckets[&number];
         let (mut keep, mut event_time, mut id) = (Vec::new(), Vec::new(), Vec::new());
         let mut emission = Emission::default();
-        let mut found: Vec<(Vec<RowRef>, Vec<u32>)> = vec![Default::default(); self.labels.len()];
+        let mut found: Vec<Found> = self.labels.iter().map(|_| Found::default()).collect();
         for &(row, instant, kind) in planned {
-            let known: Vec<Vec<RowRef>> =
-                (0..self.labels.len()).map(|label| self.known_at(label, row, instant)).collect();
-            let news = |(label, known): (usize, &Vec<RowRef>)| self.is_news(label, known, instant);
-            if kind == EmitKind::Positive && !known.iter().enumerate().any(news) {
+            let known = self.known_at(row, instant);
+            let skipped = match kind {
+                EmitKind::Base => false,
+                EmitKind::Positive | EmitKind::Correction => !self.is_news(row, &known, instant),
+                EmitKind::Negative => known.iter().any(|known| !known.rows.is_empty()),
+            };
+            if skipped {
                 continue;
             }
-            let times = known.iter().enumerate().flat_map(|(label, rows)| {
-                rows.iter().map(move |at| self.labels[label].bucket(*at).event_time[at.row() as usize])
+            let times = known.iter().zip(&self.labels).flat_map(|(known, labels)| {
+                known.rows.iter().map(|at| labels.time(*at))
             });
             emission.push(kind, instant, times.max());
             keep.push(row.row() - part.start);
             event_time.push(bucket.event_time[row.row() as usize]);
             id.push(bucket.id[row.row() as usize]);
-            for ((all, ends), known) in found.iter_mut().zip(known) {
-                all.extend(known);
-                ends.push(all.len() as u32);
+            for (all, known) in found.iter_mut().zip(known) {
+                all.rows.extend(known.rows);
+                all.end();
             }
         }
-        let columns = self.labels.iter().zip(&found).map(|(labels, (found, ends))| label_columns(labels, found, ends));
+        let labels = self.labels.iter().zip(&found);
+        let columns = labels.map(|(labels, found)| label_columns(labels, &found.rows, &found.ends));
         (!keep.is_empty()).then(|| ClosedPart {
             payload: part.payload.clone(),
             keep: Some(keep),
@@ -238,30 +284,38 @@ impl JoinState {
         })
     }
 
-    /// The labels of an impression that had come by an instant.
-    fn known_at(&self, label: usize, row: RowRef, instant: EventTime) -> Vec<RowRef> {
-        let labels = &self.labels[label];
-        if labels.is_empty() {
-            return Vec::new();
+    /// The labels of an impression that are known by an instant, per label stream.
+    fn known_at(&self, row: RowRef, instant: EventTime) -> Vec<Found> {
+        let mut all: Vec<Found> = Vec::with_capacity(self.labels.len());
+        for (label, labels) in self.labels.iter().enumerate() {
+            let mut found = Found::default();
+            if !labels.is_empty() {
+                let hangs_on = labels.spec.on.map(|on| (on, &all[on], 0..all[on].rows.len()));
+                self.own_labels(label, row, hangs_on, &mut found, &mut Vec::new());
+            }
+            let known: Vec<bool> = found.known.iter().map(|known| *known <= instant).collect();
+            retain(&mut found.rows, &known);
+            retain(&mut found.known, &known);
+            found.end();
+            all.push(found);
         }
-        let key: Fingerprint = self.buckets[&row.bucket()].key(row.row());
-        let rivals = self.pending_of_key(key);
-        let chain = std::iter::successors(Some(labels.chain(key)), |at| (!at.is_none()).then(|| labels.next(*at)));
-        let came = |at: &RowRef| labels.bucket(*at).came_at[at.row() as usize] <= instant;
-        let own = |at: &RowRef| self.best_claim(label, *at, &rivals) == Some(row);
-        chain.take_while(|at| !at.is_none()).filter(|at| came(at) && own(at)).collect()
+        all
     }
 
-    /// Whether the labels that came at the instant change what the join's columns say.
-    fn is_news(&self, label: usize, known: &[RowRef], instant: EventTime) -> bool {
-        let labels = &self.labels[label];
-        let came_before = |at: &&RowRef| labels.bucket(**at).came_at[at.row() as usize] < instant;
-        let before: Vec<RowRef> = known.iter().filter(came_before).copied().collect();
-        before.len() < known.len()
-            && match labels.spec.take {
-                Take::Any => before.is_empty(),
-                Take::Count => true,
-                _ => !same_columns(labels, &before, known),
-            }
+    /// Whether the labels that are known since the instant change what the join's columns say.
+    fn is_news(&self, row: RowRef, known: &[Found], instant: EventTime) -> bool {
+        let before = self.known_at(row, instant - 1);
+        let pairs = before.iter().zip(known).zip(&self.labels);
+        let mut news = pairs.filter(|((before, known), _)| before.rows.len() < known.rows.len());
+        news.any(|((before, known), labels)| match labels.spec.take {
+            Take::Any => before.rows.is_empty(),
+            Take::Count => true,
+            _ => !same_columns(labels, &before.rows, &known.rows),
+        })
     }
+}
+
+fn retain<T: Copy>(values: &mut Vec<T>, kept: &[bool]) {
+    let mut kept = kept.iter();
+    values.retain(|_| *kept.next().expect("one for each"));
 }

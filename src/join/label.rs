@@ -134,7 +134,7 @@ pub enum Admission {
 impl Labels {
     pub fn new(mut spec: LabelSpec, stream: &SchemaRef) -> Self {
         spec.select = match spec.take {
-            Take::First | Take::Last => spec.select,
+            Take::First | Take::Last | Take::All(_) => spec.select,
             Take::Sum(column) | Take::Min(column) | Take::Max(column) => vec![column],
             // A batch without columns has no length: the first one stands for the row.
             Take::Any | Take::Count => vec![0],
@@ -170,6 +170,14 @@ impl Labels {
 
     pub fn time(&self, row: RowRef) -> EventTime {
         self.bucket(row).event_time[row.row() as usize]
+    }
+
+    pub fn id(&self, row: RowRef) -> Fingerprint {
+        self.bucket(row).id[row.row() as usize]
+    }
+
+    pub fn key(&self, row: RowRef) -> Fingerprint {
+        self.bucket(row).key[row.row() as usize]
     }
 
     pub fn state(&self, row: RowRef) -> LabelState {
@@ -267,6 +275,12 @@ impl Labels {
             let at = row.row() as usize;
             buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[at] == id && bucket.content[at] == content)
         })
+    }
+
+    /// The label with this id, unless it was replaced.
+    pub fn of_id(&self, id: Fingerprint) -> Option<RowRef> {
+        let buckets = &self.buckets;
+        self.ids.get(id, |row| buckets.get(&row.bucket()).is_some_and(|bucket| bucket.id[row.row() as usize] == id))
     }
 
     /// Adds a row to its bucket, the id index and the chain of its key; the caller adds its columns.

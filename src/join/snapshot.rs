@@ -156,7 +156,7 @@ impl JoinState {
         let unfiled = match self.filed_through {
             None => 0,
             Some(through) => {
-                let oldest = self.bucket_end(through) - labels.spec.before_ms;
+                let oldest = self.bucket_end(through).saturating_sub(self.spec.ahead_ms(label));
                 oldest.div_euclid(self.spec.bucket_ms).max(0) as u32
             }
         };

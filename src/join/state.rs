@@ -1,7 +1,7 @@
 //! State: the pending impressions of one sample in one lane, and the labels that wait for them.
 
 use crate::event::{
-    AnchorAccount, CloseReason, DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
+    AnchorAccount, CloseReason, DecodedBatch, DelaySketch, DurationMs, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
     home_of,
 };
 use crate::invariant;
@@ -96,6 +96,8 @@ impl RowsByBucket {
 
 pub struct JoinState {
     pub(super) spec: Arc<JoinSpec>,
+    /// Of the spec.
+    pub(super) longest_ms: DurationMs,
     pub(super) keys: AnchorKeys,
     pub(super) buckets: BTreeMap<u32, Bucket>,
     pub(super) closed: BTreeMap<u32, ClosedBucket>,
@@ -126,6 +128,7 @@ impl JoinState {
             labels: labels.map(|(label, (schema, _))| Labels::new(label.clone(), schema)).collect(),
             label_keys: label_streams.iter().map(|(_, keys)| *keys).collect(),
             schedule: (spec.emit != Emit::Wait).then(Schedule::default),
+            longest_ms: spec.longest_ms(),
             spec,
             keys,
             buckets: BTreeMap::new(),
@@ -288,10 +291,7 @@ impl JoinState {
 
     pub(super) fn index_row(&mut self, row: RowRef, id: Fingerprint, key: Fingerprint) {
         self.ids.insert(id, row);
-        let due = self.schedule.is_some().then(|| self.due_of(row));
-        if let (Some(schedule), Some(due)) = (&mut self.schedule, due) {
-            schedule.add_impression(due, row);
-        }
+        self.schedule_row(row);
         let older = self.newest_of_key(key);
         let Some(by_key) = &mut self.by_key else { return };
         match older {
@@ -385,9 +385,10 @@ impl JoinState {
     pub fn insert_labels(&mut self, label: usize, input: LaneRows<'_>) {
         let batch = input.batch;
         let keys = self.label_keys[label];
-        let (longest, bucket_ms) = (self.spec.longest_ms(), self.spec.bucket_ms);
+        let reach = self.spec.ahead_ms(label).saturating_add(self.spec.open_ms());
+        let bucket_ms = self.spec.bucket_ms;
         let labels = &mut self.labels[label];
-        let keep = labels.spec.filter.as_ref().map(|filter| filter.matches_or_false(&batch.rows));
+        let keep = labels.spec.keep(&batch.rows);
         let mut pushed = RowsByBucket::default();
         for &row in input.rows {
             let at = row as usize;
@@ -397,7 +398,7 @@ impl JoinState {
             }
             let ts = batch.event_time[at];
             let came_at = input.late_at(row).unwrap_or(ts).max(input.watermark);
-            if came_at > ts.saturating_add(labels.spec.before_ms + longest) {
+            if came_at > ts.saturating_add(reach) {
                 labels.account.late += 1;
                 continue;
             }
@@ -436,21 +437,21 @@ impl JoinState {
         labels.add_columns(batch, &pushed.entries);
     }
 
-    /// Closes every bucket that `watermark` has passed together with the longest window, oldest first, and forgets what
+    /// Closes every bucket that `watermark` has passed together with the time an impression is open, oldest first, and forgets what
     /// nothing can refer to any more. All features must have been evaluated up to `watermark`.
     pub fn close(&mut self, watermark: Watermark, reason: CloseReason, out: &mut Vec<ClosedRows>) {
         let watermark = self.emission_watermark(watermark);
         self.emit(watermark, out);
-        let longest = self.spec.longest_ms();
+        let open = self.spec.open_ms();
         while let Some((&number, _)) = self.buckets.first_key_value() {
-            if !watermark.passed(self.bucket_end(number).saturating_sub(1).saturating_add(longest)) {
+            if !watermark.passed(self.bucket_end(number).saturating_sub(1).saturating_add(open)) {
                 break;
             }
             self.close_bucket(number, reason, out);
         }
         // A function of time alone, so that lanes without rows agree with the others. The end of the inputs is no promise:
         // then only what has closed counts.
-        let through = watermark.0.saturating_sub(longest).div_euclid(self.spec.bucket_ms) - 1;
+        let through = watermark.0.saturating_sub(open).div_euclid(self.spec.bucket_ms) - 1;
         if through >= 0 && watermark < Watermark::MAX {
             self.closed_through = self.closed_through.max(Some(through.min(u32::MAX as i64) as u32));
         }
@@ -469,7 +470,7 @@ impl JoinState {
             let counting = self.counting;
             self.labels[label].expire(until, counting);
         }
-        let remembered = self.spec.longest_ms() + self.spec.dedup_horizon_ms;
+        let remembered = self.spec.open_ms().saturating_add(self.spec.dedup_horizon_ms);
         while let Some((&number, _)) = self.closed.first_key_value() {
             if !watermark.passed(self.bucket_end(number).saturating_add(remembered)) {
                 break;

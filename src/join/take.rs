@@ -1,10 +1,11 @@
 //! Take: turns the labels of each impression into columns.
 
-use crate::event::ExactSum;
+use crate::event::{ExactSum, list_of};
 use crate::join::Take;
 use crate::join::index::RowRef;
 use crate::join::label::Labels;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, new_null_array};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMillisecondType};
 use std::collections::BTreeMap;
@@ -35,7 +36,26 @@ pub(super) fn label_columns(labels: &Labels, found: &[RowRef], ends: &[u32]) -> 
             let picked: Vec<_> = rows.map(|row| extreme(labels, column, of(row), true)).collect();
             vec![gather(labels, column, &picked)]
         }
+        Take::All(most) => {
+            let mut picked: Vec<RowRef> = Vec::with_capacity(found.len());
+            let mut lengths: Vec<usize> = Vec::with_capacity(ends.len());
+            for row in rows {
+                let start = picked.len();
+                picked.extend(of(row));
+                picked[start..].sort_by_key(|label| labels.order(*label));
+                picked.truncate(start + most as usize);
+                lengths.push(picked.len() - start);
+            }
+            let picked: Vec<Option<RowRef>> = picked.into_iter().map(Some).collect();
+            (0..labels.spec.select.len()).map(|column| lists(gather(labels, column, &picked), &lengths)).collect()
+        }
     }
+}
+
+/// Cuts a column into lists of these lengths; one of nothing is empty, not null.
+fn lists(values: ArrayRef, lengths: &[usize]) -> ArrayRef {
+    let DataType::List(item) = list_of(values.data_type().clone()) else { unreachable!("a list of anything is a list") };
+    Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), values, None))
 }
 
 /// Whether two choices of one impression's labels say the same.

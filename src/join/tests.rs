@@ -8,8 +8,18 @@ use std::sync::Arc;
 
 fn labels(take: Take) -> Labels {
     let schema = Arc::new(Schema::new(vec![Field::new("value", DataType::Int64, true)]));
-    let spec =
-        LabelSpec { name: "l".into(), stream: 1, within_ms: 10_000, before_ms: 0, take, select: vec![0], filter: None };
+    let spec = LabelSpec {
+        name: "l".into(),
+        stream: 1,
+        on: None,
+        key_set: 0,
+        nullable_key: Vec::new(),
+        within_ms: 10_000,
+        before_ms: 0,
+        take,
+        select: vec![0],
+        filter: None,
+    };
     Labels::new(spec, &schema)
 }
 
@@ -141,4 +151,11 @@ fn columns_are_made_of_the_labels_of_each_impression() {
     assert_eq!(numbers(Take::Last), [None, None, None]);
     assert_eq!(column(Take::Any).as_boolean().iter().collect::<Vec<_>>(), [Some(true), Some(false), Some(true)]);
     assert!(column(Take::Last).is_null(0));
+    let lists = |most| {
+        let column = column(Take::All(most));
+        let list = |row: usize| column.as_list::<i32>().value(row).as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
+        [list(0), list(1), list(2)]
+    };
+    assert_eq!(lists(5), [vec![Some(4), Some(-3), None], vec![], vec![None]], "in their order, and empty without one");
+    assert_eq!(lists(2), [vec![Some(4), Some(-3)], vec![], vec![None]]);
 }

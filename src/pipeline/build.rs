@@ -22,7 +22,7 @@ pub fn definition(plan: &Plan) -> Definition {
             .collect(),
         groups: sample.sample.groups.iter().map(|group| plan.groups[group.group].name.clone()).collect(),
         bucket_ms: sample.join.bucket_ms,
-        before_ms: sample.join.labels.iter().map(|label| label.before_ms).max().unwrap_or(0),
+        before_ms: (0..sample.join.labels.len()).map(|label| sample.join.ahead_ms(label)).max().unwrap_or(0),
     });
     let groups = plan.groups.iter().map(|group| GroupShape {
         name: group.name.clone(),
@@ -49,7 +49,7 @@ pub fn cell_spec(plan: &Plan, scope: CellScope, layout: &Layout) -> CellSpec {
         }
         let label_streams = join.labels.iter().map(|label| {
             let decode = &plan.streams[label.stream as usize].decode;
-            (decode.schema.clone(), LabelKeys { id: decode.id, key: decode.key, route: decode.route })
+            (decode.schema.clone(), LabelKeys { id: decode.id, key: label.key_set, route: decode.route })
         });
         let node = &layout.samples[sample];
         let groups = sample_plan.sample.groups.iter().map(|group| {

@@ -140,6 +140,7 @@ impl Telemetry {
             ("late", account.late),
             ("applied", account.applied),
             ("attached", account.attached),
+            ("corrected", account.corrected),
             ("out_of_window", account.out_of_window),
             ("expired_unmatched", account.expired_unmatched),
         ];

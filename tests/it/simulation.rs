@@ -31,7 +31,7 @@ mod topic;
 #[path = "simulation/world.rs"]
 mod world;
 
-use crate::oracle::naive_join::{Joined, LabelRule, came_at, join};
+use crate::oracle::naive_join::{Joined, LabelRule, join};
 use crate::oracle::naive_window::{WindowRule, value};
 use crate::oracle::{Event, judge};
 use conjoin::decode::Decoder;
@@ -74,15 +74,19 @@ fn events(setup: &Setup, logs: &Logs) -> Vec<Event> {
     events
 }
 
-const RULES: [(&str, usize, i64, i64); 8] = [
-    ("first", CLICKS, 3_000, 20_000),
-    ("last", CLICKS, 3_000, 20_000),
-    ("click_any", CLICKS, 0, 10_000),
-    ("clicks", CLICKS, 0, 20_000),
-    ("buys", BUYS, 5_000, 150_000),
-    ("total", BUYS, 5_000, 150_000),
-    ("least", BUYS, 0, 150_000),
-    ("most", BUYS, 0, 150_000),
+/// (stream, before, within, the rule that it hangs on).
+const RULES: [(usize, i64, i64, Option<usize>); 11] = [
+    (CLICKS, 3_000, 20_000, None),
+    (CLICKS, 3_000, 20_000, None),
+    (CLICKS, 0, 10_000, None),
+    (CLICKS, 0, 20_000, None),
+    (BUYS, 5_000, 150_000, None),
+    (BUYS, 5_000, 150_000, None),
+    (BUYS, 0, 150_000, None),
+    (BUYS, 0, 150_000, None),
+    (CLICKS, 3_000, 20_000, None),
+    (BUYS, 2_000, 60_000, Some(3)),
+    (BUYS, 0, 10_000, Some(8)),
 ];
 
 /// (column, entity, stream, summed field, window, tail).
@@ -107,10 +111,10 @@ fn expected_from(setup: &Setup, logs: &Logs, from: i64) -> Vec<String> {
     let events = events(setup, logs);
     let its_own = |event: &&Event| event.stream != IMPRESSIONS || event.ts >= from;
     let its_own: Vec<Event> = events.iter().filter(its_own).cloned().collect();
-    let rules = RULES.map(|(_, stream, before, within)| LabelRule { stream, before, within });
+    let rules = RULES.map(|(stream, before, within, on)| LabelRule { stream, before, within, on });
     let plan = setup.plan(1);
     let mut rows = Vec::new();
-    for joined in join(&its_own, IMPRESSIONS, &rules) {
+    for joined in join(&its_own, IMPRESSIONS, &rules, setup.correct_ms) {
         let imp = joined.impression;
         let mut features: BTreeMap<&str, String> = BTreeMap::new();
         let windows = WINDOWS.iter().filter(|_| setup.features);
@@ -139,22 +143,26 @@ fn shown(event: &Event, field: &str) -> String {
     }
 }
 
-/// What the labels of an impression that had come by an instant say.
+/// What the labels of an impression that are known by an instant say.
 fn said(joined: &Joined<'_>, instant: i64) -> BTreeMap<&'static str, String> {
-    let known = |rule: usize| joined.labels[rule].iter().filter(move |label| came_at(label) <= instant);
-    let of = |label: Option<&&Event>, field| label.map_or("-".to_string(), |label| shown(label, field));
+    let known = |rule: usize| joined.labels[rule].iter().filter(move |label| label.0 <= instant).map(|label| label.1);
+    let of = |label: Option<&Event>, field| label.map_or("-".to_string(), |label| shown(label, field));
     let values = |rule: usize| known(rule).filter_map(|label| label.fields["value"].as_i64());
     let number = |value: Option<i64>| value.map_or("-".to_string(), |value| value.to_string());
+    let listed: Vec<String> = known(8).take(2).map(|label| shown(label, "event_id")).collect();
     BTreeMap::from([
         ("first_event_id", of(known(0).next(), "event_id")),
         ("first_ts", of(known(0).next(), "ts")),
-        ("last_event_id", of(known(1).next_back(), "event_id")),
+        ("last_event_id", of(known(1).last(), "event_id")),
         ("click_any", (known(2).count() > 0).to_string()),
         ("clicks_count", known(3).count().to_string()),
         ("buys_count", known(4).count().to_string()),
         ("total_value", number(values(5).reduce(|a, b| a + b))),
         ("least_value", number(values(6).min())),
         ("most_value", number(values(7).max())),
+        ("listed_event_id", format!("[{}]", listed.join(","))),
+        ("of_click_count", known(9).count().to_string()),
+        ("of_listed_event_id", of(known(10).last(), "event_id")),
     ])
 }
 
@@ -162,15 +170,16 @@ fn said(joined: &Joined<'_>, instant: i64) -> BTreeMap<&'static str, String> {
 fn emitted(joined: &Joined<'_>, emit: &Emit) -> Vec<BTreeMap<&'static str, String>> {
     let Emit::Early { negatives, .. } = *emit else { return vec![said(joined, i64::MAX)] };
     let (shown_at, labels) = (joined.impression.ts, || joined.labels.iter().flatten());
-    let first = shown_at + emit.wait_ms(joined.impression.id);
-    let later: BTreeSet<i64> = labels().map(|label| came_at(label)).filter(|at| *at > first).collect();
+    let (first, end) = (shown_at + emit.wait_ms(joined.impression.id), shown_at + 150_000);
+    let later: BTreeSet<i64> = labels().map(|label| label.0).filter(|at| *at > first).collect();
     let mut rows = vec![(first, "base")];
-    rows.extend(later.into_iter().filter(|at| said(joined, *at) != said(joined, at - 1)).map(|at| (at, "positive")));
-    if negatives && labels().count() == 0 {
-        rows.push((shown_at + 150_000, "negative"));
+    let kind = |at: i64| if at > end { "correction" } else { "positive" };
+    rows.extend(later.into_iter().filter(|at| said(joined, *at) != said(joined, at - 1)).map(|at| (at, kind(at))));
+    if negatives && labels().all(|label| label.0 > end) {
+        rows.push((end, "negative"));
     }
     let row = |(instant, kind): (i64, &str)| {
-        let newest = labels().filter(|label| came_at(label) <= instant).map(|label| label.ts).max();
+        let newest = labels().filter(|label| label.0 <= instant).map(|label| label.1.ts).max();
         let mut cells = said(joined, instant);
         cells.extend([
             ("event_id", shown(joined.impression, "request_id")),

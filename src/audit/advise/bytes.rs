@@ -57,7 +57,7 @@ impl Probe {
         let keys = AnchorKeys { id: anchor.id, key: anchor.key, route: anchor.route, groups: Vec::new() };
         let label_streams = sample.join.labels.iter().map(|label| {
             let decode = &plan.streams[label.stream as usize].decode;
-            (decode.schema.clone(), LabelKeys { id: decode.id, key: decode.key, route: decode.route })
+            (decode.schema.clone(), LabelKeys { id: decode.id, key: label.key_set, route: decode.route })
         });
         let label_streams: Vec<_> = label_streams.collect();
         let state = || JoinState::new(join.clone(), keys.clone(), &label_streams);

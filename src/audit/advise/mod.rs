@@ -301,11 +301,12 @@ impl Study<'_> {
         let lateness = streams.map(|stream| self.plan.streams[stream as usize].time.lateness_ms).max().unwrap_or(0);
         // A bucket closes as a whole, when the last of its rows may.
         let decided_after_ms = longest_ms + lateness + join.emit.bucket_ms_of(longest_ms);
+        let held_ms = decided_after_ms + join.correct_ms;
         let rows_in = |ms: DurationMs| pace.rate * ms as f64;
-        let pending = rows_in(decided_after_ms);
-        let pending_rows_busiest = busiest(pace.times, decided_after_ms).map(|rows| rows * self.one_key_of);
+        let pending = rows_in(held_ms);
+        let pending_rows_busiest = busiest(pace.times, held_ms).map(|rows| rows * self.one_key_of);
         let most = pending_rows_busiest.map_or(pending, |rows| rows as f64);
-        let remembered = rows_in(longest_ms + join.dedup_horizon_ms);
+        let remembered = rows_in(longest_ms + join.correct_ms + join.dedup_horizon_ms);
         // On disk rows stay until a file holds them.
         let until_filed = self.sample.parquet.as_ref().map_or(0.0, |parquet| rows_in(parquet.roll_age_ms));
         let (labels, rows) = (pace.label_bytes, self.row_bytes);

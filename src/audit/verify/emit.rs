@@ -28,7 +28,7 @@ pub(super) struct Filed {
 impl Filed {
     pub fn holds(&self, shown: EventTime, due: &Due) -> bool {
         match due.kind {
-            None | Some(EmitKind::Negative) => self.before.is_some_and(|before| shown < before),
+            None => self.before.is_some_and(|before| shown < before),
             Some(_) => self.emitted_before.is_some_and(|before| due.instant < before),
         }
     }
@@ -41,16 +41,18 @@ pub(super) fn rows(spec: &JoinSpec, anchors: &Anchors, joins: &[Joined<'_>], num
     let Emit::Early { negatives, .. } = spec.emit else { return vec![due(EventTime::MAX, None)] };
     let first = anchor.row.ts.saturating_add(spec.emit.wait_ms(anchor.id));
     let mut later: Vec<EventTime> =
-        joins.iter().flat_map(|join| join.came_at(number)).filter(|came_at| *came_at > first).collect();
+        joins.iter().flat_map(|join| join.instants(number)).filter(|known| *known > first).collect();
     later.sort_unstable();
     later.dedup();
+    let end = anchor.row.ts.saturating_add(spec.longest_ms());
+    let kind = |instant| if instant > end { EmitKind::Correction } else { EmitKind::Positive };
     let is_news = |instant: &EventTime| {
         joins.iter().any(|join| join.columns(&[(number, *instant - 1)]) != join.columns(&[(number, *instant)]))
     };
     let mut rows = vec![due(first, Some(EmitKind::Base))];
-    rows.extend(later.into_iter().filter(is_news).map(|instant| due(instant, Some(EmitKind::Positive))));
-    if negatives && joins.iter().all(|join| join.came_at(number).next().is_none()) {
-        rows.push(due(anchor.row.ts.saturating_add(spec.longest_ms()), Some(EmitKind::Negative)));
+    rows.extend(later.into_iter().filter(is_news).map(|instant| due(instant, Some(kind(instant)))));
+    if negatives && joins.iter().all(|join| join.instants(number).all(|known| known > end)) {
+        rows.push(due(end, Some(EmitKind::Negative)));
     }
     rows
 }

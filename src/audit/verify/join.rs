@@ -6,15 +6,16 @@
 //! Shares with a run: fingerprints, content hashes, and the exact float sum of `event`.
 
 use super::input::{Row, StreamRows};
-use crate::event::{AnchorAccount, EventTime, ExactSum, Fingerprint, LabelAccount};
+use crate::event::{AnchorAccount, EventTime, ExactSum, Fingerprint, LabelAccount, list_of};
 use crate::join::{JoinSpec, LabelSpec, Take};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, new_null_array};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::interleave;
 use arrow::datatypes::{
     DataType, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType,
 };
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// An impression that counts.
@@ -52,7 +53,7 @@ pub(super) fn anchors(spec: &JoinSpec, stream: &StreamRows, sets: KeySets, from:
         }
     }
     rows.sort_by_key(|anchor| (anchor.id, anchor.row.ts, anchor.row.content));
-    let remembered = spec.longest_ms() + spec.dedup_horizon_ms + 2 * spec.bucket_ms;
+    let remembered = spec.open_ms() + spec.dedup_horizon_ms + 2 * spec.bucket_ms;
     let (mut all, mut conflicts): (Vec<Anchor>, _) = (Vec::new(), BTreeSet::new());
     for anchor in rows {
         match all.last().filter(|kept| kept.id == anchor.id) {
@@ -75,36 +76,102 @@ pub(super) fn anchors(spec: &JoinSpec, stream: &StreamRows, sets: KeySets, from:
     Anchors { all, account, conflicts }
 }
 
+/// A label of an impression.
+#[derive(Clone, Copy)]
+struct Pair {
+    anchor: u32,
+    id: Fingerprint,
+    row: Row,
+    /// The instant at which the impression's rows know it.
+    known: EventTime,
+}
+
 /// The labels of one join.
 pub(super) struct Joined<'a> {
     spec: &'a LabelSpec,
     stream: &'a StreamRows,
     schema: &'a SchemaRef,
-    /// (impression, label), by impression, then by the order that `first` and `last` go by.
-    pairs: Vec<(u32, Row)>,
+    /// By impression, then by the order that `first` and `last` go by.
+    pairs: Vec<Pair>,
     pub account: LabelAccount,
     pub conflicts: u64,
 }
 
+/// `others` are the joins above this one, on one of which it may hang.
 pub(super) fn join<'a>(
-    longest_ms: i64,
+    join: &JoinSpec,
     spec: &'a LabelSpec,
-    stream: &'a StreamRows,
-    schema: &'a SchemaRef,
+    (stream, schema): (&'a StreamRows, &'a SchemaRef),
     sets: KeySets,
     anchors: &Anchors,
+    others: &[Joined<'_>],
 ) -> Joined<'a> {
     let mut account = LabelAccount::default();
-    let masks: Vec<Option<BooleanArray>> = stream
-        .batches
-        .iter()
-        .map(|batch| spec.filter.as_ref().map(|filter| filter.matches_or_false(&batch.rows)))
-        .collect();
+    let (labels, conflicts) = counted_once(join, (spec, others.len()), stream, sets, &mut account);
+    let end = |anchor: u32| anchors.all[anchor as usize].row.ts.saturating_add(join.longest_ms());
+    // When a label that hangs on what was at `base` is known of an impression.
+    let known = |row: &Row, base: EventTime, anchor: u32| {
+        let (delay, open) = (row.ts - base, end(anchor).saturating_add(join.correct_ms));
+        if delay < -spec.before_ms || delay > spec.within_ms.saturating_add(join.correct_ms) || row.came_at > open {
+            None
+        } else if delay <= spec.within_ms && row.came_at <= end(anchor) {
+            Some(row.came_at)
+        } else {
+            Some(row.came_at.saturating_add(spec.before_ms).max(end(anchor).saturating_add(1)))
+        }
+    };
+    let of_impression = |key: Fingerprint, row: &Row| {
+        let reach = spec.within_ms.saturating_add(join.correct_ms);
+        let oldest = (key, row.ts.saturating_sub(reach));
+        let newest = (key, row.ts.saturating_add(spec.before_ms));
+        let from = anchors.all.partition_point(|anchor| (anchor.key, anchor.row.ts) < oldest);
+        let until = anchors.all.partition_point(|anchor| (anchor.key, anchor.row.ts) <= newest);
+        let claims = (from as u32..until as u32).filter_map(|at| {
+            let anchor = &anchors.all[at as usize];
+            let since = known(row, anchor.row.ts, at)?;
+            Some(((since > end(at), anchor.row.ts > row.ts, (row.ts - anchor.row.ts).abs(), anchor.id), at, since))
+        });
+        claims.min_by_key(|(rank, ..)| *rank).map(|(_, at, since)| (at, since))
+    };
+    let hung_on: Option<BTreeMap<Fingerprint, &Pair>> =
+        spec.on.map(|on| others[on].pairs.iter().map(|pair| (pair.id, pair)).collect());
+    let mut pairs: Vec<Pair> = Vec::new();
+    for (id, row) in labels {
+        let key = stream.key(sets.key, &row);
+        let found = match &hung_on {
+            None => of_impression(key, &row),
+            Some(pairs) => pairs.get(&key).and_then(|other| {
+                let since = known(&row, other.row.ts, other.anchor)?;
+                Some((other.anchor, since.max(other.known)))
+            }),
+        };
+        let Some((anchor, known)) = found else { continue };
+        if known > end(anchor) {
+            account.corrected += 1;
+        } else {
+            account.attached += 1;
+        }
+        pairs.push(Pair { anchor, id, row, known });
+    }
+    pairs.sort_by_key(|pair| (pair.anchor, pair.row.ts, pair.id, pair.row.content));
+    Joined { spec, stream, schema, pairs, account, conflicts }
+}
+
+/// The labels by their ids, each once, and how many lost a conflict.
+fn counted_once(
+    join: &JoinSpec,
+    (spec, number): (&LabelSpec, usize),
+    stream: &StreamRows,
+    sets: KeySets,
+    account: &mut LabelAccount,
+) -> (Vec<(Fingerprint, Row)>, u64) {
+    let masks: Vec<Option<BooleanArray>> = stream.batches.iter().map(|batch| spec.keep(&batch.rows)).collect();
+    let reach = join.ahead_ms(number).saturating_add(join.open_ms());
     let mut labels: Vec<(Fingerprint, Row)> = Vec::new();
     for row in &stream.rows {
         if masks[row.batch as usize].as_ref().is_some_and(|mask| !mask.value(row.row as usize)) {
             account.filtered += 1;
-        } else if row.came_at > row.ts.saturating_add(spec.before_ms + longest_ms) {
+        } else if row.came_at > row.ts.saturating_add(reach) {
             account.late += 1;
         } else {
             labels.push((stream.key(sets.id, row), *row));
@@ -123,49 +190,31 @@ pub(super) fn join<'a>(
         same
     });
     account.applied = labels.len() as u64;
-    let mut pairs: Vec<(u32, Fingerprint, Row)> = Vec::new();
-    for (id, row) in labels {
-        let key = stream.key(sets.key, &row);
-        let from = anchors.all.partition_point(|anchor| (anchor.key, anchor.row.ts) < (key, row.ts - spec.within_ms));
-        let until = anchors.all.partition_point(|anchor| (anchor.key, anchor.row.ts) <= (key, row.ts + spec.before_ms));
-        let best = (from..until)
-            .filter(|at| row.came_at <= anchors.all[*at].row.ts.saturating_add(longest_ms))
-            .min_by_key(|at| {
-                let anchor = &anchors.all[*at];
-                (anchor.row.ts > row.ts, (row.ts - anchor.row.ts).abs(), anchor.id)
-            });
-        if let Some(best) = best {
-            account.attached += 1;
-            pairs.push((best as u32, id, row));
-        }
-    }
-    pairs.sort_by_key(|(anchor, id, row)| (*anchor, row.ts, *id, row.content));
-    let pairs = pairs.into_iter().map(|(anchor, _, row)| (anchor, row)).collect();
-    Joined { spec, stream, schema, pairs, account, conflicts }
+    (labels, conflicts)
 }
 
 impl Joined<'_> {
-    fn of(&self, anchor: u32) -> &[(u32, Row)] {
-        let from = self.pairs.partition_point(|(other, _)| *other < anchor);
-        let until = self.pairs.partition_point(|(other, _)| *other <= anchor);
+    fn of(&self, anchor: u32) -> &[Pair] {
+        let from = self.pairs.partition_point(|pair| pair.anchor < anchor);
+        let until = self.pairs.partition_point(|pair| pair.anchor <= anchor);
         &self.pairs[from..until]
     }
 
-    /// When the labels of an impression came.
-    pub fn came_at(&self, anchor: u32) -> impl Iterator<Item = EventTime> {
-        self.of(anchor).iter().map(|(_, row)| row.came_at)
+    /// When the labels of an impression are known.
+    pub fn instants(&self, anchor: u32) -> impl Iterator<Item = EventTime> {
+        self.of(anchor).iter().map(|pair| pair.known)
     }
 
-    /// The newest of an impression's labels that had come by an instant.
+    /// The newest of an impression's labels that are known by an instant.
     pub fn newest(&self, anchor: u32, instant: EventTime) -> Option<EventTime> {
-        self.known(anchor, instant).iter().map(|(_, row)| row.ts).max()
+        self.known(anchor, instant).iter().map(|pair| pair.row.ts).max()
     }
 
-    /// An impression's labels that had come by an instant.
-    fn known(&self, anchor: u32, instant: EventTime) -> Cow<'_, [(u32, Row)]> {
+    /// An impression's labels that are known by an instant.
+    fn known(&self, anchor: u32, instant: EventTime) -> Cow<'_, [Pair]> {
         let all = self.of(anchor);
-        let came = |(_, row): &&(u32, Row)| row.came_at <= instant;
-        if all.iter().all(|label| came(&label)) { all.into() } else { all.iter().filter(came).copied().collect() }
+        let known = |pair: &&Pair| pair.known <= instant;
+        if all.iter().all(|pair| known(&pair)) { all.into() } else { all.iter().filter(known).copied().collect() }
     }
 
     /// The join's columns for some impressions, by their numbers, as known at an instant each.
@@ -177,7 +226,7 @@ impl Joined<'_> {
             Take::Count => vec![Arc::new(Int64Array::from_iter_values(lists.map(|list| list.len() as i64)))],
             Take::First | Take::Last => {
                 let last = self.spec.take == Take::Last;
-                let pick = |list: &[(u32, Row)]| if last { list.last() } else { list.first() }.map(|(_, row)| *row);
+                let pick = |list: &[Pair]| if last { list.last() } else { list.first() }.map(|pair| pair.row);
                 let picked: Vec<Option<Row>> = lists.map(pick).collect();
                 self.spec.select.iter().map(|column| self.gather(*column, &picked)).collect()
             }
@@ -187,6 +236,12 @@ impl Joined<'_> {
                 vec![self.gather(column, &picked)]
             }
             Take::Sum(column) => vec![self.sum(column, lists)],
+            Take::All(most) => {
+                let heads: Vec<&[Pair]> = lists.map(|list| &list[..list.len().min(most as usize)]).collect();
+                let picked: Vec<Option<Row>> = heads.iter().flat_map(|list| list.iter().map(|pair| Some(pair.row))).collect();
+                let lengths: Vec<usize> = heads.iter().map(|list| list.len()).collect();
+                self.spec.select.iter().map(|column| list_column(self.gather(*column, &picked), &lengths)).collect()
+            }
         }
     }
 
@@ -211,9 +266,9 @@ impl Joined<'_> {
         })
     }
 
-    fn extreme(&self, list: &[(u32, Row)], column: usize, largest: bool) -> Option<Row> {
+    fn extreme(&self, list: &[Pair], column: usize, largest: bool) -> Option<Row> {
         let mut best: Option<(Number, Row)> = None;
-        for (_, row) in list {
+        for Pair { row, .. } in list {
             let Some(value) = self.number(column, row) else { continue };
             // Of equals the first stays.
             let wins = best.is_none_or(|(old, _)| if largest { value > old } else { value < old });
@@ -224,10 +279,9 @@ impl Joined<'_> {
         best.map(|(_, row)| row)
     }
 
-    fn sum<'b>(&self, column: usize, lists: impl Iterator<Item = &'b [(u32, Row)]>) -> ArrayRef {
-        let numbers = |list: &[(u32, Row)]| -> Vec<Number> {
-            list.iter().filter_map(|(_, row)| self.number(column, row)).collect()
-        };
+    fn sum<'b>(&self, column: usize, lists: impl Iterator<Item = &'b [Pair]>) -> ArrayRef {
+        let numbers =
+            |list: &[Pair]| -> Vec<Number> { list.iter().filter_map(|pair| self.number(column, &pair.row)).collect() };
         let lists = lists.map(numbers);
         if matches!(self.schema.field(column).data_type(), DataType::Float32 | DataType::Float64) {
             return Arc::new(Float64Array::from_iter(lists.map(|numbers| {
@@ -246,6 +300,11 @@ impl Joined<'_> {
             (!numbers.is_empty()).then(|| total.clamp(i64::MIN.into(), i64::MAX.into()) as i64)
         })))
     }
+}
+
+fn list_column(values: ArrayRef, lengths: &[usize]) -> ArrayRef {
+    let DataType::List(item) = list_of(values.data_type().clone()) else { unreachable!("a list of anything is a list") };
+    Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), values, None))
 }
 
 #[derive(Clone, Copy, PartialEq, PartialOrd)]

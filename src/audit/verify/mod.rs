@@ -199,22 +199,17 @@ impl SampleAudit<'_> {
             None => return Err(AuditError::Asked(format!("the folder {} is gone", parquet.path))),
         };
         let spec = &self.sample.join;
-        let sets = |stream: u16| {
-            let decode = &self.plan.streams[stream as usize].decode;
-            KeySets { id: decode.id, key: decode.key }
-        };
-        let before_ms = spec.labels.iter().map(|label| label.before_ms).max().unwrap_or(0);
+        let decode = |stream: u16| &self.plan.streams[stream as usize].decode;
+        let before_ms = (0..spec.labels.len()).map(|label| spec.ahead_ms(label)).max().unwrap_or(0);
         let from = first_impression(self.node.since, before_ms, spec.bucket_ms);
-        let anchors = join::anchors(spec, &self.log.streams[spec.anchor as usize], sets(spec.anchor), from);
-        let joins: Vec<Joined<'_>> = spec
-            .labels
-            .iter()
-            .map(|label| {
-                let (stream, schema) =
-                    (&self.log.streams[label.stream as usize], &self.plan.streams[label.stream as usize].decode.schema);
-                join::join(spec.longest_ms(), label, stream, schema, sets(label.stream), &anchors)
-            })
-            .collect();
+        let sets = KeySets { id: decode(spec.anchor).id, key: decode(spec.anchor).key };
+        let anchors = join::anchors(spec, &self.log.streams[spec.anchor as usize], sets, from);
+        let mut joins: Vec<Joined<'_>> = Vec::with_capacity(spec.labels.len());
+        for label in &spec.labels {
+            let of_stream = (&self.log.streams[label.stream as usize], &decode(label.stream).schema);
+            let sets = KeySets { id: decode(label.stream).id, key: label.key_set };
+            joins.push(join::join(spec, label, of_stream, sets, &anchors, &joins));
+        }
         let counts = self.head.counts.samples.get(self.number);
         let filed_before = self.state.chains.iter().filter_map(|chain| self.filed_before(chain.cell)).min();
         let id = self.id_columns();

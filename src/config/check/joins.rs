@@ -3,18 +3,28 @@
 use super::streams::{self, StreamDraft};
 use super::{Checker, defaults, duration_or};
 use crate::config::raw::{EmitMode, Entries, Join, Sample, TakeLabels};
+use crate::config::diagnostic::suggestion;
 use crate::config::tree::Path;
 use crate::event::{ColumnType, DurationMs};
 use crate::join::{Emit, JoinSpec, LabelSpec, Take};
 
-pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[StreamDraft], path: &Path) -> JoinSpec {
+/// Labels of one impression in one list.
+const LISTED_LABELS_MAX: u32 = 10_000;
+
+pub fn check(
+    c: &mut Checker<'_>,
+    raw: &Sample,
+    anchor: usize,
+    streams: &mut [StreamDraft],
+    path: &Path,
+) -> JoinSpec {
     let Entries(joins) = &raw.join;
-    let mut labels = Vec::with_capacity(joins.len());
+    let mut labels: Vec<LabelSpec> = Vec::with_capacity(joins.len());
     for (name, join) in joins {
-        let at = path.key("join").key(name);
-        match label(c, name, join, anchor, streams, &at) {
+        let at = path.key("join");
+        match label(c, (name, join), anchor, &labels, streams, &at) {
             Some(spec) => labels.push(spec),
-            None => c.cut(at),
+            None => c.cut(at.key(name)),
         }
     }
     let anchor = &streams[anchor].plan;
@@ -24,8 +34,13 @@ pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[Stream
         bucket_ms: 0,
         dedup_horizon_ms: anchor.time.lateness_ms + duration_or(&raw.dedup_horizon, defaults::DEDUP_HORIZON),
         emit: Emit::Wait,
+        correct_ms: raw.correct_for.as_ref().map_or(0, |correct_for| correct_for.ms),
     };
-    spec.emit = emit(c, raw, spec.longest_ms(), &path.key("emit"));
+    let longest_ms = spec.longest_ms();
+    spec.emit = match emit(c, raw, longest_ms, &path.key("emit")) {
+        Emit::Wait if spec.correct_ms > 0 => Emit::Early { from_ms: longest_ms, to_ms: longest_ms, negatives: false },
+        emit => emit,
+    };
     spec.bucket_ms = spec.emit.bucket_ms_of(spec.longest_ms());
     spec
 }
@@ -64,22 +79,42 @@ fn emit(c: &mut Checker<'_>, raw: &Sample, longest_ms: DurationMs, at: &Path) ->
     Emit::Early { from_ms, to_ms: to.ms, negatives }
 }
 
+/// `others` are the joins above it.
 fn label(
     c: &mut Checker<'_>,
-    name: &str,
-    raw: &Join,
+    (name, raw): (&str, &Join),
     anchor: usize,
-    streams: &[StreamDraft],
-    path: &Path,
+    others: &[LabelSpec],
+    streams: &mut [StreamDraft],
+    joins: &Path,
 ) -> Option<LabelSpec> {
+    let path = &joins.key(name);
     let stream = streams::find(c, streams, &raw.stream, &path.key("stream"))?;
     if stream == anchor {
         c.error(&path.key("stream"), format!("`{}`, the impression stream itself", raw.stream))
             .expected("a stream of labels");
         return None;
     }
+    let on = match &raw.on {
+        None => None,
+        Some(on) => Some(other(c, on, others, (joins, path))?),
+    };
+    let by = match &raw.by {
+        None => None,
+        Some(by) => Some(streams[stream].all_columns(c, by, &path.key("by"))?),
+    };
+    let key_set = match &by {
+        None => streams[stream].plan.decode.key,
+        Some(columns) => streams[stream].key_set(columns.clone()),
+    };
     let draft = &streams[stream];
-    meets(c, &streams[anchor], draft, path);
+    let meeting = Meeting {
+        anchor: &streams[anchor],
+        label: draft,
+        key_set,
+        other: on.map(|on: usize| &streams[others[on].stream as usize]),
+    };
+    meeting.check(c, path);
     let take = take(c, raw, draft, path);
     let select = select(c, raw, draft, path);
     let filter = match &raw.filter {
@@ -89,6 +124,9 @@ fn label(
     Some(LabelSpec {
         name: name.into(),
         stream: draft.plan.decode.stream,
+        on,
+        key_set,
+        nullable_key: nullable(draft, by.as_deref().unwrap_or_default()),
         within_ms: raw.within.ms,
         before_ms: duration_or(&raw.before, defaults::BEFORE),
         take: take?,
@@ -97,30 +135,78 @@ fn label(
     })
 }
 
-/// Impressions and labels must have keys of one shape, and land in the same lane.
-fn meets(c: &mut Checker<'_>, anchor: &StreamDraft, label: &StreamDraft, path: &Path) {
-    let set = |draft: &StreamDraft, set: usize| draft.plan.decode.key_sets[set].clone();
-    let (anchor_key, label_key) = (set(anchor, anchor.plan.decode.key), set(label, label.plan.decode.key));
-    let (anchor_route, label_route) = (set(anchor, anchor.plan.decode.route), set(label, label.plan.decode.route));
-    let at = path.key("stream");
-    if !same_shape(c, "key", (anchor, &anchor_key), (label, &label_key), &at)
-        || !same_shape(c, "partition_by", (anchor, &anchor_route), (label, &label_route), &at)
-    {
-        return;
+/// Those of the columns that may be null.
+fn nullable(draft: &StreamDraft, columns: &[usize]) -> Vec<usize> {
+    columns.iter().copied().filter(|column| draft.plan.decode.schema.field(*column).is_nullable()).collect()
+}
+
+/// The join above that these labels hang on.
+fn other(c: &mut Checker<'_>, name: &str, others: &[LabelSpec], (joins, path): (&Path, &Path)) -> Option<usize> {
+    let found = others.iter().position(|other| other.name == name);
+    if found.is_none() && !c.may_be_cut(name, std::slice::from_ref(joins)) {
+        let known: Vec<&str> = others.iter().map(|other| other.name.as_str()).collect();
+        let help = match known.is_empty() {
+            true => "there is none above it".to_string(),
+            false => suggestion(name, known.iter().copied()).unwrap_or_default(),
+        };
+        c.error(&path.key("on"), format!("`{name}`")).expected("the name of a join above this one").help(help);
     }
+    found
+}
+
+/// What must fit for labels to meet what they are of.
+struct Meeting<'a> {
+    anchor: &'a StreamDraft,
+    label: &'a StreamDraft,
+    /// Of the label: the key that is matched.
+    key_set: usize,
+    /// The label stream that this one hangs on, with its ids.
+    other: Option<&'a StreamDraft>,
+}
+
+impl Meeting<'_> {
+    /// Labels must have keys of the shape of what they are of, and land in the lane of their impression.
+    fn check(&self, c: &mut Checker<'_>, path: &Path) {
+        let set = |draft: &StreamDraft, set: usize| draft.plan.decode.key_sets[set].clone();
+        let (anchor, label) = (self.anchor, self.label);
+        let label_key = set(label, self.key_set);
+        let (anchor_route, label_route) = (set(anchor, anchor.plan.decode.route), set(label, label.plan.decode.route));
+        let at = path.key("stream");
+        let (of, of_key) = match self.other {
+            None => (anchor, set(anchor, anchor.plan.decode.key)),
+            Some(other) => (other, set(other, other.plan.decode.id)),
+        };
+        if !same_shape(c, "key", (of, &of_key), (label, &label_key), &at)
+            || !same_shape(c, "partition_by", (anchor, &anchor_route), (label, &label_route), &at)
+        {
+            return;
+        }
+        if self.other.is_none() {
+            lanes(c, (anchor, &of_key, &anchor_route), (label, &label_key, &label_route), &at);
+        }
+    }
+}
+
+/// Tells where an impression and its labels may land in different lanes.
+fn lanes(
+    c: &mut Checker<'_>,
+    (anchor, anchor_key, anchor_route): (&StreamDraft, &[usize], &[usize]),
+    (label, label_key, label_route): (&StreamDraft, &[usize], &[usize]),
+    at: &Path,
+) {
     let in_key = |key: &[usize], route: &[usize]| -> Option<Vec<usize>> {
         route.iter().map(|column| key.iter().position(|known| known == column)).collect()
     };
-    match (in_key(&anchor_key, &anchor_route), in_key(&label_key, &label_route)) {
+    match (in_key(anchor_key, anchor_route), in_key(label_key, label_route)) {
         (Some(a), Some(b)) if a != b => {
             c.error(
-                &at,
+                at,
                 format!(
                     "`{}` partitioned by {} and `{}` by {}",
                     anchor.name(),
-                    anchor.shown(&anchor_route),
+                    anchor.shown(anchor_route),
                     label.name(),
-                    label.shown(&label_route)
+                    label.shown(label_route)
                 ),
             )
             .expected("the same part of the key in both")
@@ -129,13 +215,13 @@ fn meets(c: &mut Checker<'_>, anchor: &StreamDraft, label: &StreamDraft, path: &
         (Some(_), Some(_)) => {}
         _ => {
             c.warn(
-                &at,
+                at,
                 format!(
                     "`{}` is partitioned by {}, `{}` by {}, which are not made of key columns",
                     anchor.name(),
-                    anchor.shown(&anchor_route),
+                    anchor.shown(anchor_route),
                     label.name(),
-                    label.shown(&label_route)
+                    label.shown(label_route)
                 ),
             )
             .help(
@@ -162,7 +248,10 @@ fn same_shape(
                 shown(anchor, anchor_columns),
                 anchor.name()
             ))
-            .help(format!("the `{what}` of an impression and of its labels is matched by position (default: key)"));
+            .help(format!(
+                "the `{what}` of an impression and of its labels is matched by position (default: key); labels that hang \
+                 on others are matched with their `id`"
+            ));
         return false;
     }
     let types = anchor.types(anchor_columns).into_iter().zip(label.types(label_columns));
@@ -194,7 +283,12 @@ fn take(c: &mut Checker<'_>, raw: &Join, draft: &StreamDraft, path: &Path) -> Op
         Some(TakeLabels::Last) => return Some(Take::Last),
         Some(TakeLabels::Any) => return Some(Take::Any),
         Some(TakeLabels::Count) => return Some(Take::Count),
-        Some(TakeLabels::All(_)) => return None,
+        Some(TakeLabels::All(most)) => {
+            if !(1..=LISTED_LABELS_MAX).contains(most) {
+                c.error(&at.key("all"), format!("`{most}`")).expected(format!("from 1 to {LISTED_LABELS_MAX}"));
+            }
+            return Some(Take::All(*most));
+        }
         Some(TakeLabels::Sum(column)) => ("sum", column),
         Some(TakeLabels::Min(column)) => ("min", column),
         Some(TakeLabels::Max(column)) => ("max", column),
@@ -218,7 +312,7 @@ fn take(c: &mut Checker<'_>, raw: &Join, draft: &StreamDraft, path: &Path) -> Op
 
 fn select(c: &mut Checker<'_>, raw: &Join, draft: &StreamDraft, path: &Path) -> Option<Vec<usize>> {
     let at = path.key("select");
-    let whole = matches!(raw.take, None | Some(TakeLabels::First | TakeLabels::Last));
+    let whole = matches!(raw.take, None | Some(TakeLabels::First | TakeLabels::Last | TakeLabels::All(_)));
     let Some(names) = &raw.select else {
         if c.is_cut(&at) {
             return None;
@@ -227,7 +321,7 @@ fn select(c: &mut Checker<'_>, raw: &Join, draft: &StreamDraft, path: &Path) -> 
     };
     if !whole {
         c.error(&at, "`select` beside this `take`")
-            .expected("`take: first` or `take: last`")
+            .expected("`take: first`, `last` or `all`")
             .help("any, count, sum, min and max give one column of their own");
         return None;
     }

@@ -161,6 +161,9 @@ fn join_text(streams: &[StreamPlan], sample: &SamplePlan) -> String {
     if let Emit::Early { from_ms, to_ms, negatives } = sample.join.emit {
         line!(text, "early {from_ms} {to_ms} {negatives}");
     }
+    if sample.join.correct_ms > 0 {
+        line!(text, "correct {}", sample.join.correct_ms);
+    }
     for label in &sample.join.labels {
         let decode = &streams[label.stream as usize].decode;
         let column = |index: usize| decode.columns[index].name.as_str();
@@ -172,8 +175,15 @@ fn join_text(streams: &[StreamPlan], sample: &SamplePlan) -> String {
             Take::Sum(index) => format!("sum {}", column(index)),
             Take::Min(index) => format!("min {}", column(index)),
             Take::Max(index) => format!("max {}", column(index)),
+            Take::All(most) => format!("all {most}"),
         };
         line!(text, "label {} {} {} {} {take}", label.name, decode.name, label.within_ms, label.before_ms);
+        if let Some(on) = label.on {
+            line!(text, "on {}", sample.join.labels[on].name);
+        }
+        if label.key_set != decode.key {
+            line!(text, "by {}", names(&decode.columns, &decode.key_sets[label.key_set]));
+        }
         line!(text, "select {} where {}", names(&decode.columns, &label.select), sql(label.filter.as_ref()));
     }
     text

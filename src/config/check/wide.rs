@@ -5,7 +5,7 @@ use super::features::GroupDraft;
 use super::streams::StreamDraft;
 use crate::config::sql::Scope;
 use crate::config::tree::Path;
-use crate::event::ColumnType;
+use crate::event::{ColumnType, list_of};
 use crate::join::{JoinSpec, LabelSpec, Take};
 use crate::sample::EMISSION_COLUMNS;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -123,6 +123,10 @@ fn label_columns(label: &LabelSpec, schema: &SchemaRef) -> Vec<(String, DataType
     };
     match label.take {
         Take::First | Take::Last => label.select.iter().map(|&index| column(index)).collect(),
+        Take::All(_) => {
+            let list = |(name, data_type, _)| (name, list_of(data_type), false);
+            label.select.iter().map(|&index| list(column(index))).collect()
+        }
         Take::Any => vec![("any".into(), DataType::Boolean, false)],
         Take::Count => vec![("count".into(), DataType::Int64, false)],
         Take::Min(index) | Take::Max(index) => vec![column(index)],

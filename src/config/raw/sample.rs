@@ -38,9 +38,10 @@ pub struct Sample {
     /// How long beyond the longest window plus lateness a closed impression's identity is remembered.
     #[schemars(extend("default" = defaults::DEDUP_HORIZON))]
     pub dedup_horizon: Option<Duration>,
-    /// How long after the close a label still yields a correction.
-    #[schemars(extend("x-later" = "corrections are not supported yet"))]
-    pub correct_for: Option<Later>,
+    /// How long after its window a label still makes a row that corrects its impression, with `emit_kind` `correction`. The
+    /// rows then carry what those of early modes do, and an impression stays in state for so long.
+    #[schemars(extend("default" = "0s"))]
+    pub correct_for: Option<Duration>,
     /// Where the rows go.
     #[serde(default)]
     pub write: Write,
@@ -52,6 +53,12 @@ pub struct Sample {
 pub struct Join {
     /// The label stream; its `key` is matched with the impression's by position.
     pub stream: String,
+    /// Columns of the label stream that are matched instead of its `key`. Where one is null the label is of nothing, and
+    /// counts as turned away by `where`.
+    pub by: Option<Names>,
+    /// A join above, on whose labels these hang: their key is matched with the `id` of that label stream, and `within` and
+    /// `before` are of the time of that label.
+    pub on: Option<String>,
     /// How long after the impression a label may come.
     pub within: Duration,
     /// How long before its impression a label may come.
@@ -60,7 +67,7 @@ pub struct Join {
     /// Which of several labels count.
     #[schemars(extend("default" = "first"))]
     pub take: Option<TakeLabels>,
-    /// Columns of the label for `first` and `last`: `<join>.<column>` in expressions, `<join>_<column>` in the rows.
+    /// Columns of the label for `first`, `last` and `all`: `<join>.<column>` in expressions, `<join>_<column>` in the rows.
     /// Default: its time column.
     pub select: Option<Vec<String>>,
     /// Only labels for which it is true match. Sees the label stream's columns.
@@ -86,8 +93,7 @@ pub enum TakeLabels {
     Min(String),
     /// Largest value of a column.
     Max(String),
-    /// The first so many labels as lists.
-    #[schemars(extend("x-later" = "`take: {all: …}` is not supported yet"))]
+    /// The earliest so many, from 1 to 10000, as lists, one per column of `select`; empty without a label.
     All(u32),
 }
 

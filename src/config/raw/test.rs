@@ -136,7 +136,7 @@ pub struct SampleCounts {
 }
 
 /// What became of a join's labels: accepted = filtered + duplicate + conflict + late + applied,
-/// applied = waiting + attached + out_of_window + expired_unmatched.
+/// applied = waiting + attached + corrected + out_of_window + expired_unmatched.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LabelCounts {
@@ -154,6 +154,8 @@ pub struct LabelCounts {
     pub waiting: Option<u64>,
     /// Left with an impression, whether or not `take` used it.
     pub attached: Option<u64>,
+    /// Left as a correction of an impression.
+    pub corrected: Option<u64>,
     /// Outside the window of every impression of its key.
     pub out_of_window: Option<u64>,
     /// There was no impression of its key.

@@ -172,6 +172,7 @@ fn draw_anchor(from: &mut AnchorAccount, mut left: u64) -> Option<AnchorAccount>
 fn draw_label(from: &mut LabelAccount, mut left: u64) -> Option<LabelAccount> {
     let mut part = LabelAccount {
         attached: take(&mut from.attached, &mut left),
+        corrected: take(&mut from.corrected, &mut left),
         out_of_window: take(&mut from.out_of_window, &mut left),
         expired_unmatched: take(&mut from.expired_unmatched, &mut left),
         filtered: take(&mut from.filtered, &mut left),
@@ -180,7 +181,7 @@ fn draw_label(from: &mut LabelAccount, mut left: u64) -> Option<LabelAccount> {
         conflict: take(&mut from.conflict, &mut left),
         ..LabelAccount::default()
     };
-    part.applied = part.attached + part.out_of_window + part.expired_unmatched;
+    part.applied = part.attached + part.corrected + part.out_of_window + part.expired_unmatched;
     from.applied -= part.applied;
     (left == 0).then_some(part)
 }
@@ -255,8 +256,9 @@ mod tests {
         let mut part = |share: u64| take(&mut { share }, &mut left);
         let (filtered, duplicate, late, conflict) = (part(cut[0]), part(cut[1]), part(cut[2]), part(cut[0] / 2));
         let (attached, out_of_window) = (left / 2, (left - left / 2) / 2);
-        let expired_unmatched = left - attached - out_of_window;
-        let applied = held + attached + out_of_window + expired_unmatched;
+        let corrected = (left - attached - out_of_window) / 2;
+        let expired_unmatched = left - attached - corrected - out_of_window;
+        let applied = held + attached + corrected + out_of_window + expired_unmatched;
         LabelAccount {
             filtered,
             duplicate,
@@ -265,6 +267,7 @@ mod tests {
             applied,
             waiting: held,
             attached,
+            corrected,
             out_of_window,
             expired_unmatched,
         }

@@ -432,6 +432,11 @@ pub fn row_text(rows: &RecordBatch, row: usize) -> String {
                 DataType::Int64 => array.as_primitive::<Int64Type>().value(row).to_string(),
                 DataType::Float64 => array.as_primitive::<Float64Type>().value(row).to_string(),
                 DataType::Boolean => array.as_boolean().value(row).to_string(),
+                DataType::List(_) => {
+                    let texts = array.as_list::<i32>().value(row);
+                    let texts: Vec<&str> = texts.as_string::<i32>().iter().map(Option::unwrap_or_default).collect();
+                    format!("[{}]", texts.join(","))
+                }
                 _ => array.as_primitive::<TimestampMillisecondType>().value(row).to_string(),
             };
             (field.name().as_str(), value)

@@ -23,6 +23,8 @@ pub struct Setup {
     pub sparse_clicks: bool,
     /// The mode, and the waits of those that have any.
     pub emit: (&'static str, i64, i64),
+    /// How long labels that come after their windows correct a row.
+    pub correct_ms: i64,
     pub partitions: [u32; 3],
     /// What a person changed in the pipeline file, each as (text, its replacement), and what they reset then.
     pub edits: &'static [(&'static str, &'static str)],
@@ -37,6 +39,7 @@ impl Setup {
         negatives: false,
         sparse_clicks: false,
         emit: ("wait", 0, 0),
+        correct_ms: 0,
         partitions: [1, 1, 1],
         edits: &[],
         resets: &[],
@@ -54,17 +57,19 @@ impl Setup {
         }
     }
 
-    /// The same, in one of the modes whose rows leave early.
+    /// The same, in one of the modes whose rows leave early, or are corrected.
     pub fn early(seed: u64) -> Setup {
         let mut random = StdRng::seed_from_u64(seed ^ 0xea51);
         let from = random.random_range(0..10_000);
         let wait = (from, from + [0, 7_000, 100_000][random.random_range(0..3)]);
-        let emit = match random.random_range(0..3) {
-            0 => ("immediate", 0, 0),
-            1 => ("elapsed", wait.0, wait.1),
-            _ => ("defer", wait.0, wait.1),
+        let (emit, correct_ms) = match random.random_range(0..4) {
+            0 => (("immediate", 0, 0), 0),
+            1 => (("elapsed", wait.0, wait.1), 0),
+            2 => (("defer", wait.0, wait.1), 0),
+            _ => (("wait", 0, 0), random.random_range(1..200_000)),
         };
-        Setup { emit, ..Setup::of(seed) }
+        let correct_ms = if random.random_bool(0.5) { correct_ms.max(random.random_range(0..30_000)) } else { correct_ms };
+        Setup { emit, correct_ms, ..Setup::of(seed) }
     }
 
     pub fn plan(&self, lanes: usize) -> Plan {
@@ -108,6 +113,7 @@ streams:
       item_id: string
       ts: timestamp
       value: {{ type: int64, nullable: true }}
+      click_id: {{ type: string, nullable: true }}
     time: ts
     id: event_id
     key: {key}
@@ -130,6 +136,7 @@ samples:
   ctr:
     from: impressions
     serving_lag: {lag}ms
+    correct_for: {correct}ms
     {emit}
     join:
       first: {{ stream: clicks, within: 20s, before: 3s, take: first, select: [event_id, ts] }}
@@ -140,12 +147,16 @@ samples:
       total: {{ stream: buys, within: 150s, before: 5s, take: {{ sum: value }} }}
       least: {{ stream: buys, within: 150s, take: {{ min: value }} }}
       most: {{ stream: buys, within: 150s, take: {{ max: value }} }}
+      listed: {{ stream: clicks, within: 20s, before: 3s, take: {{ all: 2 }}, select: [event_id] }}
+      of_click: {{ stream: buys, on: clicks, by: click_id, within: 60s, before: 2s, take: count }}
+      of_listed: {{ stream: buys, on: listed, by: click_id, within: 10s, take: last, select: [event_id] }}
     {features}
     {negatives}
 state: {{ path: nowhere, lanes: {lanes} }}
 "#,
             sparse = self.sparse_clicks,
             lag = self.serving_lag_ms,
+            correct = self.correct_ms,
         );
         for (from, to) in self.edits {
             assert!(text.contains(from), "{from} is not in the pipeline file");
@@ -169,9 +180,23 @@ pub fn click(event: &str, request: &str, user: &str, item: &str, ts: i64) -> Str
 }
 
 pub fn buy(event: &str, request: &str, user: &str, item: &str, ts: i64, value: Option<i64>) -> String {
-    let value = value.map_or(serde_json::Value::Null, |value| json!(value));
-    json!({"event_id": event, "request_id": request, "user_id": user, "item_id": item, "ts": START + ts, "value": value})
-        .to_string()
+    buy_of(None, event, request, user, item, ts, value)
+}
+
+/// One that says which click it came of.
+pub fn buy_of(
+    click: Option<&str>,
+    event: &str,
+    request: &str,
+    user: &str,
+    item: &str,
+    ts: i64,
+    value: Option<i64>,
+) -> String {
+    let mut record = json!({"event_id": event, "request_id": request, "user_id": user, "item_id": item, "ts": START + ts});
+    record["value"] = value.into();
+    record["click_id"] = click.into();
+    record.to_string()
 }
 
 /// Records of some ten minutes: near the ends of windows, with ties, out of order, sometimes late, sometimes twice.
@@ -191,13 +216,17 @@ pub fn logs(setup: &Setup, seed: u64, impressions: usize) -> Logs {
                     1 => within,
                     2 => 0,
                     3 => random.random_range(-before - 2_000..0),
-                    _ => random.random_range(0..within + 2_000),
+                    _ => random.random_range(0..within + 2_000 + setup.correct_ms),
                 };
                 let (event, at) = (format!("e{number}-{label}"), ts + delay);
                 let value = random.random_bool(0.8).then(|| random.random_range(-9..10));
                 let record = match stream {
                     CLICKS => click(&event, &request, &user, &item, at),
-                    _ => buy(&event, &request, &user, &item, at, value),
+                    _ => {
+                        let click = format!("e{number}-{}", random.random_range(0..3));
+                        let click = random.random_bool(0.6).then_some(click.as_str());
+                        buy_of(click, &event, &request, &user, &item, at, value)
+                    }
                 };
                 made.push((stream, at, record));
             }
