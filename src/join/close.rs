@@ -228,9 +228,9 @@ impl JoinState {
             Some(came_at)
         } else {
             let correct_ms = self.spec.correct_ms;
-            let corrects =
-                delay <= spec.within_ms.saturating_add(correct_ms) && came_at <= end.saturating_add(correct_ms);
-            corrects.then(|| came_at.saturating_add(spec.before_ms).max(end.saturating_add(1)))
+            let known = came_at.saturating_add(spec.before_ms).max(end.saturating_add(1));
+            let in_time = known <= end.saturating_add(correct_ms);
+            (in_time && delay <= spec.within_ms.saturating_add(correct_ms)).then_some(known)
         }
     }
 

@@ -111,13 +111,14 @@ pub(super) fn join<'a>(
     let end = |anchor: u32| anchors.all[anchor as usize].row.ts.saturating_add(join.longest_ms());
     // When a label that hangs on what was at `base` is known of an impression.
     let known = |row: &Row, base: EventTime, anchor: u32| {
-        let (delay, open) = (row.ts - base, end(anchor).saturating_add(join.correct_ms));
-        if delay < -spec.before_ms || delay > spec.within_ms.saturating_add(join.correct_ms) || row.came_at > open {
+        let delay = row.ts - base;
+        let corrects_at = row.came_at.saturating_add(spec.before_ms).max(end(anchor).saturating_add(1));
+        if delay < -spec.before_ms || delay > spec.within_ms.saturating_add(join.correct_ms) {
             None
         } else if delay <= spec.within_ms && row.came_at <= end(anchor) {
             Some(row.came_at)
         } else {
-            Some(row.came_at.saturating_add(spec.before_ms).max(end(anchor).saturating_add(1)))
+            Some(corrects_at).filter(|known| *known <= end(anchor).saturating_add(join.correct_ms))
         }
     };
     let of_impression = |key: Fingerprint, row: &Row| {

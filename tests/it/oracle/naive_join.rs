@@ -38,11 +38,11 @@ pub fn join<'a>(events: &'a [Event], anchor: usize, rules: &[LabelRule], correct
                     }
                 };
                 let (delay, end) = (label.ts - base, row.impression.ts + longest);
+                let corrects_at = (came_at(label) + rule.before).max(end + 1);
                 let own = match () {
-                    _ if delay < -rule.before => None,
+                    _ if delay < -rule.before || delay > rule.within + correct => None,
                     _ if delay <= rule.within && came_at(label) <= end => Some(came_at(label)),
-                    _ if delay > rule.within + correct || came_at(label) > end + correct => None,
-                    _ => Some((came_at(label) + rule.before).max(end + 1)),
+                    _ => (corrects_at <= end + correct).then_some(corrects_at),
                 };
                 Some(own?.max(since))
             };
