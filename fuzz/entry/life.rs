@@ -15,7 +15,7 @@ use conjoin::event::{FeatureBatch, PartitionId, PositionDelta, Positions, RawBat
 use conjoin::pipeline::{
     BookNames, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, GarbageOutlet, NOTES_MAX,
     RunError, SinkGauge, SinkInput, SinkThread, SinkWork, Timekeeper, cell_spec, definition, input_entries,
-    list_objects, restore_lane, routed_streams, track_entries,
+    list_objects, outage_entries, outages_of, restore_lane, routed_streams, track_entries,
 };
 use conjoin::route::Router;
 use conjoin::sink::{DeadLetterSink, FileNaming, ParquetSink};
@@ -163,8 +163,10 @@ impl Life {
             committer,
             notes,
         };
+        let outages = outages_of(plan, &head);
         for number in 0..lanes {
-            let closed = restore_lane(&mut life.lanes[number], number, lanes, state.as_ref(), &objects, &head)?;
+            let closed =
+                restore_lane(&mut life.lanes[number], number, lanes, state.as_ref(), &objects, &head, &outages)?;
             for (sample, rows) in closed {
                 life.sink(number, SinkInput::Closed { sample, rows, recount: false })?;
             }
@@ -246,6 +248,7 @@ impl Life {
             number: self.last_cut,
             inputs: input_entries(&inputs, &BTreeMap::new(), self.router.positions()),
             tracks: track_entries(&streams, &inputs, &self.router.tracks()),
+            outages: outage_entries(&streams, self.router.outages()),
             watermark: self.time.watermark(),
             online_instant: self.router.online_instant(self.cell.head_max_ms()),
             anchor_accepted: joins().map(|join| accepted(join.anchor)).collect(),
@@ -334,7 +337,7 @@ fn router(plan: &Plan, cell: &CellSpec, head: &Manifest) -> Router {
     });
     let accounts: Vec<_> =
         plan.streams.iter().map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default()).collect();
-    router.restore(positions, &tracks.collect::<Vec<_>>(), head.watermark, &accounts);
+    router.restore(positions, &tracks.collect::<Vec<_>>(), head.watermark, &accounts, outages_of(plan, head));
     router
 }
 

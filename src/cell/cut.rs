@@ -2,7 +2,7 @@
 
 use crate::cell::fit;
 use crate::cell::lane::{Lane, LaneCut, write};
-use crate::event::{BlockClass, BlockKind, EventTime, SegmentId, Share, StateBlock, Watermark, home_of};
+use crate::event::{BlockClass, BlockKind, EventTime, Outage, SegmentId, Share, StateBlock, Watermark, home_of};
 use crate::feature::{StateError, StateKind};
 use crate::join::{ClosedRows, RestoreError, Segment, Through};
 use arrow::array::RecordBatch;
@@ -129,6 +129,7 @@ impl Lane {
         frontier: EventTime,
         sealed: EventTime,
         through: &[Through],
+        outages: &[Outage],
     ) -> Vec<(u16, ClosedRows)> {
         for (group, store) in self.history.lanes[self.number].iter().enumerate() {
             if self.history.mirror.holds(group) {
@@ -138,6 +139,7 @@ impl Lane {
         let mut all = Vec::new();
         for (sample, join) in self.joins.iter_mut().enumerate() {
             let mut out = Vec::new();
+            join.heed(outages);
             join.finish_restore(Watermark(frontier), through.get(sample).copied().unwrap_or_default(), &mut out);
             all.extend(out.into_iter().map(|rows| (sample as u16, rows)));
         }

@@ -13,7 +13,7 @@
 use crate::cell::mirror::Mirror;
 use crate::cell::{CellSpec, GroupCell, Stitched, StreamUse};
 use crate::event::{
-    BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, RoutedBatch,
+    BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, Outage, RoutedBatch,
     SampleCounts, StateBlock, Watermark, home_of, key_group, lane_of,
 };
 use crate::feature::{GroupStore, null_where};
@@ -73,7 +73,7 @@ pub enum LaneInput {
 }
 
 /// Time moves on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advance {
     /// No row that is not late comes below it.
     pub watermark: Watermark,
@@ -82,6 +82,8 @@ pub struct Advance {
     /// No feature will be asked for at an instant below it.
     pub oldest_needed: EventTime,
     pub reason: CloseReason,
+    /// Times that passed while label streams were cut off.
+    pub outages: Arc<[Outage]>,
 }
 
 /// What a lane says after an `Advance`: the router derives the next frontier from it.
@@ -200,6 +202,7 @@ impl Lane {
         for sample in 0..self.joins.len() {
             self.evaluate_ready(sample, advance.frontier);
             let mut closed = Vec::new();
+            self.joins[sample].heed(&advance.outages);
             self.joins[sample].close(advance.frontier, advance.reason, &mut closed);
             out.closed.extend(closed.into_iter().map(|rows| (sample as u16, rows)));
         }

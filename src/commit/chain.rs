@@ -229,6 +229,7 @@ fn birth(identity: &Identity<'_>) -> Manifest {
         layout: first_layout(identity.definition, KEY_GROUPS),
         inputs: Vec::new(),
         tracks: Vec::new(),
+        outages: Vec::new(),
         watermark: i64::MIN,
         online_instant: None,
         streams: BTreeMap::new(),

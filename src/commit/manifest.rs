@@ -41,6 +41,9 @@ pub struct Manifest {
     pub inputs: Vec<InputEntry>,
     pub tracks: Vec<TrackEntry>,
     pub watermark: EventTime,
+    /// Times that passed while label streams were cut off, for samples that do not wait then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outages: Vec<OutageEntry>,
     /// The instant up to which online features were last read.
     pub online_instant: Option<EventTime>,
     pub streams: BTreeMap<String, StreamAccount>,
@@ -166,6 +169,13 @@ pub struct TrackEntry {
     pub input: String,
     pub partition: u32,
     pub newest: EventTime,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct OutageEntry {
+    pub stream: String,
+    pub from: EventTime,
+    pub to: EventTime,
 }
 
 /// A state object. Its blocks are listed in its own footer.

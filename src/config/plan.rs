@@ -2,13 +2,13 @@
 
 use crate::commit::StateSpec;
 use crate::decode::DecodeSpec;
-use crate::event::{DurationMs, Partitioner};
+use crate::event::{Partitioner, StreamId};
 use crate::feature::GroupSpec;
 use crate::join::JoinSpec;
 use crate::model::ModelSpec;
 use crate::online::OnlineSpec;
 use crate::registry::RegistrySpec;
-use crate::route::StreamTime;
+use crate::route::{Guard, StreamTime};
 use crate::sample::SampleSpec;
 use crate::sink::ParquetSpec;
 use crate::source::{GroupModeSpec, InputSpec};
@@ -47,11 +47,20 @@ pub struct SamplePlan {
     pub join: JoinSpec,
     pub sample: SampleSpec,
     pub parquet: Option<ParquetSpec>,
-    /// A label stream that lags by more is reported as cut off; closing waits for it in any case.
-    pub guard_max_lag_ms: DurationMs,
+    /// Of its label streams.
+    pub guard: Guard,
 }
 
 #[derive(Clone, Debug)]
 pub struct ServeSpec {
     pub listen: SocketAddr,
+}
+
+impl Plan {
+    /// What happens when a label stream is cut off: all samples that join it agree. No stream of impressions has a guard.
+    pub fn guard_of(&self, stream: StreamId) -> Option<Guard> {
+        let is_label = |sample: &&SamplePlan| sample.join.labels.iter().any(|label| label.stream == stream);
+        let is_anchor = self.samples.iter().any(|sample| sample.join.anchor == stream);
+        self.samples.iter().find(is_label).filter(|_| !is_anchor).map(|sample| sample.guard)
+    }
 }

@@ -157,7 +157,7 @@ fn overlays_and_sets_are_laid_over_and_keep_their_place_in_messages() {
     assert_eq!((plan.state.path.to_string().as_str(), plan.state.lanes), ("/data/state", 4));
     assert!(plan.serve.is_none());
     assert_eq!(plan.streams[1].time.lateness_ms, 7_000);
-    assert_eq!(plan.samples[0].guard_max_lag_ms, 60_000);
+    assert_eq!(plan.samples[0].guard.max_lag_ms, 60_000);
 
     let errors =
         loaded(&[("ctr.yaml", CTR), ("prod.yaml", "version: 1\nstate:\n  commit_evry: 1m\n")], &["state.lanes=many"]);

@@ -21,6 +21,7 @@ mod file;
 mod delays;
 mod account;
 mod cell_mark;
+mod outage;
 
 pub use account::*;
 pub use batch::*;
@@ -32,6 +33,7 @@ pub use exact_sum::*;
 pub use expression::*;
 pub use file::*;
 pub use key::*;
+pub use outage::*;
 pub use partitioner::*;
 pub use position::*;
 pub use registered::*;

@@ -5,7 +5,7 @@
 //! before the label, else the earliest after it; one that the label would correct comes behind those that it lies in the
 //! window of. Of labels that hang on labels the chains are those of the labels that were attached just before.
 
-use crate::event::{CloseReason, EventTime, Fingerprint, Payload};
+use crate::event::{CloseReason, EventTime, Fingerprint, Outage, Payload};
 use crate::join::bucket::Part;
 use crate::join::emit::Emission;
 use crate::join::index::RowRef;
@@ -22,6 +22,8 @@ use std::cmp::Reverse;
 pub struct ClosedRows {
     pub bucket: u32,
     pub reason: CloseReason,
+    /// Times that passed while label streams of the sample were cut off.
+    pub outages: Vec<Outage>,
     pub parts: Vec<ClosedPart>,
 }
 
@@ -97,7 +99,7 @@ impl JoinState {
             self.closed_unstored.push((number, bucket));
         }
         if !filed && self.spec.emit == Emit::Wait {
-            out.push(ClosedRows { bucket: number, reason, parts });
+            out.push(ClosedRows { bucket: number, reason, outages: self.outages.clone(), parts });
         }
     }
 

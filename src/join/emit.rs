@@ -11,7 +11,7 @@
 //! ES-DFM (Yang et al., 2021) a wait that is drawn, DEFER (Gu et al., 2021) adds the real negatives.
 //! Does not: attach labels for good: closing does, by the same claims.
 
-use crate::event::{EventTime, Watermark};
+use crate::event::{CloseReason, EventTime, Watermark};
 use crate::join::close::{ClosedPart, ClosedRows, Found};
 use crate::join::index::RowRef;
 use crate::join::state::JoinState;
@@ -225,8 +225,8 @@ impl JoinState {
         let mut rows = planned.into_iter().peekable();
         while let Some((first, ..)) = rows.peek() {
             let number = first.bucket();
-            let mut closed =
-                ClosedRows { bucket: number, reason: crate::event::CloseReason::Watermark, parts: Vec::new() };
+            let (reason, outages) = (CloseReason::Watermark, self.outages.clone());
+            let mut closed = ClosedRows { bucket: number, reason, outages, parts: Vec::new() };
             let bucket = &self.buckets[&number];
             for part in &bucket.parts {
                 let end = part.range().end;
@@ -259,9 +259,8 @@ impl JoinState {
             if skipped {
                 continue;
             }
-            let times = known.iter().zip(&self.labels).flat_map(|(known, labels)| {
-                known.rows.iter().map(|at| labels.time(*at))
-            });
+            let times =
+                known.iter().zip(&self.labels).flat_map(|(known, labels)| known.rows.iter().map(|at| labels.time(*at)));
             emission.push(kind, instant, times.max());
             keep.push(row.row() - part.start);
             event_time.push(bucket.event_time[row.row() as usize]);

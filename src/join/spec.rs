@@ -96,7 +96,9 @@ impl JoinSpec {
             Watermark::MIN => 0,
             Watermark::MAX => u32::MAX,
             // bucket_end + reach < watermark
-            Watermark(at) => at.saturating_sub(reach).saturating_sub(1).div_euclid(self.bucket_ms).clamp(0, u32::MAX as i64) as u32,
+            Watermark(at) => {
+                at.saturating_sub(reach).saturating_sub(1).div_euclid(self.bucket_ms).clamp(0, u32::MAX as i64) as u32
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! State: the pending impressions of one sample in one lane, and the labels that wait for them.
 
 use crate::event::{
-    AnchorAccount, CloseReason, DecodedBatch, DelaySketch, DurationMs, EventTime, Fingerprint, LabelAccount, Payload, Watermark,
-    home_of,
+    AnchorAccount, CloseReason, DecodedBatch, DelaySketch, DurationMs, EventTime, Fingerprint, LabelAccount, Outage,
+    Payload, Watermark, home_of,
 };
 use crate::invariant;
 use crate::join::bucket::{Bucket, Part};
@@ -115,6 +115,8 @@ pub struct JoinState {
     pub(super) closed_unstored: Vec<(u32, Bucket)>,
     /// Of samples whose rows leave early.
     pub(super) schedule: Option<Schedule>,
+    /// Those of its label streams.
+    pub(super) outages: Vec<Outage>,
     /// False while a restored state is brought back to where it was: those rows were counted before.
     pub(super) counting: bool,
 }
@@ -138,8 +140,15 @@ impl JoinState {
             closed_through: None,
             filed_through: None,
             closed_unstored: Vec::new(),
+            outages: Vec::new(),
             counting: true,
         }
+    }
+
+    /// What is decided from now on may have been decided while label streams were cut off.
+    pub fn heed(&mut self, outages: &[Outage]) {
+        let is_ours = |outage: &&Outage| self.spec.labels.iter().any(|label| label.stream == outage.stream);
+        self.outages = outages.iter().filter(is_ours).copied().collect();
     }
 
     pub fn account(&self) -> AnchorAccount {

@@ -54,7 +54,9 @@ pub(super) fn label_columns(labels: &Labels, found: &[RowRef], ends: &[u32]) -> 
 
 /// Cuts a column into lists of these lengths; one of nothing is empty, not null.
 fn lists(values: ArrayRef, lengths: &[usize]) -> ArrayRef {
-    let DataType::List(item) = list_of(values.data_type().clone()) else { unreachable!("a list of anything is a list") };
+    let DataType::List(item) = list_of(values.data_type().clone()) else {
+        unreachable!("a list of anything is a list")
+    };
     Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), values, None))
 }
 

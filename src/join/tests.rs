@@ -153,7 +153,8 @@ fn columns_are_made_of_the_labels_of_each_impression() {
     assert!(column(Take::Last).is_null(0));
     let lists = |most| {
         let column = column(Take::All(most));
-        let list = |row: usize| column.as_list::<i32>().value(row).as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
+        let list =
+            |row: usize| column.as_list::<i32>().value(row).as_primitive::<Int64Type>().iter().collect::<Vec<_>>();
         [list(0), list(1), list(2)]
     };
     assert_eq!(lists(5), [vec![Some(4), Some(-3), None], vec![], vec![None]], "in their order, and empty without one");

@@ -151,6 +151,7 @@ pub fn routed_streams(plan: &Plan, cell: &CellSpec, partitions: &[PartitionId]) 
             routing_sets,
             partitions: partitions.iter().filter(carries).copied().collect(),
             placed: placed(plan, cell, number),
+            guard: plan.guard_of(number as StreamId),
         }
     });
     streams.collect()

@@ -198,6 +198,7 @@ impl Committer {
             inputs: conductor.inputs,
             tracks: conductor.tracks,
             watermark: conductor.watermark,
+            outages: conductor.outages,
             online_instant: conductor.online_instant.or(head.online_instant),
             streams: conductor.streams.iter().cloned().collect(),
             counts,

@@ -7,7 +7,7 @@
 //! Does not: decode, join, or write; decide what a row means.
 
 use crate::cell::{CellSpec, LaneInput};
-use crate::commit::{Handover, InputEntry, TrackEntry};
+use crate::commit::{Handover, InputEntry, OutageEntry, TrackEntry};
 use crate::env::Clock;
 use crate::env::failpoint::{self, Failpoint};
 use crate::event::{DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
@@ -15,6 +15,7 @@ use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
+use crate::pipeline::outages::outage_entries;
 use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::timekeeper::Timekeeper;
@@ -48,6 +49,7 @@ pub struct ConductorCut {
     pub inputs: Vec<InputEntry>,
     pub tracks: Vec<TrackEntry>,
     pub watermark: EventTime,
+    pub outages: Vec<OutageEntry>,
     pub online_instant: Option<EventTime>,
     pub streams: Vec<(String, StreamAccount)>,
     /// Accepted rows of each sample's anchor and label streams.
@@ -118,6 +120,8 @@ struct Beat {
     positions: Positions,
     /// Something moved since the last cut.
     moved: bool,
+    /// Streams that were told to be cut off.
+    cut_off: BTreeSet<u16>,
     records: u64,
     dead: BTreeMap<(u16, RejectKind), u64>,
 }
@@ -134,6 +138,7 @@ impl Conductor {
             in_flight: false,
             positions: Positions::default(),
             moved: self.starts_are_new,
+            cut_off: BTreeSet::new(),
             records: 0,
             dead: BTreeMap::new(),
         };
@@ -254,6 +259,7 @@ impl Conductor {
         }
         if now >= beat.last_board_ms + BOARD_EVERY_MS {
             beat.last_board_ms = now;
+            self.tell_guards(now, &mut beat.cut_off);
             self.show(now, beat);
         }
         alive && !self.failure.failed()
@@ -291,6 +297,7 @@ impl Conductor {
             inputs: input_entries(&self.names.inputs, &self.names.files, self.router.positions()),
             tracks: track_entries(&self.names.streams, &self.names.inputs, &self.router.tracks()),
             watermark: self.time.watermark(),
+            outages: outage_entries(&self.names.streams, self.router.outages()),
             online_instant: self.router.online_instant(self.cell.head_max_ms()),
             streams: self.names.streams.iter().cloned().zip(accounts.iter().copied()).collect(),
             anchor_accepted: samples.clone().map(|sample| accepted(sample.join.anchor)).collect(),
@@ -352,6 +359,32 @@ impl Conductor {
                 }
                 Err(crossbeam_channel::RecvTimeoutError::Timeout) if !self.failure.failed() => {}
                 Err(_) => return false,
+            }
+        }
+    }
+
+    /// Tells which label streams are cut off; in the log when that has changed.
+    fn tell_guards(&self, now: u64, told: &mut BTreeSet<u16>) {
+        let cut_off = self.router.streams_cut_off(now);
+        for (stream, name) in self.names.streams.iter().enumerate() {
+            let stream = stream as u16;
+            let Some(guard) = self.router.guard(stream) else { continue };
+            let is_cut_off = cut_off.contains(&stream);
+            self.telemetry.stream_cut_off(name, is_cut_off);
+            let changed = if is_cut_off { told.insert(stream) } else { told.remove(&stream) };
+            match (changed, is_cut_off) {
+                (true, true) if guard.tag => tracing::warn!(
+                    stream = name,
+                    max_lag_ms = guard.max_lag_ms,
+                    "cut off: rows close without it, and say so (label_stream_down); check who writes its topic"
+                ),
+                (true, true) => tracing::warn!(
+                    stream = name,
+                    max_lag_ms = guard.max_lag_ms,
+                    "cut off: closing waits for it (guard: hold); check who writes its topic"
+                ),
+                (true, false) => tracing::info!(stream = name, "is back: no longer cut off"),
+                (false, _) => {}
             }
         }
     }

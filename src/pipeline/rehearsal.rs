@@ -176,7 +176,7 @@ impl Rehearsal {
                         unreachable!("nothing was committed, so nothing is on disk");
                     };
                     let spec = &self.plan.samples[sample as usize].sample;
-                    let built = build(spec, sample, closed.bucket, part, payload)?;
+                    let built = build(spec, sample, &closed, part, payload)?;
                     self.sampled_out[sample as usize] += built.sampled_out;
                     self.rows[sample as usize].push(built.batch.rows);
                 }

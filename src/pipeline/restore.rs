@@ -5,7 +5,7 @@ use crate::commit::{
     BlockEntry, Layout, Manifest, Needed, ObjectEntry, ObjectError, block_ref, read_block, read_footer,
 };
 use crate::env::Store;
-use crate::event::{BlockClass, BlockKind, Payload, SampleCounts, SegmentId};
+use crate::event::{BlockClass, BlockKind, Outage, Payload, SampleCounts, SegmentId};
 use crate::join::{ClosedRows, Segment, Through};
 use arrow::array::RecordBatch;
 use std::collections::BTreeMap;
@@ -60,6 +60,7 @@ pub fn restore_lane(
     store: &dyn Store,
     objects: &Objects,
     head: &Manifest,
+    outages: &[Outage],
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
     let sorted = Sorted::new(store, objects, head, head.needed_from.iter().copied(), Some((number, lanes)));
     let lane = std::slice::from_mut(lane);
@@ -69,7 +70,7 @@ pub fn restore_lane(
     sorted.features(lane, |_| true)?;
     let through: Vec<_> = head.counts.samples.iter().map(through).collect();
     let sealed = head.handover.as_ref().map_or(i64::MIN, |handover| handover.mark.watermark);
-    Ok(lane[0].finish_restore(head.counts.frontier, sealed, &through))
+    Ok(lane[0].finish_restore(head.counts.frontier, sealed, &through, outages))
 }
 
 /// How far the sample of these books is.

@@ -129,7 +129,7 @@ impl SinkThread {
                 Payload::Memory(rows) => rows.clone(),
                 Payload::Stored(block) => read_block(self.state.as_ref(), block)?,
             };
-            let built = build(&self.samples[sample as usize].sample, sample, closed.bucket, part, &payload)?;
+            let built = build(&self.samples[sample as usize].sample, sample, closed, part, &payload)?;
             left_out += built.sampled_out;
             failed += built.failed_values;
             self.gauge.rows.fetch_add(built.batch.rows.num_rows() as u64, Ordering::Relaxed);

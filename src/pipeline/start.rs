@@ -16,6 +16,7 @@ use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
+use crate::pipeline::outages::outages_of;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
@@ -357,7 +358,7 @@ impl Start<'_> {
             .iter()
             .map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default())
             .collect();
-        router.restore(positions, &tracks, head.watermark, &accounts);
+        router.restore(positions, &tracks, head.watermark, &accounts, outages_of(&self.plan, head));
         router
     }
 
@@ -478,9 +479,11 @@ impl Start<'_> {
         objects: &Objects,
         head: &Manifest,
     ) -> Result<Vec<(Lane, Vec<(u16, crate::join::ClosedRows)>)>, RunError> {
+        let outages = outages_of(&self.plan, head);
         let restore_one = |number: usize| {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let closed = restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head)?;
+            let closed =
+                restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head, &outages)?;
             Ok::<_, RunError>((lane, closed))
         };
         let lanes: Result<Vec<_>, RunError> = std::thread::scope(|scope| {

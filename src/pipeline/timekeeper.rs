@@ -9,7 +9,7 @@
 
 use crate::cell::{Advance, CellSpec, Mirror};
 use crate::commit::Handover;
-use crate::event::{CellMark, CloseReason, EventTime, StreamAccount, Watermark};
+use crate::event::{CellMark, CloseReason, EventTime, Outage, StreamAccount, Watermark};
 use crate::route::Router;
 use std::sync::Arc;
 
@@ -64,20 +64,30 @@ impl Timekeeper {
             self.watermark = watermark.0;
         }
         let reason = if idle { CloseReason::Idle } else { CloseReason::Watermark };
-        let advance = Advance { watermark, frontier, oldest_needed: oldest_needed(router, oldest), reason };
-        let unchanged = self.told.is_some_and(|told| (told.watermark, told.frontier) == (watermark, frontier));
+        let oldest_needed = oldest_needed(router, oldest);
+        let advance = Advance { watermark, frontier, oldest_needed, reason, outages: self.outages(router) };
+        let unchanged = self.told.as_ref().is_some_and(|told| (told.watermark, told.frontier) == (watermark, frontier));
         if unchanged || watermark == Watermark::MIN {
             return None;
         }
-        self.told = Some(advance);
+        self.told = Some(advance.clone());
         Some(advance)
+    }
+
+    /// As the router has them; made anew only when they have changed.
+    fn outages(&self, router: &Router) -> Arc<[Outage]> {
+        match &self.told {
+            Some(told) if *told.outages == *router.outages() => told.outages.clone(),
+            _ => router.outages().into(),
+        }
     }
 
     /// Every lane has applied the end of all inputs: what is pending closes. A lane that is done must not roll up what
     /// another one has yet to read, which is nothing before `oldest`.
     pub fn end(&self, router: &Router, oldest: EventTime) -> Advance {
         let (watermark, frontier) = (Watermark::MAX, Watermark::MAX);
-        Advance { watermark, frontier, oldest_needed: oldest_needed(router, oldest), reason: CloseReason::End }
+        let (reason, outages) = (CloseReason::End, self.outages(router));
+        Advance { watermark, frontier, oldest_needed: oldest_needed(router, oldest), reason, outages }
     }
 
     /// The watermark that a manifest keeps.

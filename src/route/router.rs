@@ -3,11 +3,11 @@
 //! Pure: the monotonic clock comes in as an argument and serves idleness alone.
 
 use crate::event::{
-    DecodedBatch, EventTime, Outside, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch, StreamAccount,
-    StreamId, Track, Watermark, home_of, key_group, lane_of, partition_of,
+    DecodedBatch, EventTime, Outage, Outside, PartitionId, PositionDelta, PositionGap, Positions, RoutedBatch,
+    StreamAccount, StreamId, Track, Watermark, home_of, key_group, lane_of, partition_of,
 };
 use crate::invariant;
-use crate::route::StreamTime;
+use crate::route::{Guard, StreamTime};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the router must know about one stream.
@@ -23,7 +23,12 @@ pub struct RoutedStream {
     pub partitions: Vec<PartitionId>,
     /// Where its rows have to lie; `None` where one process reads them all.
     pub placed: Option<Placed>,
+    /// Of label streams.
+    pub guard: Option<Guard>,
 }
+
+/// The oldest outages are forgotten beyond so many: their rows lie in files.
+const OUTAGES_MAX: usize = 1_000;
 
 /// Rows lie in the partition, of so many, that the declared partitioner gives a key set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +61,8 @@ pub struct Router {
     idle_instant: EventTime,
     /// What the other cells say.
     outside: Outside,
+    /// Oldest first.
+    outages: Vec<Outage>,
 }
 
 impl Router {
@@ -74,6 +81,7 @@ impl Router {
             idle_since: None,
             idle_instant: i64::MIN,
             outside: Outside::default(),
+            outages: Vec::new(),
         }
     }
 
@@ -84,9 +92,11 @@ impl Router {
         tracks: &[Track],
         watermark: EventTime,
         accounts: &[StreamAccount],
+        outages: Vec<Outage>,
     ) {
         self.positions = positions;
         self.watermark = watermark;
+        self.outages = outages;
         for track in tracks {
             if let Some(state) = self.tracks.get_mut(&(track.stream, track.partition)) {
                 state.newest = track.newest;
@@ -219,28 +229,23 @@ impl Router {
 
     /// The watermark that holds now; it never goes back (F13).
     pub fn advance(&mut self, now_ms: u64) -> (Watermark, bool) {
-        let mut low: Option<EventTime> = None;
-        let mut active = false;
-        for (&(stream, _), state) in &self.tracks {
-            if state.ended {
-                continue;
-            }
-            if self.is_idle(stream, state, now_ms) {
-                continue;
-            }
-            active = true;
-            let lateness = self.streams[stream as usize].time.lateness_ms;
-            let watermark = state.newest.saturating_sub(lateness);
-            low = Some(low.map_or(watermark, |low| low.min(watermark)));
-        }
+        let lows = self.lows(now_ms);
+        let active = !lows.is_empty();
         if self.all_ended() {
             // Not kept: files may grow, and then their own times go on judging.
             return (Watermark::MAX, false);
         }
+        let tagged: BTreeMap<StreamId, EventTime> = self
+            .cut_off(&lows, now_ms)
+            .filter(|(stream, _)| self.streams[*stream as usize].guard.is_some_and(|guard| guard.tag))
+            .collect();
+        let low = lows.iter().filter(|(stream, _)| !tagged.contains_key(stream)).map(|(_, low)| *low).min();
         match low {
             Some(low) => {
                 self.idle_since = None;
+                let before = self.watermark;
                 self.watermark = self.watermark.max(low);
+                self.note_outages(&tagged, before);
             }
             None => {
                 self.advance_idle(now_ms);
@@ -248,6 +253,76 @@ impl Router {
             }
         }
         (Watermark(self.watermark), !active)
+    }
+
+    /// How far each stream has come that is neither idle nor at its end.
+    fn lows(&self, now_ms: u64) -> BTreeMap<StreamId, EventTime> {
+        let mut lows: BTreeMap<StreamId, EventTime> = BTreeMap::new();
+        for (&(stream, _), state) in &self.tracks {
+            if !state.ended && !self.is_idle(stream, state, now_ms) {
+                let watermark = self.watermark_of(stream, state);
+                lows.entry(stream).and_modify(|low| *low = watermark.min(*low)).or_insert(watermark);
+            }
+        }
+        lows
+    }
+
+    fn watermark_of(&self, stream: StreamId, state: &TrackState) -> EventTime {
+        state.newest.saturating_sub(self.streams[stream as usize].time.lateness_ms)
+    }
+
+    /// The label streams that are cut off, and how far they have come.
+    fn cut_off(
+        &self,
+        lows: &BTreeMap<StreamId, EventTime>,
+        now_ms: u64,
+    ) -> impl Iterator<Item = (StreamId, EventTime)> {
+        let anchors = lows.iter().filter(|(stream, _)| self.streams[**stream as usize].is_anchor);
+        let shown = anchors.map(|(_, low)| *low).min().unwrap_or(EventTime::MIN);
+        let is_cut_off = move |stream: StreamId, low: EventTime| {
+            let Some(guard) = self.streams[stream as usize].guard else { return false };
+            // One that never said anything may only be slow to begin.
+            let silent = |state: &TrackState| now_ms.saturating_sub(state.moved_at_ms) >= guard.max_lag_ms as u64;
+            let behind = |state: &TrackState| shown.saturating_sub(self.watermark_of(stream, state)) > guard.max_lag_ms;
+            let nothing_to_read = |state: &TrackState| {
+                state.ended || ((state.caught_up || state.unseen) && (state.newest > i64::MIN || silent(state)))
+            };
+            shown.saturating_sub(low) > guard.max_lag_ms
+                && self
+                    .tracks
+                    .iter()
+                    .all(|((other, _), state)| *other != stream || !behind(state) || nothing_to_read(state))
+        };
+        lows.iter().map(|(stream, low)| (*stream, *low)).filter(move |(stream, low)| is_cut_off(*stream, *low))
+    }
+
+    /// Time went on from `before` without these streams.
+    fn note_outages(&mut self, cut_off: &BTreeMap<StreamId, EventTime>, before: EventTime) {
+        for (&stream, &from) in cut_off {
+            let last = self.outages.iter_mut().rev().find(|outage| outage.stream == stream);
+            match last.filter(|outage| outage.to >= before) {
+                Some(outage) => outage.to = self.watermark,
+                None if self.watermark > from => self.outages.push(Outage { stream, from, to: self.watermark }),
+                None => {}
+            }
+        }
+        let surplus = self.outages.len().saturating_sub(OUTAGES_MAX);
+        self.outages.drain(..surplus);
+    }
+
+    /// The times that passed while label streams were cut off.
+    pub fn outages(&self) -> &[Outage] {
+        &self.outages
+    }
+
+    pub fn guard(&self, stream: StreamId) -> Option<Guard> {
+        self.streams[stream as usize].guard
+    }
+
+    /// Label streams that are cut off: for people to see.
+    pub fn streams_cut_off(&self, now_ms: u64) -> BTreeSet<StreamId> {
+        let lows = self.lows(now_ms);
+        self.cut_off(&lows, now_ms).map(|(stream, _)| stream).collect()
     }
 
     /// All inputs are idle: time goes on at the rate of the monotonic clock, from where it stood.

@@ -2,6 +2,15 @@
 
 use crate::event::DurationMs;
 
+/// What happens when a label stream is cut off or lags, seen from the impressions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// It is cut off when its watermark is so far behind that of the impressions and there is nothing to read of it.
+    pub max_lag_ms: DurationMs,
+    /// Then the watermark does not wait for it, and what is decided without it says so.
+    pub tag: bool,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub struct StreamTime {
     /// How much older than the newest a record may be without being late.

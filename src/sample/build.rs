@@ -1,7 +1,7 @@
 //! Build: closed impressions, their labels and their features become rows of the output schema.
 
-use crate::event::{EventTime, Fingerprint, SampleBatch};
-use crate::join::{ClosedPart, Emission, EmitKind};
+use crate::event::{DurationMs, EventTime, Fingerprint, SampleBatch};
+use crate::join::{ClosedPart, ClosedRows, Emission, EmitKind};
 use crate::sample::{EMISSION_COLUMNS, EmissionSpec, SampleSpec};
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
@@ -33,12 +33,12 @@ pub struct BuildError {
 pub fn build(
     spec: &SampleSpec,
     sample: u16,
-    bucket: u32,
+    closed: &ClosedRows,
     part: &ClosedPart,
     payload: &RecordBatch,
 ) -> Result<Built, BuildError> {
     wide(spec, part, payload)
-        .and_then(|wide| narrow(spec, sample, bucket, part, wide))
+        .and_then(|wide| narrow(spec, sample, closed, part, wide))
         .map_err(|source| BuildError { sample: spec.name.clone(), source })
 }
 
@@ -105,7 +105,7 @@ fn wide(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<W
 fn narrow(
     spec: &SampleSpec,
     sample: u16,
-    bucket: u32,
+    closed: &ClosedRows,
     part: &ClosedPart,
     wide: Wide,
 ) -> Result<Built, arrow::error::ArrowError> {
@@ -121,6 +121,9 @@ fn narrow(
     } else if spec.emission.is_some() {
         columns.push(Arc::new(Float64Array::from_value(1.0, rows)));
     }
+    if let Some(after_ms) = spec.tag_after_ms {
+        columns.push(Arc::new(label_stream_down(after_ms, closed, part)));
+    }
     let all = RecordBatch::try_new(spec.schema.clone(), columns)?;
     let (kept, impression_time) = match &keep {
         None => (all, part.event_time.clone()),
@@ -134,9 +137,23 @@ fn narrow(
     let is_first = |row: usize| part.emission.as_ref().is_none_or(|emission| emission.kind[row] == EmitKind::Base);
     let left_out = |row: &usize| keep.as_ref().is_some_and(|keep| !keep.value(*row)) && is_first(*row);
     let sampled_out = (0..rows).filter(left_out).count() as u64;
-    let batch =
-        SampleBatch { sample, rows: kept, impression_time: impression_time as Vec<EventTime>, bucket: bucket as i64 };
+    let batch = SampleBatch {
+        sample,
+        rows: kept,
+        impression_time: impression_time as Vec<EventTime>,
+        bucket: closed.bucket as i64,
+    };
     Ok(Built { batch, sampled_out, failed_values: wide.failed })
+}
+
+/// Whether each row was decided while a label stream was cut off.
+fn label_stream_down(after_ms: DurationMs, closed: &ClosedRows, part: &ClosedPart) -> BooleanArray {
+    let instants: Vec<EventTime> = match &part.emission {
+        Some(emission) => emission.emit_ts.clone(),
+        None => part.event_time.iter().map(|ts| ts.saturating_add(after_ms)).collect(),
+    };
+    let down = |instant: EventTime| closed.outages.iter().any(|outage| outage.contains(instant));
+    BooleanArray::from_iter(instants.into_iter().map(|instant| Some(down(instant))))
 }
 
 /// In the order of [`EMISSION_COLUMNS`].

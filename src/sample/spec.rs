@@ -19,6 +19,9 @@ pub struct SampleSpec {
     /// Indices into the wide layout, in the order of `schema`.
     pub select: Vec<usize>,
     pub negatives: Option<NegativesSpec>,
+    /// Rows say whether they were decided while a label stream was cut off: [`LABEL_STREAM_DOWN`]. How long after its
+    /// impression a row is decided that does not leave early.
+    pub tag_after_ms: Option<DurationMs>,
     /// The wide layout, and what is written.
     pub wide: SchemaRef,
     pub schema: SchemaRef,
@@ -42,6 +45,9 @@ pub struct EmissionSpec {
 
 /// Names of what rows that leave early have beside the others; `label_ts` alone may be null.
 pub const EMISSION_COLUMNS: [&str; 6] = ["event_id", "impression_ts", "label_ts", "emit_ts", "elapsed_ms", "emit_kind"];
+
+/// Name of the column that `guard: { then: tag }` adds behind the others.
+pub const LABEL_STREAM_DOWN: &str = "label_stream_down";
 
 #[derive(Clone, Debug)]
 pub struct ComputedColumn {

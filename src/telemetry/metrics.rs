@@ -111,6 +111,11 @@ impl Telemetry {
         self.set(Metric::StreamIdlePartitions, &[stream], progress.idle_partitions as f64);
     }
 
+    /// Whether a label stream is cut off.
+    pub fn stream_cut_off(&self, stream: &str, is_cut_off: bool) {
+        self.set(Metric::StreamCutOff, &[stream], f64::from(u8::from(is_cut_off)));
+    }
+
     /// The watermark that closes impressions.
     pub fn cell_watermark(&self, watermark: Watermark) {
         self.set_or_remove(Metric::CellWatermark, &[], finite(watermark).map(seconds));

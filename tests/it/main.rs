@@ -22,6 +22,7 @@ mod group_faults;
 mod group_outage;
 mod group_refusals;
 mod group_storm;
+mod guard;
 mod inspect;
 mod kafka_member;
 mod kafka_source;

@@ -51,7 +51,8 @@ impl<'a> Explanations<'a> {
         let mut labels_unsure = Vec::new();
         for (join, run) in joins.iter().zip(&run.labels) {
             let ours = &join.account;
-            let unsure = grown || run.late > ours.late || join.conflicts > 0;
+            let cut_off = audit.head.outages.iter().any(|outage| outage.stream == join.stream_name(audit.plan));
+            let unsure = grown || cut_off || run.late > ours.late || join.conflicts > 0;
             for (outcome, run, recomputed) in [
                 ("filtered", run.filtered, ours.filtered),
                 ("applied", run.applied, ours.applied),

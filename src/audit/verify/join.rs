@@ -6,6 +6,7 @@
 //! Shares with a run: fingerprints, content hashes, and the exact float sum of `event`.
 
 use super::input::{Row, StreamRows};
+use crate::config::Plan;
 use crate::event::{AnchorAccount, EventTime, ExactSum, Fingerprint, LabelAccount, list_of};
 use crate::join::{JoinSpec, LabelSpec, Take};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, ListArray, new_null_array};
@@ -201,6 +202,11 @@ impl Joined<'_> {
         &self.pairs[from..until]
     }
 
+    /// The label stream.
+    pub fn stream_name<'b>(&self, plan: &'b Plan) -> &'b str {
+        &plan.streams[self.spec.stream as usize].name
+    }
+
     /// When the labels of an impression are known.
     pub fn instants(&self, anchor: u32) -> impl Iterator<Item = EventTime> {
         self.of(anchor).iter().map(|pair| pair.known)
@@ -239,7 +245,8 @@ impl Joined<'_> {
             Take::Sum(column) => vec![self.sum(column, lists)],
             Take::All(most) => {
                 let heads: Vec<&[Pair]> = lists.map(|list| &list[..list.len().min(most as usize)]).collect();
-                let picked: Vec<Option<Row>> = heads.iter().flat_map(|list| list.iter().map(|pair| Some(pair.row))).collect();
+                let picked: Vec<Option<Row>> =
+                    heads.iter().flat_map(|list| list.iter().map(|pair| Some(pair.row))).collect();
                 let lengths: Vec<usize> = heads.iter().map(|list| list.len()).collect();
                 self.spec.select.iter().map(|column| list_column(self.gather(*column, &picked), &lengths)).collect()
             }
@@ -304,7 +311,9 @@ impl Joined<'_> {
 }
 
 fn list_column(values: ArrayRef, lengths: &[usize]) -> ArrayRef {
-    let DataType::List(item) = list_of(values.data_type().clone()) else { unreachable!("a list of anything is a list") };
+    let DataType::List(item) = list_of(values.data_type().clone()) else {
+        unreachable!("a list of anything is a list")
+    };
     Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), values, None))
 }
 

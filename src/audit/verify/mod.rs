@@ -28,9 +28,10 @@ use crate::audit::{AuditError, OwnState, open_existing, own_state};
 use crate::commit::{Manifest, SampleNode, changed_nodes, first_impression};
 use crate::config::{Plan, SamplePlan};
 use crate::env::Store;
-use crate::event::{EventTime, Fingerprint, Payload, StreamAccount};
+use crate::event::{CloseReason, EventTime, Fingerprint, Payload, StreamAccount};
 use crate::feature::null_where;
-use crate::join::ClosedPart;
+use crate::join::{ClosedPart, ClosedRows};
+use crate::pipeline::outages_of;
 use crate::sample::build;
 use crate::sink::read_stored;
 use arrow::array::RecordBatch;
@@ -339,7 +340,9 @@ impl SampleAudit<'_> {
             labels: joins.iter().map(|join| join.columns(&known)).collect(),
             emission: emission(chunk, joins),
         };
-        let built = build(spec, self.number as u16, 0, &part, &payload)?;
+        let (reason, outages) = (CloseReason::End, outages_of(self.plan, self.head));
+        let closed = ClosedRows { bucket: 0, reason, outages, parts: Vec::new() };
+        let built = build(spec, self.number as u16, &closed, &part, &payload)?;
         Ok((built.batch.rows, built.sampled_out))
     }
 

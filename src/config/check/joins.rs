@@ -2,8 +2,8 @@
 
 use super::streams::{self, StreamDraft};
 use super::{Checker, defaults, duration_or};
-use crate::config::raw::{EmitMode, Entries, Join, Sample, TakeLabels};
 use crate::config::diagnostic::suggestion;
+use crate::config::raw::{EmitMode, Entries, Join, Sample, TakeLabels};
 use crate::config::tree::Path;
 use crate::event::{ColumnType, DurationMs};
 use crate::join::{Emit, JoinSpec, LabelSpec, Take};
@@ -11,13 +11,7 @@ use crate::join::{Emit, JoinSpec, LabelSpec, Take};
 /// Labels of one impression in one list.
 const LISTED_LABELS_MAX: u32 = 10_000;
 
-pub fn check(
-    c: &mut Checker<'_>,
-    raw: &Sample,
-    anchor: usize,
-    streams: &mut [StreamDraft],
-    path: &Path,
-) -> JoinSpec {
+pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &mut [StreamDraft], path: &Path) -> JoinSpec {
     let Entries(joins) = &raw.join;
     let mut labels: Vec<LabelSpec> = Vec::with_capacity(joins.len());
     for (name, join) in joins {

@@ -6,14 +6,16 @@ use super::wide::Wide;
 use super::{Checker, defaults, duration_or, joins, name_path, places, size_or};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::SamplePlan;
-use crate::config::raw::{Codec, Folder, GroupUse, Names, Parquet, Pipeline, Sample};
+use crate::config::raw::{Codec, Folder, GroupUse, GuardThen, Names, Parquet, Pipeline, Sample};
 use crate::config::tree::Path;
 use crate::env::Place;
-use crate::event::DurationMs;
+use crate::event::{DurationMs, StreamId};
 use crate::join::Emit;
-use crate::sample::{ComputedColumn, EmissionSpec, NegativesSpec, SampleGroup, SampleSpec};
+use crate::route::Guard;
+use crate::sample::{ComputedColumn, EmissionSpec, LABEL_STREAM_DOWN, NegativesSpec, SampleGroup, SampleSpec};
 use crate::sink::{Compression, ParquetSpec, TimeFolder};
 use arrow::datatypes::{DataType, Field, Schema};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The column that negative sampling adds behind the selected ones.
@@ -40,7 +42,35 @@ pub fn check(
             None => c.cut(Path::of(&["samples", name])),
         }
     }
+    guards_agree(c, raw, streams, &drafts);
     drafts
+}
+
+/// The watermark waits for a stream or does not, for all samples alike.
+fn guards_agree(c: &mut Checker<'_>, raw: &Pipeline, streams: &[StreamDraft], drafts: &[SampleDraft]) {
+    let guards = drafts.iter().flat_map(|draft| draft.plan.join.labels.iter().map(move |label| (label.stream, draft)));
+    let mut first: BTreeMap<StreamId, &SampleDraft> = BTreeMap::new();
+    for (stream, draft) in guards {
+        let (name, other) = (&draft.plan.sample.name, *first.entry(stream).or_insert(draft));
+        let stream_name = streams[stream as usize].name();
+        if draft.plan.guard != other.plan.guard {
+            c.error(
+                &Path::of(&["samples", name, "guard"]),
+                format!("another guard for `{stream_name}` than in `{}`", other.plan.sample.name),
+            )
+            .expected("the same `max_lag` and `then` in all samples that join one stream")
+            .help("the watermark waits for a stream or does not, for all samples alike");
+        }
+        let shown = raw.samples.iter().any(|(_, sample)| sample.from == stream_name);
+        if draft.plan.guard.tag && shown {
+            c.error(
+                &Path::of(&["samples", name, "guard", "then"]),
+                format!("`tag`, and `{stream_name}` is a stream of impressions, too"),
+            )
+            .expected("`hold`")
+            .help("the watermark never goes on without impressions");
+        }
+    }
 }
 
 fn one(
@@ -88,7 +118,14 @@ fn one(
             .expected("no other column of that name")
             .help("rows that leave early carry it: rename the other");
     }
-    let (select, schema) = written(c, raw, &wide, early, &sources, path)?;
+    let guard = Guard {
+        max_lag_ms: duration_or(&raw.guard.max_lag, defaults::MAX_LAG),
+        tag: raw.guard.then == Some(GuardThen::Tag),
+    };
+    let (select, mut schema) = written(c, raw, &wide, early, &sources, path)?;
+    if guard.tag {
+        schema.push(tag_column(c, &wide, &path.key("guard").key("then")));
+    }
     let sample = SampleSpec {
         name: name.into(),
         serving_lag_ms: raw.serving_lag.as_ref().map_or(flush_ms, |lag| lag.ms),
@@ -97,11 +134,11 @@ fn one(
         columns,
         select,
         negatives,
+        tag_after_ms: guard.tag.then(|| join.longest_ms()),
         wide: wide.schema(),
-        schema: Arc::new(schema),
+        schema: Arc::new(Schema::new(schema)),
     };
-    let guard_max_lag_ms = duration_or(&raw.guard.max_lag, defaults::MAX_LAG);
-    Some(SamplePlan { join, sample, parquet, guard_max_lag_ms })
+    Some(SamplePlan { join, sample, parquet, guard })
 }
 
 /// Where the columns that a sample's expressions see are declared.
@@ -218,6 +255,16 @@ fn negatives(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, sources: &[Path], p
     Some(NegativesSpec { filter, keep: negatives.keep })
 }
 
+/// What says of a row that a label stream was cut off.
+fn tag_column(c: &mut Checker<'_>, wide: &Wide, at: &Path) -> Field {
+    if wide.fields().iter().any(|field| field.name() == LABEL_STREAM_DOWN) {
+        c.error(at, format!("a column `{LABEL_STREAM_DOWN}` in the rows already"))
+            .expected("no other column of that name")
+            .help("rows with `then: tag` carry it: rename the other");
+    }
+    Field::new(LABEL_STREAM_DOWN, DataType::Boolean, false)
+}
+
 /// What is written: indices into the wide layout and the schema of the rows.
 fn written(
     c: &mut Checker<'_>,
@@ -226,7 +273,7 @@ fn written(
     early: bool,
     sources: &[Path],
     path: &Path,
-) -> Option<(Vec<usize>, Schema)> {
+) -> Option<(Vec<usize>, Vec<Field>)> {
     let at = path.key("select");
     let fields = wide.fields();
     let mut sound = true;
@@ -270,7 +317,7 @@ fn written(
     if raw.negatives.is_some() || early {
         schema.push(Field::new(SAMPLE_WEIGHT, DataType::Float64, false));
     }
-    sound.then(|| (select, Schema::new(schema)))
+    sound.then_some((select, schema))
 }
 
 fn parquet_of(c: &mut Checker<'_>, file: &Pipeline, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {

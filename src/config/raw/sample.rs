@@ -160,7 +160,8 @@ pub enum EmitMode {
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Guard {
-    /// A label stream that lags by more is reported as cut off.
+    /// A label stream of which there is nothing to read, and whose watermark is further behind that of the impressions, is
+    /// cut off.
     #[schemars(extend("default" = defaults::MAX_LAG))]
     pub max_lag: Option<Duration>,
     /// What happens then.
@@ -174,8 +175,7 @@ pub struct Guard {
 pub enum GuardThen {
     /// Closing waits until the labels are back.
     Hold,
-    /// Rows close with a mark.
-    #[schemars(extend("x-later" = "`guard.then: tag` is not supported yet"))]
+    /// Closing goes on, and rows that were decided without the stream have `label_stream_down` true.
     Tag,
 }
 

@@ -115,7 +115,7 @@ impl Making<'_> {
             for (group, blocks) in self.gathered {
                 blocks.iter().try_for_each(|rows| lane.deal(*group, rows)).map_err(RestoreError::from)?;
             }
-            let closed = lane.finish_restore(self.floor.frontier, EventTime::MIN, &through);
+            let closed = lane.finish_restore(self.floor.frontier, EventTime::MIN, &through, &[]);
             if !closed.is_empty() {
                 return Err(RunError::Unsupported(
                     "rows that had closed came back as open ones: this is a bug in conjoin; nothing was changed".into(),

@@ -11,6 +11,7 @@ use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
 use crate::pipeline::RunError;
 use crate::pipeline::build::{cell_spec, places};
 use crate::pipeline::committer::{DEAD_LETTERS, check_unpublished, publish_files};
+use crate::pipeline::outages::outages_of;
 use crate::pipeline::restore::{self, Objects, Sorted, through};
 use crate::pipeline::sinks::{SinkGauge, SinkInput, SinkThread, SinkWork};
 use crate::pipeline::start::left_behind;
@@ -175,7 +176,7 @@ fn roll(
         sorted.rows(only)?;
         sorted.labels(only)?;
         let mut sink = sink(plan, number, head, store, outputs, clock);
-        for (sample, rows) in lane.finish_restore(head.counts.frontier, i64::MIN, &through) {
+        for (sample, rows) in lane.finish_restore(head.counts.frontier, i64::MIN, &through, &outages_of(plan, head)) {
             sink.take(SinkInput::Closed { sample, rows, recount: false })?;
         }
         let cut = sink.take(SinkInput::Cut { number: head.cut, roll: true })?;

@@ -91,6 +91,77 @@ fn a_label_that_comes_late_makes_its_row_when_it_comes_and_one_that_changes_noth
 }
 
 #[test]
+fn what_comes_after_the_window_corrects_the_row_that_has_left() {
+    let mut logs = logs_by_hand();
+    // One of 25 s, whose window ends after 20; one of 155 s, when all windows are over; one too late for `correct_for`.
+    let clicks = [
+        click("late", "a", "u", "i", 75_000),
+        click("later", "b", "v", "i", 205_500),
+        click("no", "b", "v", "i", 300_000),
+    ];
+    logs.get_mut(&(CLICKS, 0)).unwrap().extend(clicks);
+    let setup = Setup { correct_ms: 240_000, ..Setup::PLAIN };
+    // No impression can come any more that the click is up to 3 s ahead of: then it is decided which one it corrects. What
+    // corrects leaves after what it corrects.
+    let known = [row("base", 150_000, 1, 1, "110000"), row("correction", 150_001, 2, 1, "110000")];
+    assert_eq!(story(&setup, &logs, "a"), known);
+    let known = [
+        row("base", 150_000, 0, 0, "-"),
+        row("correction", 155_000, 1, 0, "205500"),
+        row("correction", 158_000, 1, 0, "205500"),
+    ];
+    assert_eq!(story(&setup, &logs, "b"), known, "first through the joins without, then through those with `before`");
+}
+
+#[test]
+fn rows_of_mode_wait_are_the_same_with_corrections_and_without() {
+    let setup = Setup { shared_keys: true, features: false, ..Setup::PLAIN };
+    let corrected = Setup { correct_ms: 60_000, ..setup };
+    let logs = logs(&corrected, 3, 60);
+    let plain = expected(&setup, &logs);
+    let columns = ["event_id", "impression_ts", "label_ts", "emit_ts", "elapsed_ms", "emit_kind", "sample_weight"];
+    let is_plain = |cell: &&str| !columns.iter().any(|column| cell.starts_with(&format!("{column}=")));
+    let all = rows(&corrected, &logs);
+    let mut base: Vec<String> = all
+        .iter()
+        .filter(|row| cell(row, "emit_kind") == "base")
+        .map(|row| row.split(' ').filter(is_plain).collect::<Vec<_>>().join(" "))
+        .collect();
+    base.sort();
+    assert_eq!(base, plain);
+    assert!(all.len() > base.len(), "nothing was corrected");
+}
+
+#[test]
+fn a_label_of_a_label_follows_it_to_its_impression_and_its_window_begins_there() {
+    let setup = Setup { shared_keys: true, ..Setup::PLAIN };
+    let of = |click: &str, event: &str, ts: i64| buy_of(Some(click), event, "", "u", "i", ts, Some(1));
+    let logs = Logs::from([
+        ((IMPRESSIONS, 0), vec![imp("a", "u", "i", 50_000), imp("b", "u", "i", 60_000)]),
+        ((CLICKS, 0), vec![click("ca", "", "u", "i", 59_000), click("cb", "", "u", "i", 61_000)]),
+        // The first is nearer to the other impression, and 69 s from its own; the next is a moment too late for its click.
+        (
+            (BUYS, 0),
+            vec![
+                of("ca", "one", 119_000),
+                of("ca", "two", 119_001),
+                of("cb", "three", 90_000),
+                of("no", "four", 62_000),
+            ],
+        ),
+    ]);
+    let counts = |request| story(&early("immediate", 0, 0), &logs, request).len();
+    let rows = rows(&setup, &logs);
+    let of_click = |request: &str| {
+        let row = rows.iter().find(|row| cell(row, "request_id") == request).unwrap();
+        (cell(row, "of_click_count"), cell(row, "of_listed_event_id"))
+    };
+    assert_eq!(of_click("a"), ("1".into(), "-".into()));
+    assert_eq!(of_click("b"), ("1".into(), "-".into()));
+    assert!(counts("a") + counts("b") >= 4);
+}
+
+#[test]
 fn waits_are_drawn_evenly_and_alike_by_everyone() {
     let setup = early("elapsed", 1_000, 9_000);
     let imps: Vec<String> = (0..200).map(|number| imp(&format!("r{number}"), "u", "i", 50_000 + number)).collect();

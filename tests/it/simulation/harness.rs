@@ -19,8 +19,8 @@ use conjoin::event::{FeatureBatch, LaneCounts, PartitionId, Positions, StreamAcc
 use conjoin::online::Version;
 use conjoin::pipeline::{
     BookNames, Collector, CommitWork, Committer, DEAD_LETTERS, Exchange, GarbageOutlet, NOTES_MAX, RunError, SinkGauge,
-    SinkInput, SinkPlace, SinkThread, SinkWork, Timekeeper, cell_spec, definition, list_objects, restore_lane,
-    routed_streams,
+    SinkInput, SinkPlace, SinkThread, SinkWork, Timekeeper, cell_spec, definition, list_objects, outages_of,
+    restore_lane, routed_streams,
 };
 use conjoin::route::Router;
 use conjoin::sink::{Compression, DeadLetterSink, FileNaming, ParquetSink, ParquetSpec, TimeFolder};
@@ -242,7 +242,7 @@ impl<'a> Claimed<'a> {
         let history = feature_history(&cell, mirror.clone().unwrap_or_else(|| Arc::new(Mirror::new(1, &[], &[]))));
         for number in 0..lanes {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let closed = restore_lane(&mut lane, number, lanes, &mount, &objects, &head);
+            let closed = restore_lane(&mut lane, number, lanes, &mount, &objects, &head, &outages_of(&plan, &head));
             restored.extend(closed.map_err(|error| fails(error.into()))?.into_iter().map(|closed| (number, closed)));
             life_lanes.push(lane);
             sinks.push(sink(&plan, number, &head, &mount, clock.clone()));
@@ -311,7 +311,7 @@ fn router(plan: &Plan, cell: &CellSpec, logs: &Logs, head: &Manifest, now_ms: u6
     });
     let accounts: Vec<StreamAccount> =
         plan.streams.iter().map(|stream| head.streams.get(&stream.name).copied().unwrap_or_default()).collect();
-    router.restore(positions, &tracks.collect::<Vec<_>>(), head.watermark, &accounts);
+    router.restore(positions, &tracks.collect::<Vec<_>>(), head.watermark, &accounts, outages_of(plan, head));
     router
 }
 

@@ -12,7 +12,7 @@ use conjoin::event::{PositionDelta, RawBatch, RawRecord, StreamAccount, Watermar
 use conjoin::online::Version;
 use conjoin::pipeline::{
     Collector, CommitNote, Committer, ConductorCut, CutPart, SinkInput, SinkThread, Timekeeper, input_entries,
-    track_entries,
+    outage_entries, track_entries,
 };
 use conjoin::route::Router;
 use rand::Rng;
@@ -213,6 +213,7 @@ impl Life<'_> {
             number: self.last_cut,
             inputs: input_entries(&inputs, &BTreeMap::new(), self.router.positions()),
             tracks: track_entries(&streams, &inputs, &self.router.tracks()),
+            outages: outage_entries(&streams, self.router.outages()),
             watermark: self.time.watermark(),
             online_instant: self.router.online_instant(self.cell.head_max_ms()),
             anchor_accepted: samples.clone().map(|sample| accepted(sample.join.anchor)).collect(),

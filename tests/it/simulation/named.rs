@@ -216,6 +216,56 @@ fn a_label_stream_that_is_quiet_alone_holds_the_watermark_unless_it_is_sparse() 
 }
 
 #[test]
+fn with_tag_a_label_stream_that_is_cut_off_holds_nothing_and_its_absence_is_on_record() {
+    let edits = &[("    correct_for: 0ms\n", "    correct_for: 0ms\n    guard: { max_lag: 20s, then: tag }\n")];
+    let setup = Setup { edits, ..Setup::PLAIN };
+    let plan = setup.plan(1);
+    let mut router = router(&setup, [Some(100_000), Some(90_000), Some(95_000)]);
+    let outages = |router: &Router| -> Vec<(u16, i64, i64)> {
+        router.outages().iter().map(|outage| (outage.stream, outage.from - START, outage.to - START)).collect()
+    };
+    assert_eq!(router.advance(0).0.0 - START, 87_000);
+    feed(&mut router, &plan, IMPRESSIONS, 300_000, 1_000);
+    feed(&mut router, &plan, BUYS, 300_000, 1_000);
+    assert_eq!(router.advance(1_000).0.0 - START, 87_000, "there may be clicks to read: it lags, and is not cut off");
+    all_caught_up(&mut router, 2_000);
+    assert_eq!(
+        (router.advance(2_000).0.0 - START, outages(&router)),
+        (292_000, vec![(CLICKS as u16, 87_000, 292_000)])
+    );
+    feed(&mut router, &plan, IMPRESSIONS, 310_000, 3_000);
+    feed(&mut router, &plan, BUYS, 310_000, 3_000);
+    all_caught_up(&mut router, 3_000);
+    assert_eq!(
+        (router.advance(3_000).0.0 - START, outages(&router)),
+        (302_000, vec![(CLICKS as u16, 87_000, 302_000)])
+    );
+    feed(&mut router, &plan, CLICKS, 308_000, 4_000);
+    feed(&mut router, &plan, IMPRESSIONS, 320_000, 4_000);
+    feed(&mut router, &plan, BUYS, 320_000, 4_000);
+    assert_eq!(
+        (router.advance(4_000).0.0 - START, outages(&router).len()),
+        (305_000, 1),
+        "it is back, and holds again"
+    );
+    assert_eq!(outages(&router)[0].2, 302_000);
+    let tagged = |instant: i64| router.outages().iter().any(|outage| outage.contains(START + instant));
+    assert_eq!([86_999, 87_000, 301_999, 302_000].map(tagged), [false, true, true, false]);
+}
+
+#[test]
+fn a_label_stream_that_never_said_anything_is_cut_off_only_when_it_was_silent_for_long() {
+    let edits = &[("    correct_for: 0ms\n", "    correct_for: 0ms\n    guard: { max_lag: 20s, then: tag }\n")];
+    let mut router = router(&Setup { edits, ..Setup::PLAIN }, [Some(100_000), None, Some(100_000)]);
+    all_caught_up(&mut router, 1_000);
+    assert_eq!(router.advance(9_000).0.0, i64::MIN, "it may be slow to begin");
+    let plan = Setup::PLAIN.plan(1);
+    feed(&mut router, &plan, IMPRESSIONS, 101_000, 19_000);
+    assert_eq!(router.advance(19_999).0.0, i64::MIN);
+    assert_eq!(router.advance(20_000).0.0 - START, 92_000);
+}
+
+#[test]
 fn an_input_without_a_record_beside_one_that_has_ended_does_not_hold_time_for_ever() {
     let mut router = router(&Setup::PLAIN, [Some(100_000), None, None]);
     all_caught_up(&mut router, 0);

@@ -68,7 +68,8 @@ impl Setup {
             2 => (("defer", wait.0, wait.1), 0),
             _ => (("wait", 0, 0), random.random_range(1..200_000)),
         };
-        let correct_ms = if random.random_bool(0.5) { correct_ms.max(random.random_range(0..30_000)) } else { correct_ms };
+        let correct_ms =
+            if random.random_bool(0.5) { correct_ms.max(random.random_range(0..30_000)) } else { correct_ms };
         Setup { emit, correct_ms, ..Setup::of(seed) }
     }
 
@@ -193,7 +194,8 @@ pub fn buy_of(
     ts: i64,
     value: Option<i64>,
 ) -> String {
-    let mut record = json!({"event_id": event, "request_id": request, "user_id": user, "item_id": item, "ts": START + ts});
+    let mut record =
+        json!({"event_id": event, "request_id": request, "user_id": user, "item_id": item, "ts": START + ts});
     record["value"] = value.into();
     record["click_id"] = click.into();
     record.to_string()
