@@ -12,6 +12,7 @@ use conjoin::online::{MemoryStore, StoreGroup};
 use conjoin::pipeline::{RunError, RunOptions, StopSignal, World, load_online, run as run_pipeline};
 use conjoin::telemetry::Telemetry;
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use tempfile::TempDir;
@@ -76,7 +77,13 @@ pub fn run(bytes: &[u8]) {
         board: Default::default(),
         stop: StopSignal::default(),
     };
-    match run_pipeline(base.plan.clone(), RunOptions::default(), world) {
+    let ended = catch_unwind(AssertUnwindSafe(|| run_pipeline(base.plan.clone(), RunOptions::default(), world)));
+    let ended = match ended {
+        Ok(ended) => ended,
+        Err(panic) if !whole && panic.downcast_ref::<String>().is_some_and(|message| of_books(message)) => return,
+        Err(panic) => resume_unwind(panic),
+    };
+    match ended {
         Ok(_) => {}
         Err(RunError::Panic { message, .. }) if !whole && of_books(&message) => {}
         Err(RunError::Panic { name, message }) => panic!("thread {name}: {message}"),

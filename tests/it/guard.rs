@@ -53,7 +53,7 @@ state: {{ path: state, commit_every: 100ms, lanes: 2 }}
             pipeline = unique("guard"),
             brokers = brokers(),
         );
-        std::fs::write(folder.path().join("guard.yaml"), text).unwrap();
+        std::fs::write(folder.path().join("pipeline.yaml"), text).unwrap();
         Shop { folder, kafka, shown, clicks }
     }
 
@@ -82,7 +82,7 @@ state: {{ path: state, commit_every: 100ms, lanes: 2 }}
 
     fn inspect(&self) -> Option<Value> {
         let told = Command::new(env!("CARGO_BIN_EXE_conjoin"))
-            .args(["inspect", "guard.yaml", "--json"])
+            .args(["inspect", "pipeline.yaml", "--json"])
             .current_dir(self.path())
             .output()
             .unwrap();
@@ -113,12 +113,12 @@ fn f4_rows_that_close_while_a_label_stream_is_cut_off_say_so_whatever_crashes() 
     let shop = Shop::new("tag");
     shop.produce(true, 0..31);
     shop.produce(false, 0..101);
-    let conjoin = Conjoin::run(shop.path(), "cut off", &["run", "guard.yaml"]);
+    let conjoin = Conjoin::run(shop.path(), "cut off", &[]);
     // Clicks have come to 30 s: impressions up to 19 s are decided with them, those up to 89 s without.
     wait_for("rows until 89 s", || (shop.rows().len() >= 90).then_some(()));
     assert!(conjoin.errors().contains("cut off"), "{}", conjoin.errors());
     conjoin.kill();
-    let conjoin = Conjoin::run(shop.path(), "back", &["run", "guard.yaml"]);
+    let conjoin = Conjoin::run(shop.path(), "back", &[]);
     // The clicks come back first, so that nobody can say that they were still away when impressions went on.
     shop.produce(true, 100..201);
     shop.wait_until_read(&shop.clicks, 16 + 51);
@@ -143,7 +143,7 @@ fn f4_with_hold_nothing_closes_while_a_label_stream_is_cut_off() {
     let shop = Shop::new("hold");
     shop.produce(true, 0..31);
     shop.produce(false, 0..101);
-    let conjoin = Conjoin::run(shop.path(), "held", &["run", "guard.yaml"]);
+    let conjoin = Conjoin::run(shop.path(), "held", &[]);
     wait_for("the log to say that clicks are cut off", || conjoin.errors().contains("closing waits").then_some(()));
     shop.wait_until_read(&shop.shown, 101);
     assert!(shop.rows().iter().all(|(second, _)| *second < 20), "{:?}", shop.rows());

@@ -97,7 +97,7 @@ fn what_comes_after_the_window_corrects_the_row_that_has_left() {
     let clicks = [
         click("late", "a", "u", "i", 75_000),
         click("later", "b", "v", "i", 205_500),
-        click("no", "b", "v", "i", 300_000),
+        click("no", "b", "v", "i", 311_000),
     ];
     logs.get_mut(&(CLICKS, 0)).unwrap().extend(clicks);
     let setup = Setup { correct_ms: 240_000, ..Setup::PLAIN };
@@ -150,7 +150,6 @@ fn a_label_of_a_label_follows_it_to_its_impression_and_its_window_begins_there()
             ],
         ),
     ]);
-    let counts = |request| story(&early("immediate", 0, 0), &logs, request).len();
     let rows = rows(&setup, &logs);
     let of_click = |request: &str| {
         let row = rows.iter().find(|row| cell(row, "request_id") == request).unwrap();
@@ -158,7 +157,6 @@ fn a_label_of_a_label_follows_it_to_its_impression_and_its_window_begins_there()
     };
     assert_eq!(of_click("a"), ("1".into(), "-".into()));
     assert_eq!(of_click("b"), ("1".into(), "-".into()));
-    assert!(counts("a") + counts("b") >= 4);
 }
 
 #[test]
