@@ -75,6 +75,7 @@ impl OwnState {
             Manifest { watermark: heads().map(|head| head.watermark).min().unwrap_or(i64::MIN), ..newest.clone() };
         whole.online_instant = heads().filter_map(|head| head.online_instant).max();
         for head in heads().filter(|head| head.chain != newest.chain) {
+            whole.outages.extend(head.outages.iter().cloned());
             for entry in &head.inputs {
                 match whole.inputs.iter_mut().find(|known| known.name == entry.name) {
                     Some(known) => {

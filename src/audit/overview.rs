@@ -5,7 +5,7 @@
 //! Does not: read a broker, or any row.
 
 use crate::audit::{AuditError, OwnChain, OwnState, own_state};
-use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, changed_nodes, decide};
+use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, OutageEntry, changed_nodes, decide};
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{
@@ -31,6 +31,8 @@ pub struct Overview {
     pub accepted_changes: Vec<String>,
     pub inputs: Vec<PositionView>,
     pub tracks: Vec<TrackView>,
+    /// Times that passed while label streams were cut off, where a guard says that closing does not wait.
+    pub outages: Vec<OutageEntry>,
     /// `null` before the first record.
     pub watermark: Option<EventTime>,
     pub online_instant: Option<EventTime>,
@@ -397,6 +399,7 @@ fn of_head(plan: &Plan, head: &Manifest, objects: ObjectsView) -> Overview {
         accepted_changes: accepted,
         inputs: positions(plan, head),
         tracks: head.tracks.iter().map(|track| track_view(plan, track)).collect(),
+        outages: head.outages.clone(),
         watermark: known(head.watermark),
         online_instant: head.online_instant,
         streams,

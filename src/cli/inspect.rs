@@ -156,6 +156,9 @@ fn sections(parts: &mut Vec<String>, view: &Overview) {
         format!("event time: the cell's watermark is {watermark}, online features are as of {online}"),
         &tracks(view),
     );
+    if !view.outages.is_empty() {
+        section("times that were closed without a label stream that was cut off".into(), &outages(view));
+    }
     section("rows read".into(), &streams(view));
     for sample in &view.samples {
         let (closed, filed) = (time(sample.closed_before), time(sample.filed_before));
@@ -223,6 +226,14 @@ fn tracks(view: &Overview) -> Table {
     for track in &view.tracks {
         let cells = [track.stream.clone(), track.input.clone(), track.partition.to_string()];
         table.row(cells.into_iter().chain([time(track.newest), time(track.watermark)]));
+    }
+    table
+}
+
+fn outages(view: &Overview) -> Table {
+    let mut table = Table::new(&["stream", "from", "to"]);
+    for outage in &view.outages {
+        table.row([outage.stream.clone(), time(Some(outage.from)), time(Some(outage.to))]);
     }
     table
 }

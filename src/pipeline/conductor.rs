@@ -253,9 +253,12 @@ impl Conductor {
                 return false;
             }
         }
-        if now >= beat.next_cut_ms && !beat.in_flight && beat.moved {
+        if now >= beat.next_cut_ms && !beat.in_flight {
+            // Files end when they are old, whether or not anything moves.
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
-            self.cut(now, roll, beat);
+            if roll || beat.moved {
+                self.cut(now, roll, beat);
+            }
         }
         if now >= beat.last_board_ms + BOARD_EVERY_MS {
             beat.last_board_ms = now;

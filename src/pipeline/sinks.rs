@@ -9,15 +9,18 @@ use crate::pipeline::RunError;
 use crate::pipeline::lanes::CutPart;
 use crate::sample::build;
 use crate::sink::ParquetSink;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Closed buckets that wait for one sink thread.
 pub const SINK_QUEUE_MAX: usize = 4;
 /// Closed rows that no cut has written would be written to state at the next one, only to be written again as Parquet.
 /// Past this many bytes of encoded Parquet since the last cut, the files end at the cut instead.
 const UNSTORED_BYTES_MAX: u64 = 8 << 20;
+/// How often a sink to which nothing comes looks at the age of its rows.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 pub enum SinkInput {
     /// `recount` is false for rows that were counted before a restart.
@@ -73,14 +76,20 @@ pub struct SinkWork {
 
 impl SinkThread {
     pub fn run(mut self, input: Receiver<SinkInput>) -> Result<(), RunError> {
-        for message in input {
-            if let Some(cut) = self.take(message)?
-                && self.cuts.send(CutPart::Sink(self.lane, cut)).is_err()
-            {
-                break;
+        loop {
+            match input.recv_timeout(LOOK_EVERY) {
+                Ok(message) => {
+                    if let Some(cut) = self.take(message)?
+                        && self.cuts.send(CutPart::Sink(self.lane, cut)).is_err()
+                    {
+                        return Ok(());
+                    }
+                }
+                // Rows grow old also when no more come.
+                Err(RecvTimeoutError::Timeout) => self.look(),
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
         }
-        Ok(())
     }
 
     /// Takes rows, or a cut marker, at which it gives what it adds to the commit.
@@ -107,12 +116,17 @@ impl SinkThread {
                 self.work.written_before = self.open_bytes();
             }
         }
+        self.look();
+        Ok(cut)
+    }
+
+    /// Tells whether files should end.
+    fn look(&self) {
         let now = self.clock.now_ms();
         let fresh = self.open_bytes().saturating_sub(self.work.written_before);
         let due = self.sinks.iter().flatten().any(|sink| sink.due(now)) || fresh >= UNSTORED_BYTES_MAX;
         self.gauge.due.store(due, Ordering::Relaxed);
         self.gauge.open_bytes.store(self.open_bytes(), Ordering::Relaxed);
-        Ok(cut)
     }
 
     fn open_bytes(&self) -> u64 {

@@ -93,7 +93,7 @@ state: {{ path: state, commit_every: 100ms, lanes: 2 }}
     fn wait_until_read(&self, topic: &str, next: i64) {
         wait_for(&format!("{next} records of {topic} in the state"), || {
             let told = self.inspect()?;
-            let positions = told["positions"].as_array()?.clone();
+            let positions = told["inputs"].as_array()?.clone();
             positions.iter().any(|at| at["input"] == topic && at["next"].as_i64() >= Some(next)).then_some(())
         });
     }
@@ -113,12 +113,12 @@ fn f4_rows_that_close_while_a_label_stream_is_cut_off_say_so_whatever_crashes() 
     let shop = Shop::new("tag");
     shop.produce(true, 0..31);
     shop.produce(false, 0..101);
-    let conjoin = Conjoin::run(shop.path(), "cut off", &[]);
+    let conjoin = Conjoin::run(shop.path(), "cut off", &["--json"]);
     // Clicks have come to 30 s: impressions up to 19 s are decided with them, those up to 89 s without.
     wait_for("rows until 89 s", || (shop.rows().len() >= 90).then_some(()));
     assert!(conjoin.errors().contains("cut off"), "{}", conjoin.errors());
     conjoin.kill();
-    let conjoin = Conjoin::run(shop.path(), "back", &[]);
+    let conjoin = Conjoin::run(shop.path(), "back", &["--json"]);
     // The clicks come back first, so that nobody can say that they were still away when impressions went on.
     shop.produce(true, 100..201);
     shop.wait_until_read(&shop.clicks, 16 + 51);
@@ -143,7 +143,7 @@ fn f4_with_hold_nothing_closes_while_a_label_stream_is_cut_off() {
     let shop = Shop::new("hold");
     shop.produce(true, 0..31);
     shop.produce(false, 0..101);
-    let conjoin = Conjoin::run(shop.path(), "held", &[]);
+    let conjoin = Conjoin::run(shop.path(), "held", &["--json"]);
     wait_for("the log to say that clicks are cut off", || conjoin.errors().contains("closing waits").then_some(()));
     shop.wait_until_read(&shop.shown, 101);
     assert!(shop.rows().iter().all(|(second, _)| *second < 20), "{:?}", shop.rows());
