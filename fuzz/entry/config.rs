@@ -30,7 +30,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let tested = |name: &str, tests: &str| {
         [read(&format!("config/examples/{name}.yaml")), b"\x1e\x1e\x1e".into(), read(tests)].concat()
     };
-    let examples = ["ads", "conversions", "feed", "search", "video"];
+    let examples = ["ads", "attribution", "conversions", "feed", "search", "video"];
     let mut tests: Vec<_> = examples.map(|name| tested(name, &format!("config/examples/{name}.test.yaml"))).into();
     tests.extend(["shapes", "meanings"].map(|case| tested("ads", &format!("tests/config/tests/{case}.yaml"))));
     [in_folder("config"), in_folder("tests/config"), own.to_vec(), vec![laid_over], tests].concat()

@@ -6,7 +6,7 @@
 //! Does not: know which keys exist, read the environment.
 
 use super::diagnostic::Diagnostic;
-use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
+use saphyr::{LoadableYamlNode, MarkedYaml, Marker, Scalar, YamlData};
 use std::fmt;
 use std::sync::Arc;
 
@@ -159,29 +159,38 @@ pub fn locate(root: &Node, path: &Path) -> Position {
     at
 }
 
+/// Where positions lie.
+struct Source {
+    file: Arc<str>,
+    lines: usize,
+}
+
+impl Source {
+    /// What is missing at the end is told by the parser on a line behind it, which no editor can go to.
+    fn position(&self, marker: &Marker) -> Position {
+        let (line, column) = (marker.line().min(self.lines) as u32, marker.col() as u32 + 1);
+        Position { file: self.file.clone(), line, column }
+    }
+}
+
 /// Reads one YAML document.
 pub fn parse(file: &str, text: &str) -> Result<Node, Vec<Diagnostic>> {
-    let file: Arc<str> = file.into();
-    // What is missing at the end is told by the parser on a line behind it, which no editor can go to.
-    let lines = text.split(['\n', '\r']).count();
-    let documents = MarkedYaml::load_from_str(text).map_err(|error| {
-        let (line, column) = (error.marker().line().min(lines) as u32, error.marker().col() as u32 + 1);
-        vec![syntax_error(&Position { file: file.clone(), line, column }, text, error.info())]
-    })?;
+    let source = &Source { file: file.into(), lines: text.split(['\n', '\r']).count() };
+    let documents = MarkedYaml::load_from_str(text)
+        .map_err(|error| vec![syntax_error(&source.position(error.marker()), text, error.info())])?;
     match documents.as_slice() {
         [] => Err(vec![
-            Diagnostic::error(&Position::whole(&file), "", "the file is empty")
+            Diagnostic::error(&Position::whole(&source.file), "", "the file is empty")
                 .with_help("start with `version: 1` and `pipeline: <name>`; `conjoin demo` shows a whole file"),
         ]),
         [document] => {
             let mut errors = Vec::new();
-            let node = convert(document, &file, &Path::default(), &mut errors);
+            let node = convert(document, source, &Path::default(), &mut errors);
             if errors.is_empty() { Ok(node) } else { Err(errors) }
         }
         [_, second, ..] => {
-            let at = position(second, &file);
-            let at = Position { line: at.line.min(lines as u32), ..at };
-            let told = Diagnostic::error(&at, "", "a second YAML document starts here");
+            let told =
+                Diagnostic::error(&source.position(&second.span.start), "", "a second YAML document starts here");
             Err(vec![told.with_help("one file is one pipeline: remove the `---` line")])
         }
     }
@@ -208,21 +217,17 @@ fn syntax_error(at: &Position, text: &str, info: &str) -> Diagnostic {
     }
 }
 
-fn position(yaml: &MarkedYaml<'_>, file: &Arc<str>) -> Position {
-    Position { file: file.clone(), line: yaml.span.start.line() as u32, column: yaml.span.start.col() as u32 + 1 }
-}
-
-fn convert(yaml: &MarkedYaml<'_>, file: &Arc<str>, path: &Path, errors: &mut Vec<Diagnostic>) -> Node {
-    let at = position(yaml, file);
+fn convert(yaml: &MarkedYaml<'_>, source: &Source, path: &Path, errors: &mut Vec<Diagnostic>) -> Node {
+    let at = source.position(&yaml.span.start);
     let content = match &yaml.data {
         YamlData::Value(scalar) => scalar_content(scalar),
         YamlData::Sequence(items) => Content::List(
-            items.iter().enumerate().map(|(i, item)| convert(item, file, &path.index(i), errors)).collect(),
+            items.iter().enumerate().map(|(i, item)| convert(item, source, &path.index(i), errors)).collect(),
         ),
         YamlData::Mapping(map) => {
             let mut entries = Vec::with_capacity(map.len());
             for (key, value) in map {
-                let key_at = position(key, file);
+                let key_at = source.position(&key.span.start);
                 let Some(name) = key_name(key) else {
                     errors.push(
                         Diagnostic::error(&key_at, path, "found a key that is no text")
@@ -230,7 +235,7 @@ fn convert(yaml: &MarkedYaml<'_>, file: &Arc<str>, path: &Path, errors: &mut Vec
                     );
                     continue;
                 };
-                let value = convert(value, file, &path.key(&name), errors);
+                let value = convert(value, source, &path.key(&name), errors);
                 entries.push(Entry { key: name, key_at, value });
             }
             Content::Map(entries)

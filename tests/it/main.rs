@@ -9,6 +9,7 @@ mod support;
 mod advise;
 mod brokers;
 mod change;
+mod classics;
 mod cli;
 mod config_tests;
 mod dead_letters;

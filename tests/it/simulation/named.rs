@@ -265,6 +265,26 @@ fn a_label_stream_that_never_said_anything_is_cut_off_only_when_it_was_silent_fo
     assert_eq!(router.advance(20_000).0.0 - START, 92_000);
 }
 
+/// Quix #1116: a join stood still after a restart when one of its inputs had nothing more to give.
+#[test]
+fn after_a_restart_an_input_that_has_nothing_more_to_give_holds_nothing_up() {
+    let setup = Setup { sparse_clicks: true, ..Setup::PLAIN };
+    let plan = setup.plan(1);
+    let before = router(&setup, [Some(100_000), Some(90_000), Some(95_000)]);
+    let mut after = router(&setup, [None, None, None]);
+    let watermark = START + 87_000;
+    after.restore(before.positions().clone(), &before.tracks(), watermark, before.accounts(), Vec::new());
+    all_caught_up(&mut after, 0);
+    for (stream, ts) in [(IMPRESSIONS, 300_000), (BUYS, 300_000)] {
+        feed(&mut after, &plan, stream, ts, 20_000);
+    }
+    assert_eq!(after.advance(20_000).0.0 - START, 292_000, "clicks are sparse, and nobody waits for them");
+    // And where all are quiet, time goes on.
+    all_caught_up(&mut after, 21_000);
+    after.advance(40_000);
+    assert!(after.advance(60_000).0.0 - START > 300_000);
+}
+
 #[test]
 fn an_input_without_a_record_beside_one_that_has_ended_does_not_hold_time_for_ever() {
     let mut router = router(&Setup::PLAIN, [Some(100_000), None, None]);
