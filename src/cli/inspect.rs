@@ -173,6 +173,7 @@ fn sections(parts: &mut Vec<String>, view: &Overview) {
     section("features".into(), &features(view));
     let objects = &view.objects;
     section(format!("state: {} objects, {}", objects.objects, human_bytes(objects.bytes)), &classes(view));
+    section("rows on their way to topics".into(), &outbox(view));
     let named = view.files.named.len();
     let shown =
         if named > FILES_SHOWN_MAX { format!(", the last {FILES_SHOWN_MAX} of {named}") } else { String::new() };
@@ -322,6 +323,15 @@ fn classes(view: &Overview) -> Table {
         let sizes = [human_bytes(class.bytes), human_bytes(class.needed_bytes)];
         let counts = [exact_count(class.blocks), exact_count(class.rows)];
         table.row([kind, class.of.clone()].into_iter().chain(counts).chain(sizes));
+    }
+    table
+}
+
+fn outbox(view: &Overview) -> Table {
+    let mut table = Table::new(&["outlet", ">committed", ">in the topic", ">waiting", ">through commit"]);
+    for outlet in &view.outbox {
+        let numbers = [outlet.committed, outlet.sent, outlet.waiting].map(exact_count);
+        table.row([outlet.outlet.clone()].into_iter().chain(numbers).chain([outlet.kafka_through.to_string()]));
     }
     table
 }

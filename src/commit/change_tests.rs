@@ -27,6 +27,7 @@ fn definition() -> Definition {
         streams: names(&["shown", "clicks"]),
         samples: vec![sample_shape("ctr", &["user"])],
         groups: vec![group_shape("user")],
+        outlets: names(&["samples.ctr"]).into_iter().collect(),
     }
 }
 

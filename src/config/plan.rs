@@ -10,8 +10,8 @@ use crate::online::OnlineSpec;
 use crate::registry::RegistrySpec;
 use crate::route::StreamTime;
 use crate::sample::SampleSpec;
-use crate::sink::ParquetSpec;
-use crate::source::{GroupModeSpec, InputSpec};
+use crate::sink::{ParquetSpec, RowFormat};
+use crate::source::{GroupModeSpec, InputSpec, KafkaConnection};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -47,8 +47,19 @@ pub struct SamplePlan {
     pub join: JoinSpec,
     pub sample: SampleSpec,
     pub parquet: Option<ParquetSpec>,
+    pub kafka: Option<KafkaOutPlan>,
     /// A label stream that lags by more is reported as cut off; closing waits for it in any case.
     pub guard_max_lag_ms: DurationMs,
+}
+
+/// A topic that rows go to.
+#[derive(Clone, Debug)]
+pub struct KafkaOutPlan {
+    pub connection: KafkaConnection,
+    pub topic: String,
+    pub format: RowFormat,
+    /// Where the schema of the rows is registered; without one messages are plain Avro.
+    pub registry: Option<RegistrySpec>,
 }
 
 #[derive(Clone, Debug)]

@@ -15,6 +15,7 @@ use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
+use crate::pipeline::outbox::OutboxWatch;
 use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::timekeeper::Timekeeper;
@@ -38,6 +39,8 @@ const LOOK_MS: u64 = 2_000;
 const FIRST_CUT_MS: u64 = 300;
 /// Entities that one lane publishes per flush: bounds how long it is away from its rows.
 const ONLINE_ENTITIES_MAX: usize = 8_192;
+/// How long the end of a run waits for brokers to take the rows of the last commits.
+const OUTBOX_DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How often the board is brought up to date.
 const BOARD_EVERY_MS: u64 = 200;
 
@@ -103,6 +106,7 @@ pub struct Conductor {
     /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
     pub starts_are_new: bool,
     pub time: Timekeeper,
+    pub outbox: OutboxWatch,
 }
 
 /// Timers and what was said last.
@@ -118,6 +122,8 @@ struct Beat {
     positions: Positions,
     /// Something moved since the last cut.
     moved: bool,
+    /// Rows that brokers had acknowledged by then.
+    sent: u64,
     records: u64,
     dead: BTreeMap<(u16, RejectKind), u64>,
 }
@@ -134,6 +140,7 @@ impl Conductor {
             in_flight: false,
             positions: Positions::default(),
             moved: self.starts_are_new,
+            sent: self.outbox.sent(),
             records: 0,
             dead: BTreeMap::new(),
         };
@@ -248,7 +255,8 @@ impl Conductor {
                 return false;
             }
         }
-        if now >= beat.next_cut_ms && !beat.in_flight && beat.moved {
+        let moved = beat.moved || self.outbox.sent() > beat.sent;
+        if now >= beat.next_cut_ms && !beat.in_flight && moved {
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
             self.cut(now, roll, beat);
         }
@@ -281,6 +289,7 @@ impl Conductor {
         beat.in_flight = true;
         beat.positions = self.router.positions().clone();
         beat.moved = false;
+        beat.sent = self.outbox.sent();
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();
@@ -323,8 +332,12 @@ impl Conductor {
         if beat.in_flight && !self.wait_for_commit(beat) {
             return;
         }
-        if self.cut(now, true, beat) {
-            self.wait_for_commit(beat);
+        if self.cut(now, true, beat) && self.wait_for_commit(beat) {
+            self.outbox.drain(OUTBOX_DRAIN_MAX);
+            // So that nothing is sent again by the next process.
+            if self.outbox.sent() > beat.sent && self.cut(now, true, beat) {
+                self.wait_for_commit(beat);
+            }
         }
         self.show(self.clock.monotonic_ms(), beat);
     }
@@ -372,6 +385,7 @@ impl Conductor {
             self.telemetry.dead_letters(&self.names.streams[*stream as usize], *kind, *rows);
         }
         self.telemetry.cell_watermark(Watermark(self.time.watermark()));
+        self.outbox.tell(&self.telemetry, now);
         let (depth, capacity) = self.intake.depth();
         self.telemetry.queue("decode", depth, capacity);
         let holding = self.router.holding(now).into_iter().map(|stream| self.names.streams[stream as usize].clone());

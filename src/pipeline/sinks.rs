@@ -7,6 +7,7 @@ use crate::event::{Payload, StagedFile};
 use crate::join::ClosedRows;
 use crate::pipeline::RunError;
 use crate::pipeline::lanes::CutPart;
+use crate::pipeline::outbox::{OutboxBuffers, OutboxCut, SAMPLE_ROWS};
 use crate::sample::build;
 use crate::sink::ParquetSink;
 use crossbeam_channel::{Receiver, Sender};
@@ -41,6 +42,7 @@ pub struct SinkCut {
     /// Per sample, rows that negative sampling left out, and values that could not be computed, since the start.
     pub sampled_out: Vec<u64>,
     pub failed_values: Vec<u64>,
+    pub outbox: OutboxCut,
 }
 
 /// What the conductor reads to decide about ending files.
@@ -69,6 +71,15 @@ pub struct SinkWork {
     sampled_out: Vec<u64>,
     failed_values: Vec<u64>,
     written_before: u64,
+    /// Where rows go to topics.
+    outbox: Option<OutboxBuffers>,
+}
+
+impl SinkWork {
+    /// Of a sink whose rows go to topics, too.
+    pub fn sending(outbox: OutboxBuffers) -> SinkWork {
+        SinkWork { outbox: Some(outbox), ..SinkWork::default() }
+    }
 }
 
 impl SinkThread {
@@ -90,7 +101,8 @@ impl SinkThread {
         let mut cut = None;
         match message {
             SinkInput::Closed { sample, rows, recount } => {
-                let (left_out, failed) = self.write(sample, &rows)?;
+                // Rows that were counted before were given to their topics before, too.
+                let (left_out, failed) = self.write(sample, &rows, recount)?;
                 if recount {
                     self.work.sampled_out[sample as usize] += left_out;
                     self.work.failed_values[sample as usize] += failed;
@@ -103,7 +115,9 @@ impl SinkThread {
                     files.extend(sink.finish()?.into_iter().map(|file| (sample, file)));
                 }
                 let (sampled_out, failed_values) = (self.work.sampled_out.clone(), self.work.failed_values.clone());
-                cut = Some(SinkCut { number, files, sampled_out, failed_values });
+                let outbox =
+                    self.work.outbox.as_mut().map(|outbox| outbox.cut(number)).transpose()?.unwrap_or_default();
+                cut = Some(SinkCut { number, files, sampled_out, failed_values, outbox });
                 self.work.written_before = self.open_bytes();
             }
         }
@@ -119,7 +133,7 @@ impl SinkThread {
         self.sinks.iter().flatten().map(ParquetSink::open_bytes).sum()
     }
 
-    fn write(&mut self, sample: u16, closed: &ClosedRows) -> Result<(u64, u64), RunError> {
+    fn write(&mut self, sample: u16, closed: &ClosedRows, send: bool) -> Result<(u64, u64), RunError> {
         let (mut left_out, mut failed) = (0, 0);
         for part in &closed.parts {
             if part.event_time.is_empty() {
@@ -135,6 +149,9 @@ impl SinkThread {
             self.gauge.rows.fetch_add(built.batch.rows.num_rows() as u64, Ordering::Relaxed);
             if let Some(sink) = &mut self.sinks[sample as usize] {
                 sink.write(&built.batch, self.clock.now_ms())?;
+            }
+            if let (Some(outbox), Some(keys), true) = (&mut self.work.outbox, &built.batch.event_id, send) {
+                outbox.push(sample as usize, SAMPLE_ROWS, keys, &built.batch.rows)?;
             }
         }
         Ok((left_out, failed))

@@ -16,9 +16,10 @@ use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
+use crate::pipeline::outbox::OutboxParts;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
-use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
+use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
 use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
@@ -170,7 +171,9 @@ impl Start<'_> {
         let names = self.names(&opened.files);
         let (notes_in, notes_out) = bounded(NOTES_MAX);
         let garbage = GarbageOutlet::new(notes_in);
-        let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
+        let outbox = OutboxParts::new(&self.plan, self.world, &self.state, (head, &objects), &writer);
+        let mut committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
+        committer.work = committer.work.sending(outbox.committer);
         committer.check_unpublished(head)?;
         committer.publish(head)?;
         self.join_others(&committer, head)?;
@@ -184,7 +187,7 @@ impl Start<'_> {
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
-        for (number, (lane, closed)) in restored.into_iter().enumerate() {
+        for (number, ((lane, closed), work)) in restored.into_iter().zip(outbox.sinks).enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
             let (sink_in, sink_out) = bounded(SINK_QUEUE_MAX);
             let gauge = Arc::new(SinkGauge::default());
@@ -196,7 +199,7 @@ impl Start<'_> {
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
                 cuts: cuts_in.clone(),
-                work: SinkWork::default(),
+                work,
             };
             threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
             let outlets = LaneOutlets {
@@ -215,6 +218,7 @@ impl Start<'_> {
             gauges.push(gauge);
         }
         threads.push(failure.spawn("committer", move || committer.run(cuts_out)));
+        threads.extend(outbox.senders.into_iter().map(|sender| failure.spawn("outbox", || sender.run())));
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
@@ -249,6 +253,7 @@ impl Start<'_> {
             last_cut: head.cut,
             starts_are_new: !new.is_empty(),
             time,
+            outbox: outbox.conductor,
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
         for thread in threads {

@@ -19,6 +19,8 @@ pub struct SampleSpec {
     /// Indices into the wide layout, in the order of `schema`.
     pub select: Vec<usize>,
     pub negatives: Option<NegativesSpec>,
+    /// The anchor's columns whose values, joined by `:`, name the impression of a row that is sent somewhere.
+    pub event_id: Option<Vec<usize>>,
     /// The wide layout, and what is written.
     pub wide: SchemaRef,
     pub schema: SchemaRef,

@@ -3,7 +3,7 @@
 use super::features::{GroupDraft, same_key_type};
 use super::streams::{self, StreamDraft};
 use super::wide::Wide;
-use super::{Checker, defaults, duration_or, joins, name_path, places, size_or};
+use super::{Checker, defaults, duration_or, joins, name_path, outputs, places, size_or};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::SamplePlan;
 use crate::config::raw::{Codec, Folder, GroupUse, Names, Parquet, Pipeline, Sample};
@@ -55,7 +55,13 @@ fn one(
     let path = &Path::of(&["samples", name]);
     let parquet =
         raw.write.parquet.as_ref().and_then(|parquet| parquet_of(c, file, parquet, &path.key("write").key("parquet")));
-    if raw.write.parquet.is_none() && !c.is_cut(&path.key("write")) && !c.misspelt(path, "write") {
+    let kafka =
+        raw.write.kafka.as_ref().and_then(|kafka| outputs::kafka(c, file, kafka, &path.key("write").key("kafka")));
+    if raw.write.parquet.is_none()
+        && raw.write.kafka.is_none()
+        && !c.is_cut(&path.key("write"))
+        && !c.misspelt(path, "write")
+    {
         c.warn(path, "the rows are written nowhere").help("add `write: { parquet: { path: out/samples } }`");
     }
     let anchor = streams::find(c, streams, &raw.from, &path.key("from"))?;
@@ -65,6 +71,8 @@ fn one(
     wide.joins(c, &join, streams, path);
     let sample_groups = stitched(c, raw, anchor, streams, groups, &mut wide, path);
 
+    let decode = &streams[anchor].plan.decode;
+    let event_id = raw.write.kafka.as_ref().map(|_| decode.key_sets[decode.id].clone());
     let emission = (join.emit != Emit::Wait).then(|| {
         wide.emission(c, &path.key("emit").key("mode"));
         let decode = &streams[anchor].plan.decode;
@@ -97,11 +105,12 @@ fn one(
         columns,
         select,
         negatives,
+        event_id,
         wide: wide.schema(),
         schema: Arc::new(schema),
     };
     let guard_max_lag_ms = duration_or(&raw.guard.max_lag, defaults::MAX_LAG);
-    Some(SamplePlan { join, sample, parquet, guard_max_lag_ms })
+    Some(SamplePlan { join, sample, parquet, kafka, guard_max_lag_ms })
 }
 
 /// Where the columns that a sample's expressions see are declared.

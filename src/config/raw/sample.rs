@@ -190,9 +190,34 @@ pub struct Negatives {
 pub struct Write {
     /// Parquet files.
     pub parquet: Option<Parquet>,
-    /// A Kafka topic.
-    #[schemars(extend("x-later" = "samples to Kafka are not supported yet: use `parquet`"))]
-    pub kafka: Option<Later>,
+    /// A Kafka topic, for those who train as samples come: each row goes there once its commit is made, with its impression's
+    /// id as the key. See docs/OUTPUTS.md.
+    pub kafka: Option<KafkaOut>,
+}
+
+/// A topic that rows are written to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaOut {
+    /// A name under `connections`.
+    pub connection: String,
+    /// The topic. It belongs to these rows alone, and must be there.
+    pub topic: String,
+    /// How a row is written.
+    pub format: MessageFormat,
+    /// With `avro`: a connection with `schema_registry`. The schema of the rows is registered there as `<topic>-value`, and
+    /// messages are in the Confluent wire format. Without it they are plain Avro.
+    pub registry: Option<String>,
+}
+
+/// How the rows of a topic are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageFormat {
+    /// One object per row; times in milliseconds since 1970.
+    Json,
+    /// With a schema that is made of the row's columns.
+    Avro,
 }
 
 /// Parquet files, complete once they are visible.
