@@ -33,6 +33,7 @@ mod online_faults;
 mod online_redis;
 mod object_store;
 mod oracle;
+mod outbox;
 mod pressure;
 mod rank_parity;
 mod repartition;
