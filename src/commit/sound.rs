@@ -44,6 +44,7 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), String> {
     let totals = &manifest.totals;
     count("the totals of files", [totals.files, totals.file_rows, totals.file_bytes, totals.state_bytes_written])?;
     count("the totals of dead letters", [totals.dead_letter_files, totals.dead_letter_rows])?;
+    count("the totals of side outputs", [totals.side_files, totals.side_rows])?;
     for (outlet, mark) in &manifest.outbox {
         count(&format!("the outbox of {outlet}"), [mark.kafka_through, mark.committed])?;
         at_most("rows sent", mark.sent, mark.committed)?;

@@ -2,7 +2,7 @@
 
 use crate::commit::StateSpec;
 use crate::decode::DecodeSpec;
-use crate::event::{DurationMs, Partitioner};
+use crate::event::{DurationMs, Partitioner, SideKind};
 use crate::feature::GroupSpec;
 use crate::join::JoinSpec;
 use crate::model::ModelSpec;
@@ -48,8 +48,18 @@ pub struct SamplePlan {
     pub sample: SampleSpec,
     pub parquet: Option<ParquetSpec>,
     pub kafka: Option<KafkaOutPlan>,
+    /// Where rows go that are in no sample; kinds that are not here are counted only.
+    pub side: Vec<SidePlan>,
     /// A label stream that lags by more is reported as cut off; closing waits for it in any case.
     pub guard_max_lag_ms: DurationMs,
+}
+
+/// Where the rows of one kind go that are in no sample.
+#[derive(Clone, Debug)]
+pub struct SidePlan {
+    pub kind: SideKind,
+    pub parquet: Option<ParquetSpec>,
+    pub kafka: Option<KafkaOutPlan>,
 }
 
 /// A topic that rows go to.

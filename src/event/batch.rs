@@ -151,6 +151,8 @@ pub struct DecodedBatch {
     pub keys: Vec<Arc<Vec<Fingerprint>>>,
     /// [`content_hash`](crate::event::content_hash) of the record a row came from.
     pub content: Vec<u64>,
+    /// The position of the record a row came from, where the stream's rows are told by it.
+    pub positions: Option<Vec<i64>>,
     /// One entry per feature use of the stream, see [`DecodeSpec::feature_inputs`](crate::decode::DecodeSpec).
     pub feature_inputs: Vec<FeatureInput>,
     pub rejected: Vec<Rejected>,

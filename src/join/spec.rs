@@ -1,6 +1,6 @@
 //! Which labels belong to an impression.
 
-use crate::event::{DurationMs, Expression, Fingerprint, StreamId, Watermark, content_hash};
+use crate::event::{DurationMs, Expression, Fingerprint, SideKind, StreamId, Watermark, content_hash};
 
 /// Time buckets per longest window, and the bounds of their width.
 const BUCKETS_PER_WINDOW: DurationMs = 64;
@@ -19,6 +19,8 @@ pub struct JoinSpec {
     /// How long beyond the longest window a closed impression's identity is remembered; the anchor's lateness is in it.
     pub dedup_horizon_ms: DurationMs,
     pub emit: Emit,
+    /// Rows that are in no sample and are to be told.
+    pub side: Vec<SideKind>,
 }
 
 /// When the rows of an impression leave.

@@ -22,6 +22,7 @@ use crate::pipeline::garbage::GarbageOutlet;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::outbox::{OutboxCut, Outlets};
 use crate::pipeline::restore::Objects;
+use crate::pipeline::sides::SideStores;
 use crate::pipeline::sinks::SinkCut;
 use crate::sink::{DeadLetterSink, publish, verify, verify_content};
 use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
@@ -72,6 +73,7 @@ pub struct CommitWork {
     files: BTreeMap<String, ParquetProgress>,
     compaction: Compaction,
     outlets: Outlets,
+    sides: SideStores,
 }
 
 impl CommitWork {
@@ -83,12 +85,13 @@ impl CommitWork {
             files: BTreeMap::new(),
             compaction,
             outlets: Outlets::default(),
+            sides: SideStores::new(),
         }
     }
 
-    /// With outlets whose rows go to topics.
-    pub fn sending(mut self, outlets: Outlets) -> Self {
-        self.outlets = outlets;
+    /// With outlets whose rows go to topics, and the files of side outputs.
+    pub fn with(mut self, outlets: Outlets, sides: SideStores) -> Self {
+        (self.outlets, self.sides) = (outlets, sides);
         self
     }
 
@@ -186,13 +189,18 @@ impl Committer {
         let (outbox, written_bytes) = self.put_out(&mut sinks, &mut blocks, &mut needed_from)?;
         let (state_bytes, copied_bytes) = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
-        let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
+        let is_side = |file: &FileEntry| self.work.sides.contains_key(&file.sink);
+        let of_sample = |file: &&FileEntry| file.sink != DEAD_LETTERS && !is_side(file);
+        let rows: u64 = files.iter().filter(of_sample).map(|file| file.file.rows).sum();
         let head = self.chain.head();
         let mut totals = head.totals;
         for entry in &files {
             if entry.sink == DEAD_LETTERS {
                 totals.dead_letter_files += 1;
                 totals.dead_letter_rows += entry.file.rows;
+            } else if is_side(entry) {
+                totals.side_files += 1;
+                totals.side_rows += entry.file.rows;
             } else {
                 totals.files += 1;
                 totals.file_bytes += entry.file.bytes;
@@ -345,6 +353,11 @@ impl Committer {
     /// All output files of the cut, verified.
     fn collect_files(&self, sinks: Vec<SinkCut>, dead_letters: Vec<StagedFile>) -> Result<Vec<FileEntry>, RunError> {
         let mut files = Vec::new();
+        for (sink, file) in sinks.iter().flat_map(|sink| &sink.side_files) {
+            let store = &self.work.sides[sink];
+            failpoint::step(Failpoint::ParquetVerify, || verify(store.as_ref(), file))?;
+            files.push(FileEntry { sink: sink.clone(), file: file.clone() });
+        }
         for (sample, file) in sinks.into_iter().flat_map(|sink| sink.files) {
             let (name, store) = &self.samples[sample];
             let store = store.as_ref().expect("a sample that has files has a store");
@@ -389,6 +402,9 @@ impl Committer {
         }
         if sink == DEAD_LETTERS {
             return Ok(&self.dead_letter_store);
+        }
+        if let Some(store) = self.work.sides.get(sink) {
+            return Ok(store);
         }
         let of_sample = |(name, _): &&(String, _)| sink.strip_prefix("samples.") == Some(name);
         let store = self.samples.iter().find(of_sample).and_then(|(_, store)| store.as_ref());

@@ -26,6 +26,7 @@ mod rehearsal;
 mod rescale;
 mod restore;
 mod schemas;
+mod sides;
 mod sinks;
 mod sources;
 mod start;

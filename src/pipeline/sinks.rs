@@ -3,11 +3,12 @@
 use crate::commit::read_block;
 use crate::config::SamplePlan;
 use crate::env::{Clock, Store};
-use crate::event::{Payload, StagedFile};
+use crate::event::{Payload, SideRows, StagedFile};
 use crate::join::ClosedRows;
 use crate::pipeline::RunError;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::outbox::{OutboxBuffers, OutboxCut, SAMPLE_ROWS};
+use crate::pipeline::sides::SideSinks;
 use crate::sample::build;
 use crate::sink::ParquetSink;
 use crossbeam_channel::{Receiver, Sender};
@@ -27,6 +28,10 @@ pub enum SinkInput {
         rows: ClosedRows,
         recount: bool,
     },
+    Side {
+        sample: u16,
+        rows: SideRows,
+    },
     Cut {
         number: u64,
         roll: bool,
@@ -43,6 +48,8 @@ pub struct SinkCut {
     pub sampled_out: Vec<u64>,
     pub failed_values: Vec<u64>,
     pub outbox: OutboxCut,
+    /// Of side outputs: (sink, file).
+    pub side_files: Vec<(String, StagedFile)>,
 }
 
 /// What the conductor reads to decide about ending files.
@@ -73,12 +80,14 @@ pub struct SinkWork {
     written_before: u64,
     /// Where rows go to topics.
     outbox: Option<OutboxBuffers>,
+    /// Where rows that are in no sample are written.
+    sides: Option<SideSinks>,
 }
 
 impl SinkWork {
-    /// Of a sink whose rows go to topics, too.
-    pub fn sending(outbox: OutboxBuffers) -> SinkWork {
-        SinkWork { outbox: Some(outbox), ..SinkWork::default() }
+    /// Of a sink that writes more than the files of samples.
+    pub fn with(outbox: Option<OutboxBuffers>, sides: Option<SideSinks>) -> SinkWork {
+        SinkWork { outbox, sides, ..SinkWork::default() }
     }
 }
 
@@ -108,16 +117,22 @@ impl SinkThread {
                     self.work.failed_values[sample as usize] += failed;
                 }
             }
+            SinkInput::Side { sample, rows } => {
+                if let Some(sides) = &mut self.work.sides {
+                    sides.write(sample, &rows, self.work.outbox.as_mut(), self.clock.now_ms())?;
+                }
+            }
             SinkInput::Cut { number, roll } => {
                 let mut files = Vec::new();
                 for (sample, sink) in self.sinks.iter_mut().enumerate() {
                     let Some(sink) = sink.as_mut().filter(|_| roll) else { continue };
                     files.extend(sink.finish()?.into_iter().map(|file| (sample, file)));
                 }
+                let side_files = self.work.sides.as_mut().map(SideSinks::cut).transpose()?.unwrap_or_default();
                 let (sampled_out, failed_values) = (self.work.sampled_out.clone(), self.work.failed_values.clone());
                 let outbox =
                     self.work.outbox.as_mut().map(|outbox| outbox.cut(number)).transpose()?.unwrap_or_default();
-                cut = Some(SinkCut { number, files, sampled_out, failed_values, outbox });
+                cut = Some(SinkCut { number, files, sampled_out, failed_values, outbox, side_files });
                 self.work.written_before = self.open_bytes();
             }
         }

@@ -19,7 +19,8 @@ use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH
 use crate::pipeline::outbox::OutboxParts;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
-use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread};
+use crate::pipeline::sides::{SideSinks, SideStores, side_files, side_name, side_stem};
+use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
@@ -173,11 +174,12 @@ impl Start<'_> {
         let garbage = GarbageOutlet::new(notes_in);
         let outbox = OutboxParts::new(&self.plan, self.world, &self.state, (head, &objects), &writer);
         let mut committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
-        committer.work = committer.work.sending(outbox.committer);
+        let sides = self.side_stores()?;
+        committer.work = committer.work.with(outbox.committer, sides.clone());
         committer.check_unpublished(head)?;
         committer.publish(head)?;
         self.join_others(&committer, head)?;
-        let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
+        let collector = self.collector(head, &sample_stores, &sides, &committer.dead_letter_store);
 
         // A tick takes one batch of each group from each lane.
         let batches_per_tick = cell.lanes * cell.groups.len();
@@ -187,7 +189,7 @@ impl Start<'_> {
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
-        for (number, ((lane, closed), work)) in restored.into_iter().zip(outbox.sinks).enumerate() {
+        for (number, ((lane, closed), sent)) in restored.into_iter().zip(outbox.sinks).enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
             let (sink_in, sink_out) = bounded(SINK_QUEUE_MAX);
             let gauge = Arc::new(SinkGauge::default());
@@ -199,7 +201,7 @@ impl Start<'_> {
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
                 cuts: cuts_in.clone(),
-                work,
+                work: SinkWork::with(sent, self.side_sinks(number, head, &sides)),
             };
             threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
             let outlets = LaneOutlets {
@@ -381,6 +383,16 @@ impl Start<'_> {
         samples.map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose()).collect()
     }
 
+    fn side_stores(&self) -> Result<SideStores, RunError> {
+        let files = side_files(&self.plan).into_iter();
+        files.map(|side| Ok((side_name(side.sample, side.kind), open(&side.parquet.path, self.world)?))).collect()
+    }
+
+    fn side_sinks(&self, lane: usize, head: &Manifest, stores: &SideStores) -> Option<SideSinks> {
+        let wanted = self.plan.samples.iter().any(|sample| !sample.side.is_empty());
+        wanted.then(|| SideSinks::new(&self.plan, stores, |stem| self.naming(stem, lane, head)))
+    }
+
     fn naming(&self, sample: &str, lane: usize, head: &Manifest) -> FileNaming {
         FileNaming {
             pipeline: self.plan.pipeline.clone(),
@@ -458,6 +470,7 @@ impl Start<'_> {
         &self,
         head: &Manifest,
         stores: &[Option<Arc<dyn Store>>],
+        sides: &SideStores,
         dead_letters: &Arc<dyn Store>,
     ) -> Collector {
         let place = |name: &str, sink: String, store: &Arc<dyn Store>| SinkPlace {
@@ -468,6 +481,11 @@ impl Start<'_> {
         let samples = self.plan.samples.iter().map(|sample| &sample.sample.name).zip(stores);
         let mut sinks: Vec<SinkPlace> =
             samples.filter_map(|(name, store)| Some(place(name, format!("samples.{name}"), store.as_ref()?))).collect();
+        sinks.extend(side_files(&self.plan).into_iter().map(|side| {
+            let name = side_name(side.sample, side.kind);
+            let store = &sides[&name];
+            place(&side_stem(side.sample, side.kind), name, store)
+        }));
         // Their files go by another name than the sink in a manifest.
         sinks.push(place(crate::sink::DEAD_LETTERS, DEAD_LETTERS.into(), dead_letters));
         let (state, clock) = (self.state.clone(), self.world.clock.clone());

@@ -17,6 +17,7 @@ mod reading;
 mod letter;
 mod avro;
 mod message;
+mod side;
 
 pub use dead_letter::*;
 pub use letter::*;
@@ -24,6 +25,7 @@ pub use message::*;
 pub use name::*;
 pub use parquet::*;
 pub use reading::*;
+pub use side::*;
 pub use spec::*;
 pub use staged::*;
 

@@ -39,6 +39,7 @@ mod rank_parity;
 mod repartition;
 mod rescale;
 mod serve_http;
+mod side;
 mod simulation;
 mod stores;
 mod tidy;

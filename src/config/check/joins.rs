@@ -24,6 +24,7 @@ pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &[Stream
         bucket_ms: 0,
         dedup_horizon_ms: anchor.time.lateness_ms + duration_or(&raw.dedup_horizon, defaults::DEDUP_HORIZON),
         emit: Emit::Wait,
+        side: Vec::new(),
     };
     spec.emit = emit(c, raw, spec.longest_ms(), &path.key("emit"));
     spec.bucket_ms = spec.emit.bucket_ms_of(spec.longest_ms());

@@ -1,9 +1,10 @@
 //! Outputs: the topics that rows go to.
 
-use super::{Checker, inputs, raw_streams, schemas};
-use crate::config::plan::KafkaOutPlan;
-use crate::config::raw::{KafkaOut, MessageFormat, Pipeline, Sample};
+use super::{Checker, inputs, raw_streams, samples, schemas};
+use crate::config::plan::{KafkaOutPlan, SidePlan};
+use crate::config::raw::{KafkaOut, MessageFormat, Pipeline, Roll, Sample, Side, SideOut, Write};
 use crate::config::tree::Path;
+use crate::event::SideKind;
 use crate::sink::RowFormat;
 
 /// One topic; what it has to do with others is looked at by [`check`].
@@ -54,5 +55,40 @@ pub fn check(c: &mut Checker<'_>, raw: &Pipeline) {
 /// Every topic of a sample.
 fn outs<'r>(name: &str, sample: &'r Sample) -> Vec<(Path, &'r KafkaOut)> {
     let path = Path::of(&["samples", name]);
-    sample.write.kafka.iter().map(|out| (path.key("write").key("kafka"), out)).collect()
+    let writes = [(path.key("write"), &sample.write)].into_iter();
+    let sides = written(sample).map(|(kind, write)| (path.key("side").key(kind.name()), write));
+    writes.chain(sides).filter_map(|(path, write)| Some((path.key("kafka"), write.kafka.as_ref()?))).collect()
+}
+
+/// The side outputs that are more than counted.
+fn written(sample: &Sample) -> impl Iterator<Item = (SideKind, &Write)> {
+    let Side { late, expired_labels, duplicates, unmatched: _ } = &sample.side;
+    let kinds = [(SideKind::Late, late), (SideKind::ExpiredLabels, expired_labels), (SideKind::Duplicates, duplicates)];
+    kinds.into_iter().filter_map(|(kind, out)| match out {
+        Some(SideOut::Write(write)) => Some((kind, write)),
+        Some(SideOut::Count(_)) | None => None,
+    })
+}
+
+/// The side outputs of a sample.
+pub fn sides(c: &mut Checker<'_>, file: &Pipeline, sample: &Sample, path: &Path) -> Vec<SidePlan> {
+    let mut plans = Vec::new();
+    for (kind, write) in written(sample) {
+        let at = path.key("side").key(kind.name());
+        if write.parquet.is_none() && write.kafka.is_none() && !c.is_cut(&at) {
+            c.error(&at, "neither `parquet` nor `kafka`").expected("one of them, or `count`");
+        }
+        let parquet = write.parquet.as_ref();
+        if let Some(Roll { size, age }) = parquet.map(|parquet| &parquet.roll)
+            && (size.is_some() || age.is_some())
+        {
+            c.error(&at.key("parquet").key("roll"), "a time to end files at")
+                .expected("none")
+                .help("files of side outputs end with every commit that has rows for them");
+        }
+        let parquet = parquet.and_then(|parquet| samples::parquet_of(c, file, parquet, &at.key("parquet")));
+        let kafka = write.kafka.as_ref().and_then(|out| kafka(c, file, out, &at.key("kafka")));
+        plans.push(SidePlan { kind, parquet, kafka });
+    }
+    plans
 }

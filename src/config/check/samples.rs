@@ -65,7 +65,16 @@ fn one(
         c.warn(path, "the rows are written nowhere").help("add `write: { parquet: { path: out/samples } }`");
     }
     let anchor = streams::find(c, streams, &raw.from, &path.key("from"))?;
-    let join = joins::check(c, raw, anchor, streams, path);
+    let mut join = joins::check(c, raw, anchor, streams, path);
+    let side = outputs::sides(c, file, raw, path);
+    join.side = side.iter().map(|side| side.kind).collect();
+    if !side.is_empty() {
+        // Whoever is shown a row wants to find the record.
+        let labels = join.labels.iter().map(|label| label.stream);
+        let told: Vec<_> = labels.chain([join.anchor]).collect();
+        let told = streams.iter_mut().filter(|draft| told.contains(&draft.plan.decode.stream));
+        told.for_each(|draft| draft.plan.decode.positions = true);
+    }
     let mut wide = Wide::default();
     wide.anchor(c, &streams[anchor], &path.key("from"));
     wide.joins(c, &join, streams, path);
@@ -110,7 +119,7 @@ fn one(
         schema: Arc::new(schema),
     };
     let guard_max_lag_ms = duration_or(&raw.guard.max_lag, defaults::MAX_LAG);
-    Some(SamplePlan { join, sample, parquet, kafka, guard_max_lag_ms })
+    Some(SamplePlan { join, sample, parquet, kafka, side, guard_max_lag_ms })
 }
 
 /// Where the columns that a sample's expressions see are declared.
@@ -282,7 +291,7 @@ fn written(
     sound.then(|| (select, Schema::new(schema)))
 }
 
-fn parquet_of(c: &mut Checker<'_>, file: &Pipeline, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {
+pub(super) fn parquet_of(c: &mut Checker<'_>, file: &Pipeline, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {
     let place = places::place(c, file, &raw.path, &path.key("path"));
     let folders = match raw.partition_by.as_slice() {
         [] => Vec::new(),

@@ -8,14 +8,13 @@ use crate::event::{BlockClass, BlockKind};
 use crate::pipeline::World;
 use crate::pipeline::build::outlets;
 use crate::pipeline::restore::Objects;
-use crate::pipeline::sinks::SinkWork;
 use std::sync::Arc;
 
 pub struct OutboxParts {
     pub committer: Outlets,
     pub conductor: OutboxWatch,
     /// Of each lane.
-    pub sinks: Vec<SinkWork>,
+    pub sinks: Vec<Option<OutboxBuffers>>,
     pub senders: Vec<OutboxSender>,
 }
 
@@ -35,12 +34,10 @@ impl OutboxParts {
         };
         let committer = Outlets::new(plans.iter().map(outlet).collect(), head, objects, world.clock.monotonic_ms());
         let lanes = plan.state.lanes;
-        let work = |lane: usize| match plans.is_empty() {
-            true => SinkWork::default(),
-            false => {
-                let whose = (head.epoch, writer);
-                SinkWork::sending(OutboxBuffers::new(&committer, (lane, lanes), head.cut, whose, state.clone()))
-            }
+        let buffers = |lane: usize| {
+            let whose = (head.epoch, writer);
+            let buffers = || OutboxBuffers::new(&committer, (lane, lanes), head.cut, whose, state.clone());
+            (!plans.is_empty()).then(buffers)
         };
         let senders = committer.iter().zip(&plans).map(|(outlet, (.., to))| OutboxSender {
             outlet: outlet.clone(),
@@ -53,7 +50,7 @@ impl OutboxParts {
         });
         OutboxParts {
             conductor: OutboxWatch::new(&committer),
-            sinks: (0..lanes).map(work).collect(),
+            sinks: (0..lanes).map(buffers).collect(),
             senders: senders.collect(),
             committer,
         }
