@@ -180,12 +180,14 @@ fn sections(parts: &mut Vec<String>, view: &Overview) {
     section(format!("files that the kept manifests name, newest last{shown}"), &files(view));
     let totals = &view.totals;
     parts.push(format!(
-        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written, {} of it copies",
+        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} side-output files with {} rows, {} of state written, {} of it copies",
         exact_count(totals.files),
         exact_count(totals.file_rows),
         human_bytes(totals.file_bytes),
         exact_count(totals.dead_letter_files),
         exact_count(totals.dead_letter_rows),
+        exact_count(totals.side_files),
+        exact_count(totals.side_rows),
         human_bytes(totals.state_bytes_written),
         human_bytes(totals.state_bytes_copied),
     ));

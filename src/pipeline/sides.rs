@@ -3,7 +3,7 @@
 //! Such rows are few and in no state: so a file of them ends at every cut that has any, and is named by its manifest.
 
 use crate::config::{Plan, SamplePlan};
-use crate::env::Store;
+use crate::env::{Place, Store};
 use crate::event::{SampleBatch, SideKind, SideRows, StagedFile};
 use crate::pipeline::RunError;
 use crate::pipeline::outbox::OutboxBuffers;
@@ -45,6 +45,14 @@ pub fn side_files(plan: &Plan) -> Vec<SideFiles<'_>> {
 /// The stores of their files, by the names of the outputs.
 pub type SideStores = BTreeMap<String, Arc<dyn Store>>;
 
+pub fn side_stores(
+    plan: &Plan,
+    open: &dyn Fn(&Place) -> Result<Arc<dyn Store>, RunError>,
+) -> Result<SideStores, RunError> {
+    let files = side_files(plan).into_iter();
+    files.map(|side| Ok((side_name(side.sample, side.kind), open(&side.parquet.path)?))).collect()
+}
+
 /// What one sink thread has of the side outputs.
 pub struct SideSinks {
     /// Of each sample, the anchor and each join.
@@ -54,19 +62,22 @@ pub struct SideSinks {
 }
 
 impl SideSinks {
-    /// `naming` gives the names of the files with a stem.
-    pub fn new(plan: &Plan, stores: &SideStores, naming: impl Fn(&str) -> FileNaming) -> SideSinks {
+    /// `naming` gives the names of the files with a stem. `None` where nothing is written.
+    pub fn new(plan: &Plan, stores: &SideStores, naming: impl Fn(&str) -> FileNaming) -> Option<SideSinks> {
+        if plan.samples.iter().all(|sample| sample.side.is_empty()) {
+            return None;
+        }
         let file = |side: SideFiles<'_>| {
             let name = side_name(side.sample, side.kind);
             let naming = naming(&side_stem(side.sample, side.kind));
             let sink = ParquetSink::new(side.parquet, side_schema(), naming, stores[&name].clone());
             (side.number, side.kind, name, sink)
         };
-        SideSinks {
+        Some(SideSinks {
             streams: plan.samples.iter().map(|sample| streams(plan, sample)).collect(),
             inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
             files: side_files(plan).into_iter().map(file).collect(),
-        }
+        })
     }
 
     pub fn write(

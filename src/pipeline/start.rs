@@ -16,16 +16,17 @@ use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
+use crate::pipeline::left::left_behind;
 use crate::pipeline::outbox::OutboxParts;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
-use crate::pipeline::sides::{SideSinks, SideStores, side_files, side_name, side_stem};
+use crate::pipeline::sides::{SideSinks, SideStores, side_files, side_name, side_stem, side_stores};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
-use crate::source::InputKind;
+use crate::source::{InputKind, Source};
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
 use std::collections::{BTreeMap, BTreeSet};
@@ -174,7 +175,7 @@ impl Start<'_> {
         let garbage = GarbageOutlet::new(notes_in);
         let outbox = OutboxParts::new(&self.plan, self.world, &self.state, (head, &objects), &writer);
         let mut committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
-        let sides = self.side_stores()?;
+        let sides = side_stores(&self.plan, &|place| self::open(place, self.world))?;
         committer.work = committer.work.with(outbox.committer, sides.clone());
         committer.check_unpublished(head)?;
         committer.publish(head)?;
@@ -201,7 +202,7 @@ impl Start<'_> {
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
                 cuts: cuts_in.clone(),
-                work: SinkWork::with(sent, self.side_sinks(number, head, &sides)),
+                work: SinkWork::with(sent, SideSinks::new(&self.plan, &sides, |stem| self.naming(stem, number, head))),
             };
             threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
             let outlets = LaneOutlets {
@@ -224,10 +225,7 @@ impl Start<'_> {
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
-        let schemas = Arc::new(self.schemas()?);
-        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
-        let stop = self.world.stop.clone();
-        let mut intake = Intake::start(opened.sources, decoding, paused.clone(), progress, stop, failure.clone());
+        let mut intake = self.intake(opened.sources, paused.clone(), progress, &failure)?;
         threads.append(&mut intake.threads);
         let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());
         let time = Timekeeper::new(cell.clone(), mirror, names.streams.clone(), &router);
@@ -383,16 +381,6 @@ impl Start<'_> {
         samples.map(|sample| sample.parquet.as_ref().map(|spec| open(&spec.path)).transpose()).collect()
     }
 
-    fn side_stores(&self) -> Result<SideStores, RunError> {
-        let files = side_files(&self.plan).into_iter();
-        files.map(|side| Ok((side_name(side.sample, side.kind), open(&side.parquet.path, self.world)?))).collect()
-    }
-
-    fn side_sinks(&self, lane: usize, head: &Manifest, stores: &SideStores) -> Option<SideSinks> {
-        let wanted = self.plan.samples.iter().any(|sample| !sample.side.is_empty());
-        wanted.then(|| SideSinks::new(&self.plan, stores, |stem| self.naming(stem, lane, head)))
-    }
-
     fn naming(&self, sample: &str, lane: usize, head: &Manifest) -> FileNaming {
         FileNaming {
             pipeline: self.plan.pipeline.clone(),
@@ -535,6 +523,18 @@ impl Start<'_> {
         Ok(lanes)
     }
 
+    fn intake(
+        &self,
+        sources: Vec<Box<dyn Source>>,
+        paused: PauseList,
+        progress: Progress,
+        failure: &Failure,
+    ) -> Result<Intake, RunError> {
+        let schemas = Arc::new(self.schemas()?);
+        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
+        Ok(Intake::start(sources, decoding, paused, progress, self.world.stop.clone(), failure.clone()))
+    }
+
     fn schemas(&self) -> Result<Schemas, RunError> {
         let World { clock, board, stop, .. } = self.world;
         Schemas::new(&self.plan, clock.clone(), board.clone(), stop.clone())
@@ -547,33 +547,6 @@ impl Start<'_> {
             .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
             .collect()
     }
-}
-
-/// The stores of files that the last manifest names and that the plan would look for elsewhere, or not at all.
-pub(super) fn left_behind(plan: &Plan, head: &Manifest) -> Result<BTreeMap<String, Arc<dyn Store>>, RunError> {
-    let (now, mut left) = (places(plan), BTreeMap::new());
-    for (sink, before) in &head.places {
-        let named = head.files.iter().any(|entry| entry.sink == *sink);
-        if !named || now.get(sink).is_some_and(|place| place.to_string() == *before) {
-            continue;
-        }
-        let place =
-            Place::parse(before).map_err(|found| RunError::Unsupported(format!("{sink} was written to {found}")))?;
-        left.insert(sink.clone(), open_place(&with_options(place, &now, &plan.state.path))?);
-    }
-    Ok(left)
-}
-
-/// A bucket is reached as the pipeline file says for another place in it.
-fn with_options(place: Place, places: &BTreeMap<String, Place>, state: &Place) -> Place {
-    let Place::Bucket(spec) = place else { return place };
-    let alike = places.values().chain([state]).find_map(|other| match other {
-        Place::Bucket(other) if (other.cloud, &other.bucket) == (spec.cloud, &spec.bucket) => {
-            Some(other.options.clone())
-        }
-        _ => None,
-    });
-    Place::Bucket(crate::env::BucketSpec { options: alike.unwrap_or_default(), ..spec })
 }
 
 /// A topic that grew spreads the records of one key over two partitions, and what waits for each other no longer meets.

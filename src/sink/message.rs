@@ -52,9 +52,9 @@ impl MessageFormat {
     }
 }
 
-/// The Avro schema of rows, as text. `name` may be any text.
-pub fn message_schema(namespace: &str, name: &str, schema: &Schema) -> String {
-    avro_schema(namespace, name, schema).to_string()
+/// The Avro schema of the rows of an outlet. The names may be any text.
+pub fn message_schema(pipeline: &str, outlet: &str, schema: &Schema) -> serde_json::Value {
+    avro_schema(&format!("conjoin.{pipeline}"), outlet, schema)
 }
 
 /// One object: times are milliseconds since 1970; what JSON has no word for (NaN, infinities) is null.
@@ -175,8 +175,9 @@ mod tests {
     #[test]
     fn a_row_in_avro_is_read_back_by_another_implementation_with_the_schema_that_is_told() {
         let rows = rows();
-        let text = message_schema("conjoin.ctr-v1", "ctr.2", rows.schema_ref());
+        let text = message_schema("ctr-v1", "samples.2", rows.schema_ref()).to_string();
         let schema = apache_avro::Schema::parse_str(&text).unwrap();
+        assert_eq!(schema.name().unwrap().fullname(None), "conjoin.ctr_v1.samples_2");
         let read = |row: usize| {
             let mut out = Vec::new();
             MessageFormat::avro(None).write(&rows, row, &mut out);

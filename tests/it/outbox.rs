@@ -2,17 +2,21 @@
 //! docs/OUTPUTS.md has every row once.
 
 use crate::cli::finish;
+use crate::end_to_end::{PlainReader, short_worlds};
+use crate::group::{GROUP_TIMES, Group, PARTITIONS};
 use crate::kill::{IMPRESSIONS, Log, SLOWLY, copy, scratch};
 use crate::support::binary::{Conjoin, rows, wait_for};
 use crate::support::cluster::Cluster;
 use crate::support::env;
-use crate::support::kafka::KafkaProducer;
+use crate::support::kafka::{KafkaProducer, brokers};
 use crate::support::sent::Outbox;
 use conjoin::env::failpoint::Failpoint;
 use serde_json::Value as Json;
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::time::Duration;
 
 /// Has the samples of a pipeline written to a topic, too.
 fn send(folder: &Path, kafka: &str) {
@@ -146,8 +150,8 @@ fn fault_46_brokers_of_the_topic_that_are_away_hold_up_no_commit_and_get_every_r
     let run = Conjoin::run(folder.path(), "second", &["--json"]);
     wait_for("it to be told again", || run.errors().contains("samples.ctr is not ready").then_some(()));
     // What waits is safe, and so is refused to be forgotten, or to be dealt out to other cells.
-    let (_, _, errors) = finish(folder.path(), &["rescale", "pipeline.yaml", "--partitions", "2"]);
-    assert!(errors.contains("are committed and not in their topic yet") || errors.contains("partitions"), "{errors}");
+    let (_, _, errors) = finish(folder.path(), &["rescale", "pipeline.yaml"]);
+    assert!(errors.contains("rows of samples.ctr are committed and not in their topic yet"), "{errors}");
     cluster.revive(1);
     wait_for("all rows to be sent", || (waiting_or_none(folder.path())? == 0).then_some(()));
     run.terminate();
@@ -249,4 +253,48 @@ fn rows_that_wait_for_their_topic_are_not_forgotten_by_a_change_of_the_pipeline_
     // With nothing waiting the outlet may go.
     fs::write(folder.path().join("pipeline.yaml"), &without).unwrap();
     end(folder.path(), "gone");
+}
+
+#[test]
+fn plain_avro_is_read_by_the_schema_that_is_printed() {
+    let (log, folder) = (Log::new(), scratch());
+    let outbox = Outbox::new(&log.kafka, "plain", 1);
+    log.write_pipeline(folder.path());
+    send(folder.path(), &to(&outbox, "avro"));
+    log.produce(0, IMPRESSIONS / 3);
+    end(folder.path(), "run");
+    let (code, printed, errors) = finish(folder.path(), &["schema", "pipeline.yaml", "--topic", &outbox.topic]);
+    assert_eq!(code, 0, "{errors}");
+    let schema = apache_avro::Schema::parse_str(&printed).unwrap();
+    let reader = apache_avro::reader::datum::GenericDatumReader::builder(&schema).build().unwrap();
+    let read = |payload: &[u8]| Json::try_from(reader.read_value(&mut &payload[..]).unwrap()).unwrap().to_string();
+    let mut found: Vec<String> = outbox.taken().iter().map(|sent| read(&sent.payload)).collect();
+    found.sort();
+    assert_eq!(found, filed(folder.path()));
+    let (code, _, errors) = finish(folder.path(), &["schema", "pipeline.yaml", "--topic", "other"]);
+    assert!(code == 2 && errors.contains(&outbox.topic), "{errors}");
+}
+
+#[test]
+fn cells_of_a_group_send_their_own_rows_while_processes_come_and_die() {
+    let mut group = Group::with(PARTITIONS, short_worlds(), &GROUP_TIMES, &brokers());
+    let outbox = Outbox::new(&group.setup.kafka, "group", 3);
+    send(group.path(), &to(&outbox, "json"));
+    let records = std::mem::take(&mut group.world.records);
+    let mut runs = vec![group.start("a"), group.start("b")];
+    for (number, chunk) in records.chunks(records.len() / 20).enumerate() {
+        group.setup.produce(chunk);
+        match number {
+            2 => group.wait_for_commits(),
+            8 => runs.remove(1).kill(),
+            12 => runs.push(group.start("c")),
+            _ => {}
+        }
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    group.finish(PlainReader::default(), runs);
+    let taken = outbox.taken();
+    assert_eq!(outbox.rows(), filed(group.path()));
+    let chains: BTreeSet<&String> = taken.iter().map(|sent| &sent.chain).collect();
+    assert_eq!(chains.len(), PARTITIONS as usize, "each cell has a sequence of its own");
 }

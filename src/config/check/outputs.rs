@@ -54,10 +54,15 @@ pub fn check(c: &mut Checker<'_>, raw: &Pipeline) {
 
 /// Every topic of a sample.
 fn outs<'r>(name: &str, sample: &'r Sample) -> Vec<(Path, &'r KafkaOut)> {
+    let writes = writes(name, sample).into_iter();
+    writes.filter_map(|(path, write)| Some((path.key("kafka"), write.kafka.as_ref()?))).collect()
+}
+
+/// Where the rows of a sample go, and those that are in none.
+pub fn writes<'r>(name: &str, sample: &'r Sample) -> Vec<(Path, &'r Write)> {
     let path = Path::of(&["samples", name]);
-    let writes = [(path.key("write"), &sample.write)].into_iter();
-    let sides = written(sample).map(|(kind, write)| (path.key("side").key(kind.name()), write));
-    writes.chain(sides).filter_map(|(path, write)| Some((path.key("kafka"), write.kafka.as_ref()?))).collect()
+    let rows = [(path.key("write"), &sample.write)].into_iter();
+    rows.chain(written(sample).map(|(kind, write)| (path.key("side").key(kind.name()), write))).collect()
 }
 
 /// The side outputs that are more than counted.

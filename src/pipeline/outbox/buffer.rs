@@ -154,3 +154,72 @@ pub(super) fn split_keys(block: &RecordBatch) -> Option<(StringArray, RecordBatc
     let columns: Vec<usize> = (1..block.num_columns()).collect();
     Some((keys, block.project(&columns).ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commit::{block_ref, decode_rows, read_block, verify_object};
+    use crate::env::MemoryStore;
+    use crate::event::{BlockClass, BlockKind};
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use xxhash_rust::xxh3::xxh3_64;
+
+    const ROWS: i64 = 1_000;
+
+    /// A batch that does not compress.
+    fn batch(number: i64) -> (StringArray, RecordBatch) {
+        let noise =
+            |row: i64| (0..16).map(|n| format!("{:x}", xxh3_64(&(number * ROWS + row + (n << 40)).to_le_bytes())));
+        let columns: [(&str, ArrayRef); 2] = [
+            ("number", Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| number * ROWS + row)))),
+            ("noise", Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| noise(row).collect::<String>())))),
+        ];
+        let keys = StringArray::from_iter_values((0..ROWS).map(|row| format!("k{}", number * ROWS + row)));
+        (keys, RecordBatch::try_from_iter(columns).unwrap())
+    }
+
+    fn outlets() -> Outlets {
+        let class = |part: u16| BlockClass { kind: BlockKind::Outbox, node: 4, part };
+        let outlet =
+            |part: u16| Outlet { name: format!("o{part}"), sample: 0, class: class(part), shared: Arc::default() };
+        Outlets([0, 2].map(outlet).into())
+    }
+
+    #[test]
+    fn f13_a_flood_of_rows_for_a_topic_goes_to_disk_before_the_cut_and_none_is_lost() {
+        let (state, outlets) = (Arc::new(MemoryStore::new()), outlets());
+        let mut buffers = OutboxBuffers::new(&outlets, (1, 2), 6, (3, "w"), state.clone());
+        for number in 0..200 {
+            let (keys, rows) = batch(number);
+            buffers.push(0, 0, &keys, &rows).unwrap();
+            buffers.push(0, 1, &keys, &rows).unwrap();
+            let waits: usize = buffers.outlets.iter().map(|filling| filling.bytes).sum();
+            let held: usize = buffers.cut.blocks.iter().map(|block| block.bytes().len()).sum();
+            assert!(waits < BLOCK_BYTES_MAX && held < HELD_BYTES_MAX, "{waits} and {held} bytes wait in memory");
+        }
+        let cut = buffers.cut(7).unwrap();
+        assert!(cut.objects.len() > 2, "{} objects", cut.objects.len());
+        let mut pieces = Vec::new();
+        for (object, entries) in &cut.objects {
+            verify_object(state.as_ref(), object).unwrap();
+            let path: Arc<str> = object.path.as_str().into();
+            let read = |entry: &BlockEntry| read_block(state.as_ref(), &block_ref(&path, entry).unwrap()).unwrap();
+            pieces.extend(entries.iter().map(|entry| (entry.clone(), read(entry))));
+        }
+        pieces.extend(cut.blocks.iter().map(|block| (block.entry().clone(), decode_rows(block.bytes()).unwrap())));
+        assert!(pieces.iter().all(|(entry, _)| (entry.bucket, entry.class.part, entry.segment.lane) == (7, 0, 1)));
+        pieces.sort_by_key(|(entry, _)| entry.segment);
+        let mut next = 0;
+        for (_, block) in &pieces {
+            let (keys, rows) = split_keys(block).unwrap();
+            let numbers = rows.column_by_name("number").unwrap().as_primitive::<Int64Type>();
+            for row in 0..rows.num_rows() {
+                assert_eq!((numbers.value(row), keys.value(row)), (next, format!("k{next}").as_str()));
+                next += 1;
+            }
+        }
+        assert_eq!(next, 200 * ROWS, "rows are in the order in which they came");
+        assert!(buffers.cut(8).unwrap().blocks.is_empty(), "a cut without rows has no block");
+    }
+}

@@ -17,7 +17,7 @@ mod parts;
 mod sender;
 
 pub use buffer::{OutboxBuffers, OutboxCut};
-pub use parts::OutboxParts;
+pub use parts::{OutboxParts, topic_schemas};
 pub use sender::{CHAIN_HEADER, COMMIT_HEADER, OutboxSender, ROW_HEADER};
 
 use crate::commit::{BlockEntry, Manifest, OutboxMark, block_ref};

@@ -1,14 +1,29 @@
 //! Parts: what each thread of a run has of the outlets.
 
-use super::{OutboxBuffers, OutboxSender, OutboxWatch, Outlet, Outlets};
+use super::{OutboxBuffers, OutboxSender, OutboxWatch, Outlet, Outlets, SAMPLE_ROWS};
 use crate::commit::Manifest;
-use crate::config::Plan;
+use crate::config::{KafkaOutPlan, Plan};
 use crate::env::Store;
 use crate::event::{BlockClass, BlockKind};
 use crate::pipeline::World;
 use crate::pipeline::build::outlets;
 use crate::pipeline::restore::Objects;
+use crate::sink::{RowFormat, message_schema, side_schema};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// The Avro schemas of the rows that a plan writes to topics, by topic.
+pub fn topic_schemas(plan: &Plan) -> BTreeMap<String, serde_json::Value> {
+    let avro = outlets(plan).into_iter().filter(|(.., to)| to.format == RowFormat::Avro);
+    let schema = |(name, sample, part, to): (String, usize, u16, &KafkaOutPlan)| {
+        let rows = match part {
+            SAMPLE_ROWS => plan.samples[sample].sample.schema.clone(),
+            _ => side_schema(),
+        };
+        (to.topic.clone(), message_schema(&plan.pipeline, &name, &rows))
+    };
+    avro.map(schema).collect()
+}
 
 pub struct OutboxParts {
     pub committer: Outlets,

@@ -177,7 +177,7 @@ impl OutboxSender {
             (RowFormat::Avro, None) => MessageFormat::avro(None),
             (RowFormat::Avro, Some(registry)) => {
                 let client = RegistryClient::new(registry.clone())?;
-                let text = message_schema(&format!("conjoin.{}", self.pipeline), &self.outlet.name, &schema);
+                let text = message_schema(&self.pipeline, &self.outlet.name, &schema).to_string();
                 MessageFormat::avro(Some(client.register(&format!("{}-value", self.to.topic), &text)?))
             }
         };
