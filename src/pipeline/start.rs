@@ -167,11 +167,10 @@ impl Start<'_> {
 
         let failure = Failure::new(self.world.stop.clone());
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
-        let (done_in, done_out) = bounded(2);
+        let ((done_in, done_out), (notes_in, notes_out)) = (bounded(2), bounded(NOTES_MAX));
         let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), head))?;
         let sample_stores = self.sample_stores()?;
         let names = self.names(&opened.files);
-        let (notes_in, notes_out) = bounded(NOTES_MAX);
         let garbage = GarbageOutlet::new(notes_in);
         let outbox = OutboxParts::new(&self.plan, self.world, &self.state, (head, &objects), &writer);
         let mut committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;

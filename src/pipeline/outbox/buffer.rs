@@ -170,7 +170,7 @@ mod tests {
     /// A batch that does not compress.
     fn batch(number: i64) -> (StringArray, RecordBatch) {
         let noise =
-            |row: i64| (0..16).map(|n| format!("{:x}", xxh3_64(&(number * ROWS + row + (n << 40)).to_le_bytes())));
+            |row: i64| (0..16).map(move |n| format!("{:x}", xxh3_64(&(number * ROWS + row + (n << 40)).to_le_bytes())));
         let columns: [(&str, ArrayRef); 2] = [
             ("number", Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| number * ROWS + row)))),
             ("noise", Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| noise(row).collect::<String>())))),

@@ -13,6 +13,8 @@
 use super::{close, settings};
 use crate::source::{KafkaConnection, SourceError};
 use rdkafka::ClientContext;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
@@ -65,7 +67,14 @@ impl Deliveries {
     }
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // It says at every connect what is known: see `connect_gapless`.
+        if !message.contains("enable.gapless.guarantee is experimental") {
+            DefaultClientContext.log(level, facility, message);
+        }
+    }
+}
 
 impl ProducerContext for Deliveries {
     /// 0, or one more than the number of a tracked message.
