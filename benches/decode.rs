@@ -57,6 +57,7 @@ fn impressions() -> DecodeSpec {
         min_time: 0,
         max_future_ms: 60_000,
         limits: DecodeLimits::default(),
+        positions: false,
     }
 }
 

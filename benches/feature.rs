@@ -198,6 +198,7 @@ fn parts() -> Vec<Part> {
                 event_time,
                 keys: vec![Arc::new(ids), Arc::new(user_prints), Arc::new(item_prints)],
                 content: vec![0; BATCH],
+                positions: None,
                 feature_inputs: vec![FeatureInput { mask: None, values: None }],
                 rejected: vec![],
                 filtered: 0,

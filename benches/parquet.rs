@@ -77,7 +77,7 @@ fn batch(schema: &SchemaRef, first: usize, rows: usize, entropy: &SeededEntropy)
     columns.push(time_column(labels.finish()));
     columns.push(Arc::new(Float64Array::from(values)));
     let rows = RecordBatch::try_new(schema.clone(), columns).expect("the columns follow the schema");
-    SampleBatch { sample: 0, rows, impression_time: times, bucket: 0 }
+    SampleBatch { sample: 0, rows, impression_time: times, event_id: None, bucket: 0 }
 }
 
 fn main() {

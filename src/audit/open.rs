@@ -1,6 +1,6 @@
 //! Open: the stores of a plan, for those who only look: nothing is made that is not there.
 
-use crate::commit::{ChainError, ClaimRefusal, Manifest, ObjectError, Survey, survey};
+use crate::commit::{ChainError, ClaimRefusal, Manifest, ObjectError, OutboxMark, Survey, survey};
 use crate::config::Plan;
 use crate::env::{Place, Store, StoreError, open_place};
 use crate::pipeline::{Generation, RestoreError, RunError};
@@ -91,6 +91,12 @@ impl OwnState {
             }
             whole.counts.add(&head.counts);
             whole.totals += head.totals;
+            for (outlet, mark) in &head.outbox {
+                let sum = whole.outbox.entry(outlet.clone()).or_insert(OutboxMark { committed: 0, sent: 0, ..*mark });
+                sum.kafka_through = sum.kafka_through.min(mark.kafka_through);
+                sum.committed += mark.committed;
+                sum.sent += mark.sent;
+            }
             whole.dead_letters_gone += head.dead_letters_gone;
             whole.objects.extend(head.objects.iter().cloned());
         }

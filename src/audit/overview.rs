@@ -5,7 +5,9 @@
 //! Does not: read a broker, or any row.
 
 use crate::audit::{AuditError, OwnChain, OwnState, own_state};
-use crate::commit::{ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, OutageEntry, changed_nodes, decide};
+use crate::commit::{
+    ClaimRefusal, Damage, Link, Manifest, ManifestKind, Needed, OutageEntry, OutboxMark, changed_nodes, decide,
+};
 use crate::config::Plan;
 use crate::env::Store;
 use crate::event::{
@@ -40,6 +42,8 @@ pub struct Overview {
     pub samples: Vec<SampleView>,
     pub features: Vec<GroupView>,
     pub objects: ObjectsView,
+    /// What goes to topics.
+    pub outbox: Vec<OutboxView>,
     pub files: FilesView,
     pub totals: Totals,
     /// Whether every account adds up.
@@ -198,6 +202,17 @@ pub struct ClassView {
     pub rows: u64,
     pub bytes: u64,
     pub needed_bytes: u64,
+}
+
+/// The rows of an outlet, as the manifest says; its process may have sent more since.
+#[derive(Clone, Debug, Serialize)]
+pub struct OutboxView {
+    pub outlet: String,
+    /// The commit up to which brokers have every row; of several cells, of that which is least far.
+    pub kafka_through: u64,
+    pub committed: u64,
+    pub sent: u64,
+    pub waiting: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -406,11 +421,17 @@ fn of_head(plan: &Plan, head: &Manifest, objects: ObjectsView) -> Overview {
         samples,
         features,
         objects,
+        outbox: head.outbox.iter().map(|(outlet, mark)| outbox_view(outlet, mark)).collect(),
         files: FilesView { named: Vec::new() },
         totals: head.totals,
         balanced,
         problems,
     }
+}
+
+fn outbox_view(outlet: &str, mark: &OutboxMark) -> OutboxView {
+    let OutboxMark { kafka_through, committed, sent, .. } = *mark;
+    OutboxView { outlet: outlet.into(), kafka_through, committed, sent, waiting: mark.waiting() }
 }
 
 fn known(time: EventTime) -> Option<EventTime> {
@@ -573,6 +594,7 @@ fn class_owner(plan: &Plan, head: &Manifest, class: BlockClass) -> String {
         BlockKind::ImpressionKeys
         | BlockKind::ImpressionRows
         | BlockKind::ImpressionFeatures
+        | BlockKind::Outbox
         | BlockKind::ClosedIds => head.layout.samples[at].name.clone(),
     }
 }

@@ -61,7 +61,8 @@ impl Lane {
     pub(super) fn cut(&mut self, number: u64, roll: bool, sealed: EventTime) -> LaneCut {
         let (mut blocks, mut needed_from) = (Vec::new(), Vec::new());
         for (sample, join) in self.joins.iter_mut().enumerate() {
-            let cut = join.cut(self.spec.samples[sample].node, number, self.number as u16, roll);
+            let spec = &self.spec.samples[sample];
+            let cut = join.cut(spec.node, number, self.number as u16, roll || spec.leaves_at_cut);
             blocks.extend(cut.blocks);
             needed_from.extend(cut.needed_from);
         }

@@ -14,7 +14,7 @@ use crate::cell::mirror::Mirror;
 use crate::cell::{CellSpec, GroupCell, Stitched, StreamUse};
 use crate::event::{
     BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, Outage, RoutedBatch,
-    SampleCounts, StateBlock, Watermark, home_of, key_group, lane_of,
+    SampleCounts, SideRows, StateBlock, Watermark, home_of, key_group, lane_of,
 };
 use crate::feature::{GroupStore, null_where};
 use crate::join::{ClosedRows, Emit, JoinState, LaneRows};
@@ -100,6 +100,8 @@ pub struct LaneOutput {
     /// Per sample number, rows that closed, oldest bucket first.
     pub closed: Vec<(u16, ClosedRows)>,
     pub online: Vec<FeatureBatch>,
+    /// Per sample number, rows that are in no sample.
+    pub side: Vec<(u16, SideRows)>,
     pub applied: Option<Applied>,
     pub cut: Option<LaneCut>,
 }
@@ -152,6 +154,13 @@ impl Lane {
     }
 
     pub fn step(&mut self, input: LaneInput, out: &mut LaneOutput) {
+        self.take(input, out);
+        for (sample, join) in self.joins.iter_mut().enumerate() {
+            out.side.extend(join.take_side().into_iter().map(|rows| (sample as u16, rows)));
+        }
+    }
+
+    fn take(&mut self, input: LaneInput, out: &mut LaneOutput) {
         match input {
             LaneInput::Rows(batch) => self.rows(&batch),
             LaneInput::Advance(advance) => self.advance(advance, out),

@@ -66,6 +66,8 @@ pub struct SampleCell {
     pub serving_lag_ms: DurationMs,
     /// The feature groups stitched onto the sample.
     pub groups: Vec<Stitched>,
+    /// No file waits for its rows: what has closed leaves with the next cut.
+    pub leaves_at_cut: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -176,18 +176,21 @@ fn sections(parts: &mut Vec<String>, view: &Overview) {
     section("features".into(), &features(view));
     let objects = &view.objects;
     section(format!("state: {} objects, {}", objects.objects, human_bytes(objects.bytes)), &classes(view));
+    section("rows on their way to topics".into(), &outbox(view));
     let named = view.files.named.len();
     let shown =
         if named > FILES_SHOWN_MAX { format!(", the last {FILES_SHOWN_MAX} of {named}") } else { String::new() };
     section(format!("files that the kept manifests name, newest last{shown}"), &files(view));
     let totals = &view.totals;
     parts.push(format!(
-        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} of state written, {} of it copies",
+        "since the chain was born: {} files with {} rows ({}), {} dead-letter files with {} rows, {} side-output files with {} rows, {} of state written, {} of it copies",
         exact_count(totals.files),
         exact_count(totals.file_rows),
         human_bytes(totals.file_bytes),
         exact_count(totals.dead_letter_files),
         exact_count(totals.dead_letter_rows),
+        exact_count(totals.side_files),
+        exact_count(totals.side_rows),
         human_bytes(totals.state_bytes_written),
         human_bytes(totals.state_bytes_copied),
     ));
@@ -334,6 +337,15 @@ fn classes(view: &Overview) -> Table {
         let sizes = [human_bytes(class.bytes), human_bytes(class.needed_bytes)];
         let counts = [exact_count(class.blocks), exact_count(class.rows)];
         table.row([kind, class.of.clone()].into_iter().chain(counts).chain(sizes));
+    }
+    table
+}
+
+fn outbox(view: &Overview) -> Table {
+    let mut table = Table::new(&["outlet", ">committed", ">in the topic", ">waiting", ">through commit"]);
+    for outlet in &view.outbox {
+        let numbers = [outlet.committed, outlet.sent, outlet.waiting].map(exact_count);
+        table.row([outlet.outlet.clone()].into_iter().chain(numbers).chain([outlet.kafka_through.to_string()]));
     }
     table
 }

@@ -13,6 +13,7 @@ mod live;
 mod repartition;
 mod rescale;
 mod run;
+mod schema;
 mod serve;
 mod table;
 mod test;
@@ -45,6 +46,7 @@ enum Command {
     Check(check::CheckArgs),
     Advise(advise::AdviseArgs),
     Test(test::TestArgs),
+    Schema(schema::SchemaArgs),
     Inspect(inspect::InspectArgs),
     #[command(subcommand)]
     DeadLetters(dead_letters::DeadLettersCommand),
@@ -125,6 +127,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args),
         Command::Advise(args) => advise::advise(&args),
         Command::Test(args) => test::test(&args),
+        Command::Schema(args) => schema::schema(&args),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::DeadLetters(command) => dead_letters::dead_letters(&command),
         Command::Verify(args) => verify::verify(&args),

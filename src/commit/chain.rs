@@ -239,6 +239,7 @@ fn birth(identity: &Identity<'_>) -> Manifest {
         handover: None,
         files: Vec::new(),
         places: BTreeMap::new(),
+        outbox: BTreeMap::new(),
         totals: Default::default(),
         dead_letters_gone: 0,
     }
@@ -313,8 +314,13 @@ pub(super) mod tests {
     }
 
     static NO_RESETS: BTreeSet<String> = BTreeSet::new();
-    static NONE: Definition =
-        Definition { semantics: BTreeMap::new(), streams: Vec::new(), samples: Vec::new(), groups: Vec::new() };
+    static NONE: Definition = Definition {
+        semantics: BTreeMap::new(),
+        streams: Vec::new(),
+        samples: Vec::new(),
+        groups: Vec::new(),
+        outlets: BTreeSet::new(),
+    };
 
     pub(in crate::commit) fn manifest_for_test(number: u64, epoch: u64) -> Manifest {
         let semantics = BTreeMap::from([("samples.ctr".to_owned(), "a".to_owned())]);

@@ -11,7 +11,7 @@
 //! forgotten is told with its rows; numbers of nodes are never given twice, so forgotten blocks stay forgotten.
 //! Does not: touch a store.
 
-use crate::commit::manifest::{GroupNode, Layout, Manifest, SampleNode, StreamNode};
+use crate::commit::manifest::{GroupNode, Layout, Manifest, OutboxMark, SampleNode, StreamNode};
 use crate::commit::protocol::ClaimRefusal;
 use crate::event::{DurationMs, EventTime, GroupCounts, LabelAccount, SampleCounts};
 use arrow::temporal_conversions::timestamp_ms_to_datetime;
@@ -25,6 +25,8 @@ pub struct Definition {
     pub streams: Vec<String>,
     pub samples: Vec<SampleShape>,
     pub groups: Vec<GroupShape>,
+    /// What is sent to topics, as manifests call it.
+    pub outlets: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,6 +67,7 @@ pub fn decide(last: &Manifest, new: &Definition, resets: &BTreeSet<String>) -> R
     let streams = judge.streams();
     let (groups, group_counts) = judge.groups();
     let (samples, sample_counts) = judge.samples();
+    let outbox = judge.outbox(&samples);
     if !judge.refused.is_empty() {
         return Err(ClaimRefusal::Semantics { nodes: judge.refused });
     }
@@ -81,6 +84,7 @@ pub fn decide(last: &Manifest, new: &Definition, resets: &BTreeSet<String>) -> R
         needed_from: last.needed_from.iter().copied().filter(|(class, _)| layout.place(*class).is_some()).collect(),
         tracks: last.tracks.iter().filter(|track| new.streams.contains(&track.stream)).cloned().collect(),
         streams: stays,
+        outbox,
         dead_letters_gone: last.dead_letters_gone + gone.values().map(|account| account.dead_lettered).sum::<u64>(),
         counts,
         layout,
@@ -367,6 +371,33 @@ impl Judge<'_> {
         let changed = columns || negatives || of_groups || groups != kept.groups;
         let rows_since = if changed { since } else { kept.rows_since };
         (SampleNode { groups, rows_since, ..kept.clone() }, counts)
+    }
+
+    /// The outlets that go on. Rows that were committed for a topic leave the state by going there, or by a reset.
+    fn outbox(&mut self, samples: &[SampleNode]) -> BTreeMap<String, OutboxMark> {
+        let (last, mut kept) = (self.last, BTreeMap::new());
+        for (outlet, mark) in &last.outbox {
+            let node = last.layout.samples.iter().find(|sample| sample.number == mark.node);
+            let stays = samples.iter().any(|sample| sample.number == mark.node);
+            if stays && self.new.outlets.contains(outlet) {
+                kept.insert(outlet.clone(), *mark);
+                continue;
+            }
+            let reset = node.is_some_and(|node| {
+                let name = &node.name;
+                self.is_reset(format!("joins.{name}")) || self.is_reset(format!("samples.{name}"))
+            });
+            match mark.waiting() {
+                0 => {}
+                rows if reset => self.note(format!("{outlet}: {rows} rows that are not in its topic yet are forgotten")),
+                rows => self.refused.push(format!(
+                    "{outlet} has {rows} rows that are not in its topic yet (start once more with the old definition until \
+                     `conjoin inspect` shows none; --reset samples.{} forgets them with all else of the sample)",
+                    node.map_or("?", |node| &node.name)
+                )),
+            }
+        }
+        kept
     }
 
     fn group_streams_are_reset(&self, group: &str) -> bool {

@@ -27,6 +27,7 @@ fn definition() -> Definition {
         streams: names(&["shown", "clicks"]),
         samples: vec![sample_shape("ctr", &["user"])],
         groups: vec![group_shape("user")],
+        outlets: names(&["samples.ctr"]).into_iter().collect(),
     }
 }
 
@@ -327,4 +328,27 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn rows_that_wait_for_their_topic_leave_by_going_there_or_by_a_reset() {
+    let definition = definition();
+    let mut last = last(&definition);
+    let mark = OutboxMark { node: 0, part: 0, kafka_through: 3, committed: 9, sent: 4 };
+    last.outbox.insert("samples.ctr".into(), mark);
+    let accepted = decide(&last, &definition, &resets(&[])).unwrap();
+    assert_eq!(accepted.next.outbox, last.outbox, "what goes on keeps its cursor");
+    // The topic is gone from the file.
+    let without = Definition { outlets: BTreeSet::new(), ..definition.clone() };
+    let refused = decide(&last, &without, &resets(&[])).unwrap_err().to_string();
+    assert!(refused.contains("samples.ctr has 5 rows that are not in its topic yet"), "{refused}");
+    let reset = decide(&last, &without, &resets(&["samples.ctr"])).unwrap();
+    assert_eq!(reset.next.outbox, BTreeMap::new());
+    assert!(reset.notes.iter().any(|note| note.contains("5 rows that are not in its topic yet are forgotten")));
+    // A reset sample begins a sequence of its own.
+    let reset = decide(&last, &definition, &resets(&["joins.ctr"])).unwrap();
+    assert_eq!(reset.next.outbox, BTreeMap::new());
+    // With nothing waiting the topic may go.
+    last.outbox.insert("samples.ctr".into(), OutboxMark { sent: 9, ..mark });
+    assert_eq!(decide(&last, &without, &resets(&[])).unwrap().next.outbox, BTreeMap::new());
 }

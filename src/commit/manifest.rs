@@ -61,10 +61,38 @@ pub struct Manifest {
     /// Where the files of each sink lie, as its pipeline file said: a later one may say otherwise.
     #[serde(default)]
     pub places: BTreeMap<String, String>,
+    /// Per outlet (`samples.ctr`), how far its rows are on their way to their topic.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outbox: BTreeMap<String, OutboxMark>,
     pub totals: Totals,
     /// Dead letters of streams that the pipeline does not have any more.
     #[serde(default)]
     pub dead_letters_gone: u64,
+}
+
+/// How far the rows of an outlet are on their way to their topic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct OutboxMark {
+    /// `BlockClass::node` and `part` of its blocks.
+    pub node: u16,
+    #[serde(default)]
+    pub part: u16,
+    /// Brokers have the rows of every cut up to this one.
+    pub kafka_through: u64,
+    /// Rows that commits gave to the outlet, and those of them that brokers have.
+    pub committed: u64,
+    pub sent: u64,
+}
+
+impl OutboxMark {
+    pub fn class(&self) -> BlockClass {
+        BlockClass { kind: BlockKind::Outbox, node: self.node, part: self.part }
+    }
+
+    /// Rows that are in state and not in the topic.
+    pub fn waiting(&self) -> u64 {
+        self.committed.saturating_sub(self.sent)
+    }
 }
 
 /// What a cell says to the others with a commit, beside what it sealed.

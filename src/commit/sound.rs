@@ -44,6 +44,11 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), String> {
     let totals = &manifest.totals;
     count("the totals of files", [totals.files, totals.file_rows, totals.file_bytes, totals.state_bytes_written])?;
     count("the totals of dead letters", [totals.dead_letter_files, totals.dead_letter_rows])?;
+    count("the totals of side outputs", [totals.side_files, totals.side_rows])?;
+    for (outlet, mark) in &manifest.outbox {
+        count(&format!("the outbox of {outlet}"), [mark.kafka_through, mark.committed])?;
+        at_most("rows sent", mark.sent, mark.committed)?;
+    }
     books(manifest)
 }
 
@@ -51,7 +56,8 @@ fn books(manifest: &Manifest) -> Result<(), String> {
     let counts = &manifest.counts;
     let labels: usize = counts.samples.iter().map(|sample| sample.labels.len()).sum();
     let uses: usize = counts.groups.iter().map(|group| group.uses.len()).sum();
-    let lists = [manifest.streams.len(), counts.samples.len(), counts.groups.len(), labels, uses];
+    let lists =
+        [manifest.streams.len(), manifest.outbox.len(), counts.samples.len(), counts.groups.len(), labels, uses];
     if lists.iter().any(|entries| *entries > ENTRIES_MAX) {
         return Err("it has more books than a pipeline has definitions".into());
     }

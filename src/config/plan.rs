@@ -2,7 +2,7 @@
 
 use crate::commit::StateSpec;
 use crate::decode::DecodeSpec;
-use crate::event::{Partitioner, StreamId};
+use crate::event::{Partitioner, SideKind, StreamId};
 use crate::feature::GroupSpec;
 use crate::join::JoinSpec;
 use crate::model::ModelSpec;
@@ -10,8 +10,8 @@ use crate::online::OnlineSpec;
 use crate::registry::RegistrySpec;
 use crate::route::{Guard, StreamTime};
 use crate::sample::SampleSpec;
-use crate::sink::ParquetSpec;
-use crate::source::{GroupModeSpec, InputSpec};
+use crate::sink::{ParquetSpec, RowFormat};
+use crate::source::{GroupModeSpec, InputSpec, KafkaConnection};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -47,8 +47,29 @@ pub struct SamplePlan {
     pub join: JoinSpec,
     pub sample: SampleSpec,
     pub parquet: Option<ParquetSpec>,
+    pub kafka: Option<KafkaOutPlan>,
+    /// Where rows go that are in no sample; kinds that are not here are counted only.
+    pub side: Vec<SidePlan>,
     /// Of its label streams.
     pub guard: Guard,
+}
+
+/// Where the rows of one kind go that are in no sample.
+#[derive(Clone, Debug)]
+pub struct SidePlan {
+    pub kind: SideKind,
+    pub parquet: Option<ParquetSpec>,
+    pub kafka: Option<KafkaOutPlan>,
+}
+
+/// A topic that rows go to.
+#[derive(Clone, Debug)]
+pub struct KafkaOutPlan {
+    pub connection: KafkaConnection,
+    pub topic: String,
+    pub format: RowFormat,
+    /// Where the schema of the rows is registered; without one messages are plain Avro.
+    pub registry: Option<RegistrySpec>,
 }
 
 #[derive(Clone, Debug)]

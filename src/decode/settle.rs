@@ -75,6 +75,7 @@ impl Settle<'_> {
             event_time,
             keys,
             content,
+            positions: self.spec.positions.then(|| self.positions(&verdicts)),
             feature_inputs,
             rejected,
             filtered,
@@ -235,6 +236,11 @@ impl Settle<'_> {
             content.push(item_hash(hashed.1, self.item(row).unwrap_or(0)));
         }
         content
+    }
+
+    fn positions(&self, verdicts: &[Verdict]) -> Vec<i64> {
+        let accepted = (0..verdicts.len()).filter(|row| verdicts[*row] == Verdict::Accepted);
+        accepted.map(|row| self.raw.records[self.rows.record_of[row] as usize].position).collect()
     }
 
     /// Refusals in the order of the log, with the record's bytes. A slate with many bad elements keeps its bytes with

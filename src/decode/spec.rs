@@ -37,6 +37,8 @@ pub struct DecodeSpec {
     /// How far past the broker's time a record may claim to be.
     pub max_future_ms: DurationMs,
     pub limits: DecodeLimits,
+    /// Whether rows keep the position of their record: somebody wants to be told where it is.
+    pub positions: bool,
 }
 
 /// How the payloads of a stream are written.

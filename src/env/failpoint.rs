@@ -63,6 +63,12 @@ failpoints! {
     ParquetFinish = "parquet-finish",
     /// Making it durable under its staged name.
     ParquetStage = "parquet-stage",
+    /// Writing an object of rows for topics that there are too many of to wait for the cut in memory.
+    OutboxWrite = "outbox-write",
+    /// Writing the rows of one commit to a topic.
+    OutboxSend = "outbox-send",
+    /// Taking note that brokers have them.
+    OutboxSent = "outbox-sent",
     /// Reading small state objects whose blocks are copied into the next one.
     StateCopy = "state-copy",
     /// Writing the state object.

@@ -238,6 +238,11 @@ pub struct Totals {
     pub file_bytes: u64,
     pub dead_letter_files: u64,
     pub dead_letter_rows: u64,
+    /// Files of side outputs.
+    #[serde(default)]
+    pub side_files: u64,
+    #[serde(default)]
+    pub side_rows: u64,
     pub state_bytes_written: u64,
     /// Of these, bytes of blocks that were there before: small objects are put together.
     #[serde(default)]
@@ -251,6 +256,8 @@ impl AddAssign for Totals {
         self.file_bytes += other.file_bytes;
         self.dead_letter_files += other.dead_letter_files;
         self.dead_letter_rows += other.dead_letter_rows;
+        self.side_files += other.side_files;
+        self.side_rows += other.side_rows;
         self.state_bytes_written += other.state_bytes_written;
     }
 }

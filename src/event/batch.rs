@@ -1,7 +1,7 @@
 //! Batches: what travels between the stages, raw, decoded, closed, and what was rejected on the way.
 
 use crate::event::{EventTime, Fingerprint, PartitionId, PositionDelta};
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StringArray};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -151,6 +151,8 @@ pub struct DecodedBatch {
     pub keys: Vec<Arc<Vec<Fingerprint>>>,
     /// [`content_hash`](crate::event::content_hash) of the record a row came from.
     pub content: Vec<u64>,
+    /// The position of the record a row came from, where the stream's rows are told by it.
+    pub positions: Option<Vec<i64>>,
     /// One entry per feature use of the stream, see [`DecodeSpec::feature_inputs`](crate::decode::DecodeSpec).
     pub feature_inputs: Vec<FeatureInput>,
     pub rejected: Vec<Rejected>,
@@ -186,6 +188,8 @@ pub struct SampleBatch {
     pub rows: RecordBatch,
     /// Event time of each row's impression: decides the date and hour folder.
     pub impression_time: Vec<EventTime>,
+    /// What each row's impression is called, where rows are sent under their names.
+    pub event_id: Option<StringArray>,
     /// The time bucket these rows were pending in: the unit in which files take over from state.
     pub bucket: i64,
 }

@@ -27,6 +27,8 @@ pub enum BlockKind {
     FeatureIds,
     /// Tiles and values that a cut hands to the other cells. The bucket is the number of the cut.
     Sealed,
+    /// Rows on their way to a topic, behind their keys, until brokers have them. The bucket is the number of the cut.
+    Outbox,
 }
 
 /// Blocks that live and die together: one kind of one node (and of one label stream of it).
@@ -35,7 +37,7 @@ pub struct BlockClass {
     pub kind: BlockKind,
     /// Number of the sample or feature group in the plan.
     pub node: u16,
-    /// Number of the label stream within the sample; 0 elsewhere.
+    /// Number of the label stream within the sample, for `Outbox` of the outlet; 0 elsewhere.
     pub part: u16,
 }
 

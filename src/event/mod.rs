@@ -20,6 +20,7 @@ mod block;
 mod file;
 mod delays;
 mod account;
+mod side;
 mod cell_mark;
 mod outage;
 
@@ -38,6 +39,7 @@ pub use partitioner::*;
 pub use position::*;
 pub use registered::*;
 pub use schema::*;
+pub use side::*;
 pub use time::*;
 
 /// Checks a named invariant of docs/INVARIANTS.md: panics in debug builds and in simulation, is reported as an error

@@ -214,6 +214,7 @@ fn batch(events: &[Event], stream: usize) -> DecodedBatch {
             Arc::new(events.iter().map(|event| event.print()).collect()),
         ],
         content: events.iter().map(|event| event.content()).collect(),
+        positions: None,
         feature_inputs: feature_inputs.collect(),
         rejected: vec![],
         filtered: 0,

@@ -6,12 +6,13 @@
 //! A label is resolved when its impression closes, not when it arrives: so the answer does not depend on which of the
 //! two came first, an early label needs no place of its own, and a label never moves.
 
-use crate::event::{DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount};
+use crate::event::{DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount, SideReason, SideRows};
 use crate::join::index::{Index, RowRef};
-use crate::join::{LabelSpec, Take};
-use arrow::array::{RecordBatch, UInt32Array};
+use crate::join::side::{expired, kept_columns, with_places};
+use crate::join::{LabelSpec, RestoreError, Take};
+use arrow::array::{ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::take_record_batch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Field, SchemaRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -103,8 +104,11 @@ pub struct NewLabel {
 
 pub struct Labels {
     pub spec: LabelSpec,
-    /// Schema of the selected columns.
+    /// Columns of the stream that are held, those that the sample takes first, and their schema.
+    kept: Vec<usize>,
     pub schema: SchemaRef,
+    /// Which are told when they leave unmatched; `None` where nobody asked.
+    told: Option<Vec<SideRows>>,
     pub buckets: BTreeMap<u32, LabelBucket>,
     pub ids: Index,
     /// The newest label of each key.
@@ -132,16 +136,19 @@ pub enum Admission {
 }
 
 impl Labels {
-    pub fn new(mut spec: LabelSpec, stream: &SchemaRef) -> Self {
+    pub fn new(mut spec: LabelSpec, stream: &SchemaRef, tell: bool) -> Self {
         spec.select = match spec.take {
             Take::First | Take::Last | Take::All(_) => spec.select,
             Take::Sum(column) | Take::Min(column) | Take::Max(column) => vec![column],
             // A batch without columns has no length: the first one stands for the row.
             Take::Any | Take::Count => vec![0],
         };
+        let (kept, schema) = kept_columns(&spec, stream, tell);
         Labels {
-            schema: Arc::new(stream.project(&spec.select).expect("the plan selects existing columns")),
             spec,
+            kept,
+            schema,
+            told: tell.then(Vec::new),
             buckets: BTreeMap::new(),
             ids: Index::default(),
             chains: Index::default(),
@@ -325,7 +332,11 @@ impl Labels {
 
     /// Adds the selected columns of rows that were just pushed, in push order per bucket.
     pub fn add_columns(&mut self, batch: &DecodedBatch, rows_by_bucket: &[(u32, Vec<u32>)]) {
-        let selected = batch.rows.project(&self.spec.select).expect("the plan selects existing columns");
+        let mut selected = batch.rows.project(&self.kept).expect("the plan selects existing columns");
+        if self.told.is_some() {
+            let columns = with_places(batch, &selected).columns().to_vec();
+            selected = RecordBatch::try_new(self.schema.clone(), columns).expect("columns follow the schema");
+        }
         for (bucket_number, rows) in rows_by_bucket {
             let columns = if rows.len() == batch.num_rows() {
                 selected.clone()
@@ -342,11 +353,30 @@ impl Labels {
         bucket.parts.push(LabelPart { start, columns });
     }
 
+    /// The columns of a block as they are held now: whether labels are told when they leave may have changed since it was
+    /// written, and with it what is held beside the columns that the sample takes.
+    pub fn held_columns(&self, block: &RecordBatch) -> Result<RecordBatch, RestoreError> {
+        let selected = self.spec.select.len();
+        let column = |(at, field): (usize, &Arc<Field>)| match block.column_by_name(field.name()) {
+            Some(found) if found.data_type() == field.data_type() => Ok(found.clone()),
+            None if at >= selected => Ok(new_null_array(field.data_type(), block.num_rows())),
+            found => {
+                let found = found.map(|column| column.data_type());
+                let reason = format!("column {} of type {found:?}, not of {}", field.name(), field.data_type());
+                Err(RestoreError { what: "labels", reason })
+            }
+        };
+        let columns = self.schema.fields().iter().enumerate().map(column).collect::<Result<Vec<ArrayRef>, _>>()?;
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|error| RestoreError { what: "labels", reason: error.to_string() })
+    }
+
     /// Forgets the labels of all buckets below `until`: no impression that is open or may still come can claim them.
-    pub fn expire(&mut self, until: u32, counting: bool) {
+    pub fn expire(&mut self, label: usize, until: u32, counting: bool) {
         while let Some((&number, _)) = self.buckets.first_key_value().filter(|(number, _)| **number < until) {
             self.unlink(number);
             let bucket = self.buckets.remove(&number).expect("it is the first one");
+            let mut gone = Vec::new();
             for (row, state) in bucket.state.iter().enumerate() {
                 self.ids.remove(bucket.id[row], RowRef::new(number, row as u32));
                 match state {
@@ -354,18 +384,28 @@ impl Labels {
                     LabelState::Waiting => {
                         self.account.waiting -= 1;
                         self.account.expired_unmatched += 1;
+                        gone.push((row as u32, SideReason::ExpiredUnmatched));
                     }
                     LabelState::PassedOver => {
                         self.account.waiting -= 1;
                         self.account.out_of_window += 1;
+                        gone.push((row as u32, SideReason::OutOfWindow));
                     }
                     LabelState::Attached | LabelState::Replaced => {}
                 }
+            }
+            if let Some(told) = &mut self.told {
+                told.extend(expired(label, &self.schema, &bucket, gone));
             }
             if bucket.stored_rows < bucket.rows() {
                 self.expired_unstored.push((number, bucket));
             }
         }
+    }
+
+    /// Labels that left unmatched since this was last asked.
+    pub fn take_told(&mut self) -> Vec<SideRows> {
+        self.told.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Takes the rows of a bucket out of their keys' chains.

@@ -17,6 +17,7 @@ mod emit;
 mod evaluate;
 mod index;
 mod label;
+mod side;
 mod snapshot;
 mod spec;
 mod state;

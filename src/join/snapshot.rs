@@ -20,7 +20,7 @@ use crate::join::label::{Decision, LabelBucket, LabelState, NewLabel};
 use crate::join::state::{ClosedBucket, JoinState, JoinedGroup};
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt8Array, UInt32Array, UInt64Array};
 use arrow::compute::{concat_batches, filter_record_batch};
-use arrow::datatypes::{DataType, Int64Type, Schema, UInt8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{Int64Type, UInt8Type, UInt32Type, UInt64Type};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -327,14 +327,7 @@ impl JoinState {
         let whole = mine.iter().all(|mine| *mine);
         let failed = |error: arrow::error::ArrowError| RestoreError { what: "labels", reason: error.to_string() };
         let columns: Vec<usize> = (LABEL_KEY_COLUMNS..rows.num_columns()).collect();
-        let columns = rows.project(&columns).map_err(failed)?;
-        let types = |schema: &Schema| -> Vec<DataType> {
-            schema.fields().iter().map(|field| field.data_type().clone()).collect()
-        };
-        if types(columns.schema_ref()) != types(&labels.schema) {
-            let reason = format!("columns of {:?}, not of {:?}", types(columns.schema_ref()), types(&labels.schema));
-            return Err(RestoreError { what: "labels", reason });
-        }
+        let columns = labels.held_columns(&rows.project(&columns).map_err(failed)?)?;
         let columns = if whole { columns } else { filter_record_batch(&columns, &mine.into()).map_err(failed)? };
         if columns.num_rows() > 0 {
             labels.add_part(bucket, columns);

@@ -1,6 +1,6 @@
 //! Which labels belong to an impression.
 
-use crate::event::{DurationMs, Expression, Fingerprint, StreamId, Watermark, content_hash};
+use crate::event::{DurationMs, Expression, Fingerprint, SideKind, StreamId, Watermark, content_hash};
 use arrow::array::{Array, BooleanArray, RecordBatch};
 
 /// Time buckets per longest window, and the bounds of their width.
@@ -22,6 +22,8 @@ pub struct JoinSpec {
     pub emit: Emit,
     /// How long after its longest window an impression still takes labels, each of which makes a row that corrects it.
     pub correct_ms: DurationMs,
+    /// Rows that are in no sample and are to be told.
+    pub side: Vec<SideKind>,
 }
 
 /// When the rows of an impression leave.

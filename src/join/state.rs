@@ -2,7 +2,7 @@
 
 use crate::event::{
     AnchorAccount, CloseReason, DecodedBatch, DelaySketch, DurationMs, EventTime, Fingerprint, LabelAccount, Outage,
-    Payload, Watermark, home_of,
+    Payload, SideKind, SideReason, SideRows, Watermark, home_of,
 };
 use crate::invariant;
 use crate::join::bucket::{Bucket, Part};
@@ -10,6 +10,7 @@ use crate::join::close::ClosedRows;
 use crate::join::emit::Schedule;
 use crate::join::index::{Index, RowRef};
 use crate::join::label::{Admission, Labels, NewLabel};
+use crate::join::side::Told;
 use crate::join::{Emit, JoinSpec};
 use arrow::array::UInt32Array;
 use arrow::compute::take_record_batch;
@@ -119,15 +120,17 @@ pub struct JoinState {
     pub(super) outages: Vec<Outage>,
     /// False while a restored state is brought back to where it was: those rows were counted before.
     pub(super) counting: bool,
+    side: Vec<SideRows>,
 }
 
 impl JoinState {
     /// `label_streams` gives each label stream's schema and keys, in the order of `spec.labels`.
     pub fn new(spec: Arc<JoinSpec>, keys: AnchorKeys, label_streams: &[(SchemaRef, LabelKeys)]) -> Self {
         let labels = spec.labels.iter().zip(label_streams);
+        let tell = spec.side.contains(&SideKind::ExpiredLabels);
         JoinState {
             by_key: (keys.key != keys.id).then(Index::default),
-            labels: labels.map(|(label, (schema, _))| Labels::new(label.clone(), schema)).collect(),
+            labels: labels.map(|(label, (schema, _))| Labels::new(label.clone(), schema, tell)).collect(),
             label_keys: label_streams.iter().map(|(_, keys)| *keys).collect(),
             schedule: (spec.emit != Emit::Wait).then(Schedule::default),
             longest_ms: spec.longest_ms(),
@@ -142,6 +145,7 @@ impl JoinState {
             closed_unstored: Vec::new(),
             outages: Vec::new(),
             counting: true,
+            side: Vec::new(),
         }
     }
 
@@ -149,6 +153,13 @@ impl JoinState {
     pub fn heed(&mut self, outages: &[Outage]) {
         let is_ours = |outage: &&Outage| self.spec.labels.iter().any(|label| label.stream == outage.stream);
         self.outages = outages.iter().filter(is_ours).copied().collect();
+    }
+
+    /// Rows for side outputs since this was last asked.
+    pub fn take_side(&mut self) -> Vec<SideRows> {
+        let mut side = std::mem::take(&mut self.side);
+        side.extend(self.labels.iter_mut().flat_map(Labels::take_told));
+        side
     }
 
     pub fn account(&self) -> AnchorAccount {
@@ -200,6 +211,8 @@ impl JoinState {
         let (ids, keys) = (&batch.keys[self.keys.id], &batch.keys[self.keys.key]);
         let routes = &batch.keys[self.keys.route];
         let mut accepted = RowsByBucket::default();
+        let spec = self.spec.clone();
+        let mut told = Told::new(&spec.side);
         for &row in input.rows {
             let at = row as usize;
             let ts = batch.event_time[at];
@@ -207,16 +220,27 @@ impl JoinState {
             let closed = self.closed_through.is_some_and(|through| bucket_number <= through);
             if input.late_at(row).is_some() || closed || self.is_overtaken(bucket_number) {
                 self.account.late += 1;
+                told.add(SideKind::Late, row, SideReason::Late);
                 continue;
             }
             let (id, key) = (ids[at], keys[at]);
-            if !self.admit(id, ts, batch.content[at]) {
+            let AnchorAccount { duplicate, conflict, .. } = self.account;
+            let admitted = self.admit(id, ts, batch.content[at]);
+            if self.account.duplicate > duplicate {
+                told.add(SideKind::Duplicates, row, SideReason::Duplicate);
+            }
+            if self.account.conflict > conflict {
+                let reason = if admitted { SideReason::ConflictWon } else { SideReason::ConflictLost };
+                told.add(SideKind::Duplicates, row, reason);
+            }
+            if !admitted {
                 continue;
             }
             let reference = self.push(bucket_number, ts, id, key, batch.content[at], home_of(routes[at]));
             self.index_row(reference, id, key);
             accepted.push(bucket_number, row);
         }
+        told.finish(None, batch, &mut self.side);
         for (bucket_number, rows) in accepted.entries {
             self.add_part(bucket_number, batch, &rows);
         }
@@ -399,6 +423,7 @@ impl JoinState {
         let labels = &mut self.labels[label];
         let keep = labels.spec.keep(&batch.rows);
         let mut pushed = RowsByBucket::default();
+        let mut told = Told::new(&self.spec.side);
         for &row in input.rows {
             let at = row as usize;
             if keep.as_ref().is_some_and(|keep| !keep.value(at)) {
@@ -409,6 +434,7 @@ impl JoinState {
             let came_at = input.late_at(row).unwrap_or(ts).max(input.watermark);
             if came_at > ts.saturating_add(reach) {
                 labels.account.late += 1;
+                told.add(SideKind::Late, row, SideReason::Late);
                 continue;
             }
             let new = NewLabel {
@@ -424,14 +450,22 @@ impl JoinState {
                     labels.account.applied += 1;
                     labels.account.waiting += 1;
                 }
-                Admission::ConflictWon => labels.account.conflict += 1,
+                Admission::ConflictWon => {
+                    labels.account.conflict += 1;
+                    told.add(SideKind::Duplicates, row, SideReason::ConflictWon);
+                }
                 Admission::ConflictLost => {
                     labels.account.conflict += 1;
+                    told.add(SideKind::Duplicates, row, SideReason::ConflictLost);
                     continue;
                 }
-                Admission::Sooner => labels.account.duplicate += 1,
+                Admission::Sooner => {
+                    labels.account.duplicate += 1;
+                    told.add(SideKind::Duplicates, row, SideReason::Duplicate);
+                }
                 Admission::Duplicate => {
                     labels.account.duplicate += 1;
+                    told.add(SideKind::Duplicates, row, SideReason::Duplicate);
                     continue;
                 }
             }
@@ -444,6 +478,7 @@ impl JoinState {
             pushed.push(number, row);
         }
         labels.add_columns(batch, &pushed.entries);
+        told.finish(Some(label), batch, &mut self.side);
     }
 
     /// Closes every bucket that `watermark` has passed together with the time an impression is open, oldest first, and forgets what
@@ -477,7 +512,7 @@ impl JoinState {
         for label in 0..self.labels.len() {
             let until = self.spec.labels_needed_from(label, watermark);
             let counting = self.counting;
-            self.labels[label].expire(until, counting);
+            self.labels[label].expire(label, until, counting);
         }
         let remembered = self.spec.open_ms().saturating_add(self.spec.dedup_horizon_ms);
         while let Some((&number, _)) = self.closed.first_key_value() {

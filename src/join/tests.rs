@@ -20,7 +20,7 @@ fn labels(take: Take) -> Labels {
         select: vec![0],
         filter: None,
     };
-    Labels::new(spec, &schema)
+    Labels::new(spec, &schema, false)
 }
 
 fn label(id: u128, ts: i64, content: u64, came_at: i64) -> NewLabel {
@@ -102,9 +102,9 @@ fn a_chain_loses_the_rows_of_buckets_that_expire() {
     let mut labels = labels(Take::Count);
     let rows = [1_000, 5_000, 1_500].map(|ts| add(&mut labels, label(ts as u128, ts, 0, ts), None));
     assert_eq!(chain(&labels), [rows[2], rows[1], rows[0]]);
-    labels.expire(2, false);
+    labels.expire(0, 2, false);
     assert_eq!(chain(&labels), [rows[1]]);
-    labels.expire(9, false);
+    labels.expire(0, 9, false);
     assert!(labels.chain(7).is_none() && labels.is_empty());
 }
 

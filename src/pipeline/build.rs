@@ -2,10 +2,12 @@
 
 use crate::cell::{CellScope, CellSpec, GroupCell, SampleCell, Stitched, StreamUse};
 use crate::commit::{Definition, GroupShape, Layout, SampleShape};
-use crate::config::Plan;
+use crate::config::{KafkaOutPlan, Plan};
 use crate::env::Place;
 use crate::event::{EventTime, PartitionId, StreamId};
 use crate::join::{AnchorKeys, JoinedGroup, LabelKeys};
+use crate::pipeline::outbox::SAMPLE_ROWS;
+use crate::pipeline::sides::{side_files, side_name};
 use crate::route::{Placed, RoutedStream};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +35,21 @@ pub fn definition(plan: &Plan) -> Definition {
         streams: plan.streams.iter().map(|stream| stream.name.clone()).collect(),
         samples: samples.collect(),
         groups: groups.collect(),
+        outlets: outlets(plan).into_iter().map(|(name, ..)| name).collect(),
     }
+}
+
+/// What goes to topics: the outlet's name, its sample, its number in that, and where.
+pub fn outlets(plan: &Plan) -> Vec<(String, usize, u16, &KafkaOutPlan)> {
+    let samples = plan.samples.iter().enumerate();
+    let rows = samples.filter_map(|(number, sample)| {
+        Some((format!("samples.{}", sample.sample.name), number, SAMPLE_ROWS, sample.kafka.as_ref()?))
+    });
+    let sides = plan.samples.iter().enumerate().flat_map(|(number, sample)| {
+        let sent = sample.side.iter().filter_map(move |side| Some((side.kind, side.kafka.as_ref()?)));
+        sent.map(move |(kind, to)| (side_name(sample, kind), number, kind.part(), to))
+    });
+    rows.chain(sides).collect()
 }
 
 /// What the lanes of a cell do; `layout` is that of a manifest which was claimed for the plan.
@@ -73,6 +89,7 @@ pub fn cell_spec(plan: &Plan, scope: CellScope, layout: &Layout) -> CellSpec {
             label_streams: label_streams.collect(),
             serving_lag_ms: sample_plan.sample.serving_lag_ms,
             groups: stitched.collect(),
+            leaves_at_cut: sample_plan.parquet.is_none(),
         }
     });
     let samples = samples.collect();
@@ -124,11 +141,14 @@ fn placed(plan: &Plan, cell: &CellSpec, stream: usize) -> Option<Placed> {
     bound.then_some(Placed { key_set, partitions: cell.scope.cells })
 }
 
-/// Where each sample's files go, by sink.
+/// Where the files of each sample and side output go, by sink.
 pub fn places(plan: &Plan) -> BTreeMap<String, Place> {
     let samples = plan.samples.iter();
+    let sides = side_files(plan).into_iter();
+    let sides = sides.map(|side| (side_name(side.sample, side.kind), side.parquet.path.clone()));
     samples
         .filter_map(|sample| Some((format!("samples.{}", sample.sample.name), sample.parquet.as_ref()?.path.clone())))
+        .chain(sides)
         .collect()
 }
 

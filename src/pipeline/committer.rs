@@ -7,7 +7,7 @@
 
 use crate::commit::{
     BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ManifestKind, Needed,
-    ObjectError, TrackEntry, object_path, read_encoded, verify_object, write_object,
+    ObjectError, OutboxMark, TrackEntry, object_path, read_encoded, verify_object, write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
@@ -20,7 +20,9 @@ use crate::pipeline::conductor::ConductorCut;
 use crate::pipeline::exchange::{Exchange, SealedCommit};
 use crate::pipeline::garbage::GarbageOutlet;
 use crate::pipeline::lanes::CutPart;
+use crate::pipeline::outbox::{OutboxCut, Outlets};
 use crate::pipeline::restore::Objects;
+use crate::pipeline::sides::SideStores;
 use crate::pipeline::sinks::SinkCut;
 use crate::sink::{DeadLetterSink, publish, verify, verify_content};
 use crate::telemetry::{CommitDone, FeatureProgress, ParquetProgress, Telemetry};
@@ -70,12 +72,27 @@ pub struct CommitWork {
     /// Published since this process started, per sample.
     files: BTreeMap<String, ParquetProgress>,
     compaction: Compaction,
+    outlets: Outlets,
+    sides: SideStores,
 }
 
 impl CommitWork {
     pub fn new(head: &Manifest, lanes: usize) -> Self {
         let compaction = Compaction::default();
-        CommitWork { base: head.counts.without_held(), parts: Parts::new(lanes), files: BTreeMap::new(), compaction }
+        CommitWork {
+            base: head.counts.without_held(),
+            parts: Parts::new(lanes),
+            files: BTreeMap::new(),
+            compaction,
+            outlets: Outlets::default(),
+            sides: SideStores::new(),
+        }
+    }
+
+    /// With outlets whose rows go to topics, and the files of side outputs.
+    pub fn with(mut self, outlets: Outlets, sides: SideStores) -> Self {
+        (self.outlets, self.sides) = (outlets, sides);
+        self
     }
 
     /// With other limits than the usual ones: small runs have small objects.
@@ -157,7 +174,7 @@ impl Committer {
                 needed_from.entry(class).and_modify(|first| *first = (*first).min(bucket)).or_insert(bucket);
             }
         }
-        let sinks: Vec<SinkCut> = parts.sinks.into_iter().flatten().collect();
+        let mut sinks: Vec<SinkCut> = parts.sinks.into_iter().flatten().collect();
         debug_assert!(sinks.iter().all(|sink| sink.number == number));
         let failed_values = sinks.iter().flat_map(|sink| &sink.failed_values).sum();
         for sink in &sinks {
@@ -168,16 +185,22 @@ impl Committer {
             }
         }
         let sealed = self.sealed(&blocks);
-        let needed_from: Vec<_> = needed_from.into_iter().collect();
+        let mut needed_from: Vec<_> = needed_from.into_iter().collect();
+        let (outbox, written_bytes) = self.put_out(&mut sinks, &mut blocks, &mut needed_from)?;
         let (state_bytes, copied_bytes) = self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
-        let rows: u64 = files.iter().filter(|file| file.sink != DEAD_LETTERS).map(|file| file.file.rows).sum();
+        let is_side = |file: &FileEntry| self.work.sides.contains_key(&file.sink);
+        let of_sample = |file: &&FileEntry| file.sink != DEAD_LETTERS && !is_side(file);
+        let rows: u64 = files.iter().filter(of_sample).map(|file| file.file.rows).sum();
         let head = self.chain.head();
         let mut totals = head.totals;
         for entry in &files {
             if entry.sink == DEAD_LETTERS {
                 totals.dead_letter_files += 1;
                 totals.dead_letter_rows += entry.file.rows;
+            } else if is_side(entry) {
+                totals.side_files += 1;
+                totals.side_rows += entry.file.rows;
             } else {
                 totals.files += 1;
                 totals.file_bytes += entry.file.bytes;
@@ -188,7 +211,7 @@ impl Committer {
             }
         }
         totals.file_rows += rows;
-        totals.state_bytes_written += state_bytes;
+        totals.state_bytes_written += state_bytes + written_bytes;
         totals.state_bytes_copied += copied_bytes;
         self.check_books(&counts, &conductor, totals.dead_letter_rows);
         let next = Manifest {
@@ -207,15 +230,42 @@ impl Committer {
             handover: conductor.handover,
             files,
             places: self.places.clone(),
+            outbox,
             totals,
             ..head.clone()
         };
         let manifest = self.chain.commit(next)?.clone();
         let published = self.publish(&manifest)?;
+        self.work.outlets.committed(&self.objects, self.clock.monotonic_ms());
         self.hand_over(&manifest, sealed)?;
         self.garbage.committed(manifest.number);
         self.tell(&manifest, state_bytes, self.clock.monotonic_ms() - started, published, failed_values);
         Ok(number)
+    }
+
+    /// Adds the rows for topics to a cut, and says how far the outlets are then; with the bytes that the sinks wrote.
+    fn put_out(
+        &mut self,
+        sinks: &mut [SinkCut],
+        blocks: &mut Vec<EncodedBlock>,
+        needed_from: &mut Vec<(BlockClass, i64)>,
+    ) -> Result<(BTreeMap<String, OutboxMark>, u64), RunError> {
+        let cuts: Vec<OutboxCut> = sinks.iter_mut().map(|sink| std::mem::take(&mut sink.outbox)).collect();
+        let written = cuts.iter().flat_map(|cut| &cut.objects);
+        written.clone().try_for_each(|(object, _)| {
+            failpoint::step(Failpoint::StateVerify, || verify_object(self.state.as_ref(), object))
+        })?;
+        let fresh = cuts.iter().flat_map(|cut| cut.blocks.iter().map(EncodedBlock::entry));
+        let fresh = fresh.chain(written.clone().flat_map(|(_, entries)| entries));
+        let (head, outlets) = (self.chain.head(), &self.work.outlets);
+        let marks = outlets.marks(head, fresh);
+        needed_from.extend(outlets.needed_from(head, &marks));
+        let bytes = written.map(|(object, _)| object.bytes).sum();
+        for cut in cuts {
+            blocks.extend(cut.blocks);
+            self.objects.extend(cut.objects);
+        }
+        Ok((marks, bytes))
     }
 
     /// What goes to the other cells of the blocks of a cut.
@@ -304,6 +354,11 @@ impl Committer {
     /// All output files of the cut, verified.
     fn collect_files(&self, sinks: Vec<SinkCut>, dead_letters: Vec<StagedFile>) -> Result<Vec<FileEntry>, RunError> {
         let mut files = Vec::new();
+        for (sink, file) in sinks.iter().flat_map(|sink| &sink.side_files) {
+            let store = &self.work.sides[sink];
+            failpoint::step(Failpoint::ParquetVerify, || verify(store.as_ref(), file))?;
+            files.push(FileEntry { sink: sink.clone(), file: file.clone() });
+        }
         for (sample, file) in sinks.into_iter().flat_map(|sink| sink.files) {
             let (name, store) = &self.samples[sample];
             let store = store.as_ref().expect("a sample that has files has a store");
@@ -349,6 +404,9 @@ impl Committer {
         }
         if sink == DEAD_LETTERS {
             return Ok(&self.dead_letter_store);
+        }
+        if let Some(store) = self.work.sides.get(sink) {
+            return Ok(store);
         }
         let of_sample = |(name, _): &&(String, _)| sink.strip_prefix("samples.") == Some(name);
         let store = self.samples.iter().find(of_sample).and_then(|(_, store)| store.as_ref());

@@ -16,6 +16,7 @@ use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
 use crate::pipeline::outages::outage_entries;
+use crate::pipeline::outbox::OutboxWatch;
 use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::timekeeper::Timekeeper;
@@ -39,6 +40,8 @@ const LOOK_MS: u64 = 2_000;
 const FIRST_CUT_MS: u64 = 300;
 /// Entities that one lane publishes per flush: bounds how long it is away from its rows.
 const ONLINE_ENTITIES_MAX: usize = 8_192;
+/// How long the end of a run waits for brokers to take the rows of the last commits.
+const OUTBOX_DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How often the board is brought up to date.
 const BOARD_EVERY_MS: u64 = 200;
 
@@ -105,6 +108,7 @@ pub struct Conductor {
     /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
     pub starts_are_new: bool,
     pub time: Timekeeper,
+    pub outbox: OutboxWatch,
 }
 
 /// Timers and what was said last.
@@ -122,6 +126,8 @@ struct Beat {
     moved: bool,
     /// Streams that were told to be cut off.
     cut_off: BTreeSet<u16>,
+    /// Rows that brokers had acknowledged by then.
+    sent: u64,
     records: u64,
     dead: BTreeMap<(u16, RejectKind), u64>,
 }
@@ -139,6 +145,7 @@ impl Conductor {
             positions: Positions::default(),
             moved: self.starts_are_new,
             cut_off: BTreeSet::new(),
+            sent: self.outbox.sent(),
             records: 0,
             dead: BTreeMap::new(),
         };
@@ -254,9 +261,10 @@ impl Conductor {
             }
         }
         if now >= beat.next_cut_ms && !beat.in_flight {
+            let moved = beat.moved || self.outbox.sent() > beat.sent;
             // Files end when they are old, whether or not anything moves.
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
-            if roll || beat.moved {
+            if roll || moved {
                 self.cut(now, roll, beat);
             }
         }
@@ -290,6 +298,7 @@ impl Conductor {
         beat.in_flight = true;
         beat.positions = self.router.positions().clone();
         beat.moved = false;
+        beat.sent = self.outbox.sent();
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();
@@ -333,8 +342,12 @@ impl Conductor {
         if beat.in_flight && !self.wait_for_commit(beat) {
             return;
         }
-        if self.cut(now, true, beat) {
-            self.wait_for_commit(beat);
+        if self.cut(now, true, beat) && self.wait_for_commit(beat) {
+            self.outbox.drain(OUTBOX_DRAIN_MAX);
+            // So that nothing is sent again by the next process.
+            if self.outbox.sent() > beat.sent && self.cut(now, true, beat) {
+                self.wait_for_commit(beat);
+            }
         }
         self.show(self.clock.monotonic_ms(), beat);
     }
@@ -408,6 +421,7 @@ impl Conductor {
             self.telemetry.dead_letters(&self.names.streams[*stream as usize], *kind, *rows);
         }
         self.telemetry.cell_watermark(Watermark(self.time.watermark()));
+        self.outbox.tell(&self.telemetry, now);
         let (depth, capacity) = self.intake.depth();
         self.telemetry.queue("decode", depth, capacity);
         let holding = self.router.holding(now).into_iter().map(|stream| self.names.streams[stream as usize].clone());

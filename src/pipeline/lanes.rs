@@ -164,6 +164,11 @@ fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &mut LaneOu
             return Ok(false);
         }
     }
+    for (sample, rows) in out.side.drain(..) {
+        if outlets.sink.send(SinkInput::Side { sample, rows }).is_err() {
+            return Ok(false);
+        }
+    }
     if !out.online.drain(..).all(|batch| outlets.online.send(batch)) {
         return Ok(false);
     }

@@ -1,7 +1,7 @@
 //! Pipeline: wires a plan into running threads, keeps an eye on them, and brings them down together.
 //!
 //!   sources ─> decode workers ─> conductor ─> lanes ─> sinks ─┐
-//!                                    └── cut markers ──────────┴─> committer ─> manifest
+//!                                    └── cut markers ──────────┴─> committer ─> manifest ─> outbox ─> topics
 //!
 //! In: a checked plan. Out: samples in Parquet, features in the online store, a manifest chain.
 //! Holds: every queue is bounded and has a name; the first failure stops everything, and nothing is committed after it.
@@ -19,13 +19,16 @@ mod generation;
 mod group;
 mod intake;
 mod lanes;
+mod left;
 mod online_state;
 mod outages;
+mod outbox;
 mod progress;
 mod rehearsal;
 mod rescale;
 mod restore;
 mod schemas;
+mod sides;
 mod sinks;
 mod sources;
 mod start;
@@ -44,6 +47,7 @@ pub use group::run_group;
 pub use lanes::CutPart;
 pub use online_state::{LoadedOnline, load_online};
 pub use outages::{outage_entries, outages_of};
+pub use outbox::{CHAIN_HEADER, COMMIT_HEADER, ROW_HEADER, topic_schemas};
 pub use rehearsal::Rehearsal;
 pub use rescale::{Brokers, Extents, KafkaBrokers, RescaleOptions, Rescaled, Shape, rescale};
 pub use restore::{Objects, RestoreError, list as list_objects, restore_lane, through};

@@ -112,8 +112,8 @@ impl<'a> Sorted<'a> {
             let mine = |entry: &&BlockEntry| {
                 lane.is_none_or(|(number, lanes)| entry.lanes != lanes || entry.segment.lane as usize == number)
                     && needed.needs(entry)
-                    // That is the other cells'.
-                    && entry.class.kind != BlockKind::Sealed
+                    // That is the other cells', and the topics'.
+                    && !matches!(entry.class.kind, BlockKind::Sealed | BlockKind::Outbox)
             };
             for entry in entries.iter().filter(mine) {
                 let found = Found { object: path.clone(), entry };

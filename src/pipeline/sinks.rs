@@ -3,10 +3,12 @@
 use crate::commit::read_block;
 use crate::config::SamplePlan;
 use crate::env::{Clock, Store};
-use crate::event::{Payload, StagedFile};
+use crate::event::{Payload, SideRows, StagedFile};
 use crate::join::ClosedRows;
 use crate::pipeline::RunError;
 use crate::pipeline::lanes::CutPart;
+use crate::pipeline::outbox::{OutboxBuffers, OutboxCut, SAMPLE_ROWS};
+use crate::pipeline::sides::SideSinks;
 use crate::sample::build;
 use crate::sink::ParquetSink;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -29,6 +31,10 @@ pub enum SinkInput {
         rows: ClosedRows,
         recount: bool,
     },
+    Side {
+        sample: u16,
+        rows: SideRows,
+    },
     Cut {
         number: u64,
         roll: bool,
@@ -44,6 +50,9 @@ pub struct SinkCut {
     /// Per sample, rows that negative sampling left out, and values that could not be computed, since the start.
     pub sampled_out: Vec<u64>,
     pub failed_values: Vec<u64>,
+    pub outbox: OutboxCut,
+    /// Of side outputs: (sink, file).
+    pub side_files: Vec<(String, StagedFile)>,
 }
 
 /// What the conductor reads to decide about ending files.
@@ -72,6 +81,17 @@ pub struct SinkWork {
     sampled_out: Vec<u64>,
     failed_values: Vec<u64>,
     written_before: u64,
+    /// Where rows go to topics.
+    outbox: Option<OutboxBuffers>,
+    /// Where rows that are in no sample are written.
+    sides: Option<SideSinks>,
+}
+
+impl SinkWork {
+    /// Of a sink that writes more than the files of samples.
+    pub fn with(outbox: Option<OutboxBuffers>, sides: Option<SideSinks>) -> SinkWork {
+        SinkWork { outbox, sides, ..SinkWork::default() }
+    }
 }
 
 impl SinkThread {
@@ -99,10 +119,16 @@ impl SinkThread {
         let mut cut = None;
         match message {
             SinkInput::Closed { sample, rows, recount } => {
-                let (left_out, failed) = self.write(sample, &rows)?;
+                // Rows that were counted before were given to their topics before, too.
+                let (left_out, failed) = self.write(sample, &rows, recount)?;
                 if recount {
                     self.work.sampled_out[sample as usize] += left_out;
                     self.work.failed_values[sample as usize] += failed;
+                }
+            }
+            SinkInput::Side { sample, rows } => {
+                if let Some(sides) = &mut self.work.sides {
+                    sides.write(sample, &rows, self.work.outbox.as_mut(), self.clock.now_ms())?;
                 }
             }
             SinkInput::Cut { number, roll } => {
@@ -111,8 +137,11 @@ impl SinkThread {
                     let Some(sink) = sink.as_mut().filter(|_| roll) else { continue };
                     files.extend(sink.finish()?.into_iter().map(|file| (sample, file)));
                 }
+                let side_files = self.work.sides.as_mut().map(SideSinks::cut).transpose()?.unwrap_or_default();
                 let (sampled_out, failed_values) = (self.work.sampled_out.clone(), self.work.failed_values.clone());
-                cut = Some(SinkCut { number, files, sampled_out, failed_values });
+                let outbox =
+                    self.work.outbox.as_mut().map(|outbox| outbox.cut(number)).transpose()?.unwrap_or_default();
+                cut = Some(SinkCut { number, files, sampled_out, failed_values, outbox, side_files });
                 self.work.written_before = self.open_bytes();
             }
         }
@@ -133,7 +162,7 @@ impl SinkThread {
         self.sinks.iter().flatten().map(ParquetSink::open_bytes).sum()
     }
 
-    fn write(&mut self, sample: u16, closed: &ClosedRows) -> Result<(u64, u64), RunError> {
+    fn write(&mut self, sample: u16, closed: &ClosedRows, send: bool) -> Result<(u64, u64), RunError> {
         let (mut left_out, mut failed) = (0, 0);
         for part in &closed.parts {
             if part.event_time.is_empty() {
@@ -149,6 +178,9 @@ impl SinkThread {
             self.gauge.rows.fetch_add(built.batch.rows.num_rows() as u64, Ordering::Relaxed);
             if let Some(sink) = &mut self.sinks[sample as usize] {
                 sink.write(&built.batch, self.clock.now_ms())?;
+            }
+            if let (Some(outbox), Some(keys), true) = (&mut self.work.outbox, &built.batch.event_id, send) {
+                outbox.push(sample as usize, SAMPLE_ROWS, keys, &built.batch.rows)?;
             }
         }
         Ok((left_out, failed))

@@ -16,15 +16,18 @@ use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
+use crate::pipeline::left::left_behind;
 use crate::pipeline::outages::outages_of;
+use crate::pipeline::outbox::OutboxParts;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
+use crate::pipeline::sides::{SideSinks, SideStores, side_files, side_name, side_stem, side_stores};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
-use crate::source::InputKind;
+use crate::source::{InputKind, Source};
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
 use std::collections::{BTreeMap, BTreeSet};
@@ -165,17 +168,19 @@ impl Start<'_> {
 
         let failure = Failure::new(self.world.stop.clone());
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
-        let (done_in, done_out) = bounded(2);
+        let ((done_in, done_out), (notes_in, notes_out)) = (bounded(2), bounded(NOTES_MAX));
         let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), head))?;
         let sample_stores = self.sample_stores()?;
         let names = self.names(&opened.files);
-        let (notes_in, notes_out) = bounded(NOTES_MAX);
         let garbage = GarbageOutlet::new(notes_in);
-        let committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
+        let outbox = OutboxParts::new(&self.plan, self.world, &self.state, (head, &objects), &writer);
+        let mut committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
+        let sides = side_stores(&self.plan, &|place| self::open(place, self.world))?;
+        committer.work = committer.work.with(outbox.committer, sides.clone());
         committer.check_unpublished(head)?;
         committer.publish(head)?;
         self.join_others(&committer, head)?;
-        let collector = self.collector(head, &sample_stores, &committer.dead_letter_store);
+        let collector = self.collector(head, &sample_stores, &sides, &committer.dead_letter_store);
 
         // A tick takes one batch of each group from each lane.
         let batches_per_tick = cell.lanes * cell.groups.len();
@@ -185,7 +190,7 @@ impl Start<'_> {
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
-        for (number, (lane, closed)) in restored.into_iter().enumerate() {
+        for (number, ((lane, closed), sent)) in restored.into_iter().zip(outbox.sinks).enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
             let (sink_in, sink_out) = bounded(SINK_QUEUE_MAX);
             let gauge = Arc::new(SinkGauge::default());
@@ -197,7 +202,7 @@ impl Start<'_> {
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
                 cuts: cuts_in.clone(),
-                work: SinkWork::default(),
+                work: SinkWork::with(sent, SideSinks::new(&self.plan, &sides, |stem| self.naming(stem, number, head))),
             };
             threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
             let outlets = LaneOutlets {
@@ -216,13 +221,11 @@ impl Start<'_> {
             gauges.push(gauge);
         }
         threads.push(failure.spawn("committer", move || committer.run(cuts_out)));
+        threads.extend(outbox.senders.into_iter().map(|sender| failure.spawn("outbox", || sender.run())));
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
-        let schemas = Arc::new(self.schemas()?);
-        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
-        let stop = self.world.stop.clone();
-        let mut intake = Intake::start(opened.sources, decoding, paused.clone(), progress, stop, failure.clone());
+        let mut intake = self.intake(opened.sources, paused.clone(), progress, &failure)?;
         threads.append(&mut intake.threads);
         let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());
         let time = Timekeeper::new(cell.clone(), mirror, names.streams.clone(), &router);
@@ -250,6 +253,7 @@ impl Start<'_> {
             last_cut: head.cut,
             starts_are_new: !new.is_empty(),
             time,
+            outbox: outbox.conductor,
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
         for thread in threads {
@@ -454,6 +458,7 @@ impl Start<'_> {
         &self,
         head: &Manifest,
         stores: &[Option<Arc<dyn Store>>],
+        sides: &SideStores,
         dead_letters: &Arc<dyn Store>,
     ) -> Collector {
         let place = |name: &str, sink: String, store: &Arc<dyn Store>| SinkPlace {
@@ -464,6 +469,11 @@ impl Start<'_> {
         let samples = self.plan.samples.iter().map(|sample| &sample.sample.name).zip(stores);
         let mut sinks: Vec<SinkPlace> =
             samples.filter_map(|(name, store)| Some(place(name, format!("samples.{name}"), store.as_ref()?))).collect();
+        sinks.extend(side_files(&self.plan).into_iter().map(|side| {
+            let name = side_name(side.sample, side.kind);
+            let store = &sides[&name];
+            place(&side_stem(side.sample, side.kind), name, store)
+        }));
         // Their files go by another name than the sink in a manifest.
         sinks.push(place(crate::sink::DEAD_LETTERS, DEAD_LETTERS.into(), dead_letters));
         let (state, clock) = (self.state.clone(), self.world.clock.clone());
@@ -515,6 +525,18 @@ impl Start<'_> {
         Ok(lanes)
     }
 
+    fn intake(
+        &self,
+        sources: Vec<Box<dyn Source>>,
+        paused: PauseList,
+        progress: Progress,
+        failure: &Failure,
+    ) -> Result<Intake, RunError> {
+        let schemas = Arc::new(self.schemas()?);
+        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
+        Ok(Intake::start(sources, decoding, paused, progress, self.world.stop.clone(), failure.clone()))
+    }
+
     fn schemas(&self) -> Result<Schemas, RunError> {
         let World { clock, board, stop, .. } = self.world;
         Schemas::new(&self.plan, clock.clone(), board.clone(), stop.clone())
@@ -527,33 +549,6 @@ impl Start<'_> {
             .map(|input| input.streams.iter().map(|stream| decoder(&self.plan.streams[*stream as usize])).collect())
             .collect()
     }
-}
-
-/// The stores of files that the last manifest names and that the plan would look for elsewhere, or not at all.
-pub(super) fn left_behind(plan: &Plan, head: &Manifest) -> Result<BTreeMap<String, Arc<dyn Store>>, RunError> {
-    let (now, mut left) = (places(plan), BTreeMap::new());
-    for (sink, before) in &head.places {
-        let named = head.files.iter().any(|entry| entry.sink == *sink);
-        if !named || now.get(sink).is_some_and(|place| place.to_string() == *before) {
-            continue;
-        }
-        let place =
-            Place::parse(before).map_err(|found| RunError::Unsupported(format!("{sink} was written to {found}")))?;
-        left.insert(sink.clone(), open_place(&with_options(place, &now, &plan.state.path))?);
-    }
-    Ok(left)
-}
-
-/// A bucket is reached as the pipeline file says for another place in it.
-fn with_options(place: Place, places: &BTreeMap<String, Place>, state: &Place) -> Place {
-    let Place::Bucket(spec) = place else { return place };
-    let alike = places.values().chain([state]).find_map(|other| match other {
-        Place::Bucket(other) if (other.cloud, &other.bucket) == (spec.cloud, &spec.bucket) => {
-            Some(other.options.clone())
-        }
-        _ => None,
-    });
-    Place::Bucket(crate::env::BucketSpec { options: alike.unwrap_or_default(), ..spec })
 }
 
 /// A topic that grew spreads the records of one key over two partitions, and what waits for each other no longer meets.

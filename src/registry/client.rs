@@ -1,20 +1,22 @@
-//! Client: the three requests of the Confluent Schema Registry API that a reader needs.
+//! Client: the requests of the Confluent Schema Registry API that a reader and a writer need.
 //!
 //! ```text
 //!   GET /schemas/ids/{id}                              the text, its kind and its references
 //!   GET /subjects/{subject}/versions/{version}         what a reference points at
+//!   POST /subjects/{subject}/versions                  the id of a schema, registered if it is new
 //! ```
 //!
 //! The HTTP client knows nothing but async, so it has a small runtime in which its callers run it.
 
 use super::{RegistryError, RegistrySpec};
 use crate::event::{RegisteredSchema, SchemaKind};
-use reqwest::{Certificate, Client, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Bytes of one answer.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -80,6 +82,42 @@ impl RegistryClient {
         })
     }
 
+    /// The id of an Avro schema under a subject, which gets it as its next version unless it has it.
+    pub fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
+        #[derive(Deserialize)]
+        struct Registered {
+            id: u32,
+        }
+        #[derive(Deserialize, Default)]
+        struct Problem {
+            #[serde(default)]
+            message: String,
+        }
+        let body = serde_json::json!({ "schemaType": "AVRO", "schema": schema }).to_string();
+        self.runtime.block_on(async {
+            let url = self.url(&["subjects", subject, "versions"])?;
+            let request = self.http.post(url).header("content-type", CONTENT_TYPE).body(body);
+            let response = self.send(request).await?;
+            let status = response.status();
+            let bytes = self.body(response).await?;
+            match status {
+                StatusCode::OK => {
+                    let registered: Result<Registered, _> = serde_json::from_slice(&bytes);
+                    registered
+                        .map(|answer| answer.id)
+                        .map_err(|error| self.away(format!("the answer is no id: {error}")))
+                }
+                StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY => Err(RegistryError::Incompatible {
+                    connection: self.spec.connection.clone(),
+                    url: self.shown(),
+                    subject: subject.into(),
+                    what: serde_json::from_slice::<Problem>(&bytes).unwrap_or_default().message,
+                }),
+                status => Err(self.refused_or_away(status)),
+            }
+        })
+    }
+
     /// Adds what is referred to, and what that refers to. What is gone is left out: the schema then cannot be
     /// understood, which is found where it is tried.
     async fn follow(&self, first: &[Reference], found: &mut Vec<(String, String)>) -> Result<(), RegistryError> {
@@ -100,29 +138,42 @@ impl RegistryClient {
     }
 
     async fn get(&self, path: &[&str]) -> Result<Option<Answer>, RegistryError> {
+        let response = self.send(self.http.get(self.url(path)?)).await?;
+        match response.status() {
+            StatusCode::OK => self.answer(response).await.map(Some),
+            StatusCode::NOT_FOUND => self.not_found(response).await,
+            status => Err(self.refused_or_away(status)),
+        }
+    }
+
+    fn url(&self, path: &[&str]) -> Result<Url, RegistryError> {
         let mut url = self.base.clone();
         match url.path_segments_mut() {
             Ok(mut segments) => drop(segments.pop_if_empty().extend(path)),
             Err(()) => return Err(self.away("the URL has no path to put anything after".into())),
         }
-        let mut request =
-            self.http.get(url).header("accept", "application/vnd.schemaregistry.v1+json, application/json");
-        request = match (&self.spec.token, &self.spec.username) {
+        Ok(url)
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, RegistryError> {
+        let request = request.header("accept", "application/vnd.schemaregistry.v1+json, application/json");
+        let request = match (&self.spec.token, &self.spec.username) {
             (Some(token), _) => request.bearer_auth(token),
             (None, Some(username)) => request.basic_auth(username, self.spec.password.as_ref()),
             (None, None) => request,
         };
         // The error of a request may show its URL, in which a password may stand.
-        let response = request.send().await.map_err(|error| self.away(told(&error.without_url())))?;
-        match response.status() {
-            StatusCode::OK => self.answer(response).await.map(Some),
-            StatusCode::NOT_FOUND => self.not_found(response).await,
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => Err(RegistryError::Refused {
+        request.send().await.map_err(|error| self.away(told(&error.without_url())))
+    }
+
+    fn refused_or_away(&self, status: StatusCode) -> RegistryError {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => RegistryError::Refused {
                 connection: self.spec.connection.clone(),
                 url: self.shown(),
                 status: status.as_u16(),
-            }),
-            status => Err(self.away(format!("HTTP {}", status.as_u16()))),
+            },
+            status => self.away(format!("HTTP {}", status.as_u16())),
         }
     }
 

@@ -12,6 +12,11 @@ pub enum RegistryError {
          of `connections.{connection}.schema_registry`, and that this user may read schemas"
     )]
     Refused { connection: String, url: String, status: u16 },
+    #[error(
+        "schema registry {connection} at {url} does not take the schema of the rows as the next version of subject {subject}: \
+         {what}. Let the subject's compatibility level allow the change, or send the rows to another topic"
+    )]
+    Incompatible { connection: String, url: String, subject: String, what: String },
     #[error("connections.{connection}.schema_registry: {what}")]
     Settings { connection: String, what: String },
 }

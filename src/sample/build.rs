@@ -125,6 +125,10 @@ fn narrow(
         columns.push(Arc::new(label_stream_down(after_ms, closed, part)));
     }
     let all = RecordBatch::try_new(spec.schema.clone(), columns)?;
+    let mut event_id = spec.event_id.as_ref().map(|id| joined(id, &wide.columns, rows)).transpose()?;
+    if let (Some(ids), Some(mask)) = (&event_id, &keep) {
+        event_id = Some(filter(ids, mask)?.as_string::<i32>().clone());
+    }
     let (kept, impression_time) = match &keep {
         None => (all, part.event_time.clone()),
         Some(mask) => {
@@ -141,6 +145,7 @@ fn narrow(
         sample,
         rows: kept,
         impression_time: impression_time as Vec<EventTime>,
+        event_id,
         bucket: closed.bucket as i64,
     };
     Ok(Built { batch, sampled_out, failed_values: wide.failed })
@@ -168,21 +173,25 @@ fn emission_columns(
     let time = |values: TimestampMillisecondArray, column: usize| -> Result<ArrayRef, arrow::error::ArrowError> {
         cast(&values, sample.wide.field(start + column).data_type())
     };
-    let texts: Vec<ArrayRef> =
-        spec.id.iter().map(|at| cast(&anchor[*at], &DataType::Utf8)).collect::<Result<_, _>>()?;
-    let value = |row: usize, text: &ArrayRef| {
-        if text.is_null(row) { "" } else { text.as_string::<i32>().value(row) }.to_owned()
-    };
-    let id = |row: usize| texts.iter().map(|text| value(row, text)).collect::<Vec<_>>().join(":");
     let elapsed = emission.emit_ts.iter().zip(impression_ts).map(|(emitted, shown)| emitted - shown);
     Ok(vec![
-        Arc::new(StringArray::from_iter_values((0..impression_ts.len()).map(id))),
+        Arc::new(joined(&spec.id, anchor, impression_ts.len())?),
         time(TimestampMillisecondArray::from(impression_ts.to_vec()), 1)?,
         time(TimestampMillisecondArray::from(emission.label_ts.clone()), 2)?,
         time(TimestampMillisecondArray::from(emission.emit_ts.clone()), 3)?,
         Arc::new(Int64Array::from_iter_values(elapsed)),
         Arc::new(StringArray::from_iter_values(emission.kind.iter().map(|kind| kind.name()))),
     ])
+}
+
+/// The values of some columns as one text per row.
+fn joined(columns: &[usize], of: &[ArrayRef], rows: usize) -> Result<StringArray, arrow::error::ArrowError> {
+    let texts: Vec<ArrayRef> = columns.iter().map(|at| cast(&of[*at], &DataType::Utf8)).collect::<Result<_, _>>()?;
+    let value = |row: usize, text: &ArrayRef| {
+        if text.is_null(row) { "" } else { text.as_string::<i32>().value(row) }.to_owned()
+    };
+    let id = |row: usize| texts.iter().map(|text| value(row, text)).collect::<Vec<_>>().join(":");
+    Ok(StringArray::from_iter_values((0..rows).map(id)))
 }
 
 /// Keeps a share of ids by their hash, so that every run and every lane keeps the same ones.

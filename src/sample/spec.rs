@@ -22,6 +22,8 @@ pub struct SampleSpec {
     /// Rows say whether they were decided while a label stream was cut off: [`LABEL_STREAM_DOWN`]. How long after its
     /// impression a row is decided that does not leave early.
     pub tag_after_ms: Option<DurationMs>,
+    /// The anchor's columns whose values, joined by `:`, name the impression of a row that is sent somewhere.
+    pub event_id: Option<Vec<usize>>,
     /// The wide layout, and what is written.
     pub wide: SchemaRef,
     pub schema: SchemaRef,

@@ -1,4 +1,4 @@
-//! Sink: writes samples and dead letters as Parquet files that appear whole or not at all.
+//! Sink: writes samples and dead letters as Parquet files that appear whole or not at all, and rows as messages.
 //!
 //!   rows ──> .part-….staged (complete, fsynced) ── the manifest names it ──> ….parquet
 //!              └ not named: an orphan, swept by the next epoch
@@ -15,12 +15,17 @@ mod parquet;
 mod dead_letter;
 mod reading;
 mod letter;
+mod avro;
+mod message;
+mod side;
 
 pub use dead_letter::*;
 pub use letter::*;
+pub use message::*;
 pub use name::*;
 pub use parquet::*;
 pub use reading::*;
+pub use side::*;
 pub use spec::*;
 pub use staged::*;
 

@@ -26,3 +26,12 @@ pub enum Compression {
     Snappy,
     Zstd { level: i32 },
 }
+
+/// How the rows of a topic are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowFormat {
+    /// One object per row.
+    Json,
+    /// With the schema of the rows.
+    Avro,
+}

@@ -44,7 +44,7 @@ fn batch(ids: std::ops::Range<i64>, time: impl Fn(i64) -> EventTime) -> SampleBa
         Arc::new(lists.finish()),
     ];
     let rows = RecordBatch::try_new(schema(), columns).unwrap();
-    SampleBatch { sample: 0, rows, impression_time: times, bucket: 0 }
+    SampleBatch { sample: 0, rows, impression_time: times, event_id: None, bucket: 0 }
 }
 
 fn spec() -> ParquetSpec {

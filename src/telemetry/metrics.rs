@@ -2,7 +2,7 @@
 
 use super::delays::DelayFamily;
 use super::table::{Kind, METRICS, Metric};
-use super::{CommitDone, FeatureProgress, OnlineWrites, ParquetProgress, StreamProgress};
+use super::{CommitDone, FeatureProgress, OnlineWrites, OutboxProgress, ParquetProgress, StreamProgress};
 use crate::event::{
     AnchorAccount, DelaySketch, FeatureAccount, LabelAccount, RejectKind, StreamAccount, Watermark, violations,
 };
@@ -207,6 +207,18 @@ impl Telemetry {
         self.set(Metric::ParquetUncommittedRows, &[sample], progress.uncommitted_rows as f64);
     }
 
+    /// How far an outlet is.
+    pub fn outbox(&self, outlet: &str, progress: &OutboxProgress) {
+        self.set(Metric::OutboxWaiting, &[outlet], progress.waiting_rows as f64);
+        self.set(Metric::OutboxLag, &[outlet], progress.lag_ms as f64 / 1e3);
+        self.count_to(Metric::OutboxSent, &[outlet], progress.sent_rows);
+    }
+
+    /// Rows of an outlet reach their topic, or do not because of `problem`. Logs changes only.
+    pub fn outbox_problem(&self, outlet: &str, problem: Option<&dyn fmt::Display>) {
+        self.readiness([Metric::OutboxReady, Metric::OutboxFailures], outlet, problem);
+    }
+
     pub fn online_writes(&self, writes: &OnlineWrites) {
         for (outcome, count) in [("written", writes.written), ("stale", writes.stale), ("refused", writes.refused)] {
             self.count_to(Metric::OnlineWrites, &[outcome], count);
@@ -233,18 +245,22 @@ impl Telemetry {
 
     /// A connection works, or does not because of `problem`. Logs changes only, so it may be called at every attempt.
     pub fn connection(&self, connection: &str, problem: Option<&dyn fmt::Display>) {
-        let Family::Gauge(gauges) = &self.families[Metric::ConnectionReady as usize] else {
+        self.readiness([Metric::ConnectionReady, Metric::ConnectionFailures], connection, problem);
+    }
+
+    fn readiness(&self, [ready, failures]: [Metric; 2], name: &str, problem: Option<&dyn fmt::Display>) {
+        let Family::Gauge(gauges) = &self.families[ready as usize] else {
             unreachable!("the table says it is a gauge")
         };
-        let gauge = gauges.with_label_values(&[connection]);
+        let gauge = gauges.with_label_values(&[name]);
         let was_ready = gauge.get() == 1.0;
-        let failures = self.counter(Metric::ConnectionFailures, &[connection]);
+        let failures = self.counter(failures, &[name]);
         match problem {
             Some(problem) if was_ready || failures.get() == 0 => {
                 failures.inc();
-                tracing::warn!(connection, "not ready, retrying: {problem}");
+                tracing::warn!("{name} is not ready, retrying: {problem}");
             }
-            None if !was_ready => tracing::info!(connection, "ready"),
+            None if !was_ready => tracing::info!("{name} is ready"),
             _ => {}
         }
         gauge.set(if problem.is_none() { 1.0 } else { 0.0 });

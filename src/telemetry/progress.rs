@@ -41,6 +41,15 @@ pub struct ParquetProgress {
     pub uncommitted_rows: u64,
 }
 
+/// Rows on their way to a topic.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct OutboxProgress {
+    pub waiting_rows: u64,
+    pub sent_rows: u64,
+    /// Since the oldest of those that wait were committed, or since the start if that was later.
+    pub lag_ms: u64,
+}
+
 /// What a feature group holds, over all lanes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct FeatureProgress {

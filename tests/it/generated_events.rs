@@ -36,6 +36,7 @@ fn spec(columns: Vec<ColumnSpec>, explode: Option<ExplodeSpec>) -> DecodeSpec {
         min_time: 1_600_000_000_000,
         max_future_ms: 0,
         limits: DecodeLimits::default(),
+        positions: false,
     }
 }
 

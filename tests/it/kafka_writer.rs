@@ -160,3 +160,38 @@ fn the_brokers_choose_how_many_copies_a_topic_has_unless_told() {
     let error = ensure_topic(&connection, &unique("many"), 1, &[], Some(9)).unwrap_err();
     assert!(error.to_string().contains("cannot be created"), "{error}");
 }
+
+#[test]
+fn what_a_broker_refuses_ends_the_writer_and_leaves_no_gap() {
+    let producer = KafkaProducer::new();
+    let topic = producer.create_on("gapless", &[&[1]], &[("max.message.bytes", "20000")]);
+    let mut writer = TopicWriter::connect_gapless(&connection(&brokers(), &[]), "conjoin-test").unwrap();
+    let offer = |writer: &mut TopicWriter, payload: &[u8]| {
+        let message = Outbound { topic: &topic, partition: Some(0), payload: Some(payload), ..Outbound::default() };
+        writer.offer(&message, Duration::from_millis(100))
+    };
+    let large = vec![7; 100_000];
+    let mut refused = None;
+    for number in 0..400 {
+        let small = format!("{number}");
+        let payload = if number == 100 { &large[..] } else { small.as_bytes() };
+        if let Err(error) = offer(&mut writer, payload).and_then(|_| writer.settled(Duration::from_millis(1))) {
+            refused = Some(error);
+            break;
+        }
+    }
+    let began = Instant::now();
+    while refused.is_none() && began.elapsed() < DEADLINE {
+        refused = writer.settled(Duration::from_millis(100)).err();
+    }
+    let refused = refused.expect("the broker refuses it").to_string();
+    assert!(refused.contains("a message cannot be written"), "{refused}");
+    assert!(offer(&mut writer, b"more").is_err(), "a writer that has lost a message takes no other");
+    drop(writer);
+    let found = messages(&brokers(), &topic, 0);
+    let written: Vec<String> =
+        found.iter().map(|message| String::from_utf8(message.payload().unwrap().into()).unwrap()).collect();
+    let expected: Vec<String> = (0..written.len()).map(|number| number.to_string()).collect();
+    assert_eq!(written, expected);
+    assert!(written.len() <= 100, "nothing behind what was refused is there");
+}

@@ -3,7 +3,7 @@
 use super::features::GroupDraft;
 use super::samples::SampleDraft;
 use super::streams::StreamDraft;
-use super::{Checker, defaults, duration_or, places, schemas, size_or};
+use super::{Checker, defaults, duration_or, outputs, places, schemas, size_or};
 use crate::commit::StateSpec;
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::ServeSpec;
@@ -193,9 +193,9 @@ pub fn folders(c: &mut Checker<'_>, raw: &Pipeline) {
     if let Some(state) = &raw.state {
         taken.push((normal(&state.path), Path::of(&["state", "path"])));
     }
-    for (name, sample) in raw.samples.iter() {
-        let Some(parquet) = &sample.write.parquet else { continue };
-        let at = Path::of(&["samples", name, "write", "parquet", "path"]);
+    for (at, write) in raw.samples.iter().flat_map(|(name, sample)| outputs::writes(name, sample)) {
+        let Some(parquet) = &write.parquet else { continue };
+        let at = at.key("parquet").key("path");
         let folder = normal(&parquet.path);
         if let Some((_, other)) = taken.iter().find(|(known, _)| *known == folder) {
             c.error(&at, format!("`{}`, which is `{other}` too", parquet.path)).expected("a folder of its own");

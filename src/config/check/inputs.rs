@@ -62,21 +62,20 @@ fn kinds(c: &mut Checker<'_>, raw: &Pipeline, name: &str, stream: &Stream, path:
     if stream.memory.is_some() { vec![(InputKind::Memory, name.to_string())] } else { Vec::new() }
 }
 
-fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path) -> Vec<(InputKind, String)> {
-    let at = path.key("connection");
-    let name = &kafka.connection;
+/// The Kafka connection that is named at a path.
+pub(super) fn cluster(c: &mut Checker<'_>, raw: &Pipeline, name: &str, at: &Path) -> Option<KafkaConnection> {
     let cluster = match raw.connections.get(name) {
         Some(connection) if connection.kafka.is_some() => connection.kafka.as_ref(),
         Some(connection) if connection.redis.is_some() => {
-            c.error(&at, format!("`{name}`, a Redis connection")).expected("a Kafka connection");
+            c.error(at, format!("`{name}`, a Redis connection")).expected("a Kafka connection");
             None
         }
         Some(connection) if connection.bucket.is_some() => {
-            c.error(&at, format!("`{name}`, a bucket")).expected("a Kafka connection");
+            c.error(at, format!("`{name}`, a bucket")).expected("a Kafka connection");
             None
         }
         Some(connection) if connection.schema_registry.is_some() => {
-            c.error(&at, format!("`{name}`, a schema registry")).expected("a Kafka connection");
+            c.error(at, format!("`{name}`, a schema registry")).expected("a Kafka connection");
             None
         }
         Some(_) => None,
@@ -84,11 +83,20 @@ fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path)
             if !c.is_cut(&Path::of(&["connections", name])) {
                 let help = suggestion(name, raw.connections.names().collect::<Vec<_>>())
                     .unwrap_or_else(|| format!("add `connections: {{ {name}: {{ kafka: {{ brokers: … }} }} }}`"));
-                c.error(&at, format!("unknown connection `{name}`")).help(help);
+                c.error(at, format!("unknown connection `{name}`")).help(help);
             }
             None
         }
-    };
+    }?;
+    Some(KafkaConnection {
+        name: name.to_string(),
+        brokers: cluster.brokers.clone(),
+        properties: cluster.properties.iter().map(|(key, value)| (key.to_string(), scalar_text(value))).collect(),
+    })
+}
+
+fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path) -> Vec<(InputKind, String)> {
+    let connection = cluster(c, raw, &kafka.connection, &path.key("connection"));
     let start = match kafka.start.as_deref() {
         None | Some("earliest") => KafkaStart::Earliest,
         Some("latest") => KafkaStart::Latest,
@@ -102,12 +110,7 @@ fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path)
         },
     };
     topic_names(c, &kafka.topics, &path.key("topics"));
-    let Some(cluster) = cluster else { return Vec::new() };
-    let connection = KafkaConnection {
-        name: name.clone(),
-        brokers: cluster.brokers.clone(),
-        properties: cluster.properties.iter().map(|(key, value)| (key.to_string(), scalar_text(value))).collect(),
-    };
+    let Some(connection) = connection else { return Vec::new() };
     let topic = |topic: &String| {
         let spec = KafkaTopicSpec {
             topic: topic.clone(),
@@ -120,13 +123,15 @@ fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path)
     kafka.topics.names.iter().map(topic).collect()
 }
 
+pub(super) fn is_topic(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    !name.is_empty() && name.len() <= 249 && name.chars().all(plain)
+}
+
 fn topic_names(c: &mut Checker<'_>, topics: &Names, path: &Path) {
     for (index, topic) in topics.names.iter().enumerate() {
-        let sound = !topic.is_empty()
-            && topic.len() <= 249
-            && topic.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
         let at = super::name_path(path, topics, index);
-        if !sound {
+        if !is_topic(topic) {
             c.error(&at, format!("`{topic}`"))
                 .expected("a topic name: letters, digits, `.`, `_` and `-`")
                 .help("patterns are not expanded: list the topics");

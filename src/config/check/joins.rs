@@ -29,6 +29,7 @@ pub fn check(c: &mut Checker<'_>, raw: &Sample, anchor: usize, streams: &mut [St
         dedup_horizon_ms: anchor.time.lateness_ms + duration_or(&raw.dedup_horizon, defaults::DEDUP_HORIZON),
         emit: Emit::Wait,
         correct_ms: raw.correct_for.as_ref().map_or(0, |correct_for| correct_for.ms),
+        side: Vec::new(),
     };
     let longest_ms = spec.longest_ms();
     spec.emit = match emit(c, raw, longest_ms, &path.key("emit")) {

@@ -17,6 +17,7 @@ mod inputs;
 mod joins;
 mod models;
 mod names;
+mod outputs;
 mod places;
 mod samples;
 mod schemas;
@@ -52,6 +53,7 @@ pub fn check(raw: &Pipeline, tree: &Node, cut: BTreeSet<Path>, cores: usize) -> 
     let serve = edges::serve(c, raw);
     let group_mode = group_mode::check(c, raw, &inputs, &online);
     let partitioner = streams::partitioner(raw);
+    outputs::check(c, raw);
     edges::folders(c, raw);
     edges::unused(c, &streams, &groups, &samples);
 

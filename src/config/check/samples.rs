@@ -3,7 +3,7 @@
 use super::features::{GroupDraft, same_key_type};
 use super::streams::{self, StreamDraft};
 use super::wide::Wide;
-use super::{Checker, defaults, duration_or, joins, name_path, places, size_or};
+use super::{Checker, defaults, duration_or, joins, name_path, outputs, places, size_or};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::SamplePlan;
 use crate::config::raw::{Codec, Folder, GroupUse, GuardThen, Names, Parquet, Pipeline, Sample};
@@ -85,16 +85,33 @@ fn one(
     let path = &Path::of(&["samples", name]);
     let parquet =
         raw.write.parquet.as_ref().and_then(|parquet| parquet_of(c, file, parquet, &path.key("write").key("parquet")));
-    if raw.write.parquet.is_none() && !c.is_cut(&path.key("write")) && !c.misspelt(path, "write") {
+    let kafka =
+        raw.write.kafka.as_ref().and_then(|kafka| outputs::kafka(c, file, kafka, &path.key("write").key("kafka")));
+    if raw.write.parquet.is_none()
+        && raw.write.kafka.is_none()
+        && !c.is_cut(&path.key("write"))
+        && !c.misspelt(path, "write")
+    {
         c.warn(path, "the rows are written nowhere").help("add `write: { parquet: { path: out/samples } }`");
     }
     let anchor = streams::find(c, streams, &raw.from, &path.key("from"))?;
-    let join = joins::check(c, raw, anchor, streams, path);
+    let mut join = joins::check(c, raw, anchor, streams, path);
+    let side = outputs::sides(c, file, raw, path);
+    join.side = side.iter().map(|side| side.kind).collect();
+    if !side.is_empty() {
+        // Whoever is shown a row wants to find the record.
+        let labels = join.labels.iter().map(|label| label.stream);
+        let told: Vec<_> = labels.chain([join.anchor]).collect();
+        let told = streams.iter_mut().filter(|draft| told.contains(&draft.plan.decode.stream));
+        told.for_each(|draft| draft.plan.decode.positions = true);
+    }
     let mut wide = Wide::default();
     wide.anchor(c, &streams[anchor], &path.key("from"));
     wide.joins(c, &join, streams, path);
     let sample_groups = stitched(c, raw, anchor, streams, groups, &mut wide, path);
 
+    let decode = &streams[anchor].plan.decode;
+    let event_id = raw.write.kafka.as_ref().map(|_| decode.key_sets[decode.id].clone());
     let emission = (join.emit != Emit::Wait).then(|| {
         wide.emission(c, &path.key("emit").key("mode"));
         let decode = &streams[anchor].plan.decode;
@@ -135,10 +152,11 @@ fn one(
         select,
         negatives,
         tag_after_ms: guard.tag.then(|| join.longest_ms()),
+        event_id,
         wide: wide.schema(),
         schema: Arc::new(Schema::new(schema)),
     };
-    Some(SamplePlan { join, sample, parquet, guard })
+    Some(SamplePlan { join, sample, parquet, kafka, side, guard })
 }
 
 /// Where the columns that a sample's expressions see are declared.
@@ -320,7 +338,7 @@ fn written(
     sound.then_some((select, schema))
 }
 
-fn parquet_of(c: &mut Checker<'_>, file: &Pipeline, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {
+pub(super) fn parquet_of(c: &mut Checker<'_>, file: &Pipeline, raw: &Parquet, path: &Path) -> Option<ParquetSpec> {
     let place = places::place(c, file, &raw.path, &path.key("path"));
     let folders = match raw.partition_by.as_slice() {
         [] => Vec::new(),

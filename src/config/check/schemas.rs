@@ -164,7 +164,7 @@ fn imported(text: &str) -> Vec<String> {
     statements.filter_map(|rest| Some(rest.split('"').nth(1)?.to_string())).collect()
 }
 
-fn registry(c: &mut Checker<'_>, raw: &Pipeline, name: &str, at: &Path) -> Option<RegistrySpec> {
+pub(super) fn registry(c: &mut Checker<'_>, raw: &Pipeline, name: &str, at: &Path) -> Option<RegistrySpec> {
     match raw.connections.get(name) {
         Some(Connection { schema_registry: Some(registry), .. }) => Some(RegistrySpec {
             connection: name.into(),

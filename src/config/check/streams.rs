@@ -149,6 +149,7 @@ fn one(
         },
         max_future_ms: duration_or(&raw.max_future, defaults::MAX_FUTURE),
         limits: Default::default(),
+        positions: false,
     };
     schemas::misfits(c, &decode, path);
     let time = StreamTime {

@@ -45,6 +45,45 @@ pub struct Sample {
     /// Where the rows go.
     #[serde(default)]
     pub write: Write,
+    /// What becomes of rows that are in no sample.
+    #[serde(default)]
+    pub side: Side,
+}
+
+/// What becomes of rows that are in no sample, by kind. Each row is written with its stream, its place in the input, its event
+/// time, its key, the reason, and its columns as JSON. See docs/OUTPUTS.md.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Side {
+    /// Impressions and labels that came too late for this sample.
+    #[schemars(extend("default" = "count"))]
+    pub late: Option<SideOut>,
+    /// Labels whose wait ended without an impression. Their columns wait with them, in memory.
+    #[schemars(extend("default" = "count"))]
+    pub expired_labels: Option<SideOut>,
+    /// Copies, and records with a known id and other content.
+    #[schemars(extend("default" = "count"))]
+    pub duplicates: Option<SideOut>,
+    /// Labels that came after `correct_for`.
+    #[schemars(extend("x-later" = "nothing is unmatched before there are corrections"))]
+    pub unmatched: Option<Later>,
+}
+
+/// What becomes of one kind of rows.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum SideOut {
+    /// They are counted in the accounts, and nothing else.
+    Count(CountOnly),
+    /// They are written, too.
+    Write(Write),
+}
+
+/// They are counted only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum CountOnly {
+    Count,
 }
 
 /// A label stream: a label matches when `-before <= label.time - impression.time <= within`, both ends included.
@@ -190,15 +229,40 @@ pub struct Negatives {
     pub keep: f64,
 }
 
-/// Where the rows of a sample go.
+/// Where rows go.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Write {
     /// Parquet files.
     pub parquet: Option<Parquet>,
-    /// A Kafka topic.
-    #[schemars(extend("x-later" = "samples to Kafka are not supported yet: use `parquet`"))]
-    pub kafka: Option<Later>,
+    /// A Kafka topic, for those who train as samples come: each row goes there once its commit is made, with its impression's
+    /// id as the key. See docs/OUTPUTS.md.
+    pub kafka: Option<KafkaOut>,
+}
+
+/// A topic that rows are written to.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaOut {
+    /// A name under `connections`.
+    pub connection: String,
+    /// The topic. It belongs to these rows alone, and must be there.
+    pub topic: String,
+    /// How a row is written.
+    pub format: MessageFormat,
+    /// With `avro`: a connection with `schema_registry`. The schema of the rows is registered there as `<topic>-value`, and
+    /// messages are in the Confluent wire format. Without it they are plain Avro.
+    pub registry: Option<String>,
+}
+
+/// How the rows of a topic are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MessageFormat {
+    /// One object per row; times in milliseconds since 1970.
+    Json,
+    /// With a schema that is made of the row's columns.
+    Avro,
 }
 
 /// Parquet files, complete once they are visible.

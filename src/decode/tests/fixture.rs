@@ -52,6 +52,7 @@ pub fn spec(columns: Vec<ColumnSpec>) -> DecodeSpec {
         min_time: 946_684_800_000,
         max_future_ms: 60_000,
         limits: DecodeLimits::default(),
+        positions: false,
     }
 }
 

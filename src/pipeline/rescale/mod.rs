@@ -24,6 +24,7 @@
 //!   added to every mirror once.
 //! - **Accounts** (see `books`): what is held is counted where it is held; history goes to cell 0, but for as many rows as
 //!   the other cells need to balance.
+//! - **Rows on their way to topics** do not go over: they are sent first, or the rescale is refused.
 //! - **Files** that were ever committed are listed in the catalog of cell 0. Dead letters stay where they are.
 
 mod books;
@@ -37,7 +38,7 @@ mod shape;
 pub use brokers::{Brokers, KafkaBrokers};
 pub use shape::{Extents, Shape};
 
-use crate::commit::{Chain, Manifest, inherit_files, read_for};
+use crate::commit::{Chain, Manifest, OutboxMark, inherit_files, read_for};
 use crate::config::Plan;
 use crate::env::{Clock, Created, Entropy, Place, Store, open_place};
 use crate::event::BlockClass;
@@ -147,6 +148,7 @@ pub fn rescale(
     let root = open_place(&plan.state.root)?;
     let source = Source::find(plan, root.as_ref())?;
     let heads = source.heads(plan)?;
+    refuse_unsent(&heads)?;
     let newest = heads.iter().max_by_key(|head| head.cut).ok_or_else(|| nothing(plan))?;
     let cells = shape::cells_wanted(plan, &extents, options.partitions)?;
     let from = Shape { cells: source.cells(), lanes: newest.layout.lanes };
@@ -179,6 +181,20 @@ pub fn rescale(
     Move { plan, extents: &extents, brokers, clock, entropy, root, source }.run(&mut rescaled)?;
     rescaled.took_ms = clock.monotonic_ms() - started_ms;
     Ok(rescaled)
+}
+
+/// A row that is sent again must have the identity that it had: the number of a commit that its own chain made.
+fn refuse_unsent(heads: &[Manifest]) -> Result<(), RunError> {
+    let unsent = |outlet: &str| heads.iter().filter_map(|head| head.outbox.get(outlet)).map(OutboxMark::waiting).sum();
+    let outlets: BTreeSet<&String> = heads.iter().flat_map(|head| head.outbox.keys()).collect();
+    match outlets.into_iter().map(|outlet| (outlet, unsent(outlet))).find(|(_, rows): &(_, u64)| *rows > 0) {
+        None => Ok(()),
+        Some((outlet, rows)) => Err(RunError::Unsupported(format!(
+            "{rows} rows of {outlet} are committed and not in their topic yet, and only the cells that committed them can \
+             send them. Nothing was changed. Start the pipeline in its present shape until `conjoin inspect` shows that none \
+             wait, stop it in order, then rescale again"
+        ))),
+    }
 }
 
 fn nothing(plan: &Plan) -> RunError {

@@ -11,12 +11,13 @@ use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
 use crate::pipeline::RunError;
 use crate::pipeline::build::{cell_spec, places};
 use crate::pipeline::committer::{DEAD_LETTERS, check_unpublished, publish_files};
+use crate::pipeline::left::left_behind;
 use crate::pipeline::outages::outages_of;
 use crate::pipeline::restore::{self, Objects, Sorted, through};
+use crate::pipeline::sides::{SideFiles, side_files, side_name, side_stem};
 use crate::pipeline::sinks::{SinkGauge, SinkInput, SinkThread, SinkWork};
-use crate::pipeline::start::left_behind;
 use crate::sink::{FileNaming, ParquetSink, older_staged, verify};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Where files go that a manifest names.
@@ -25,6 +26,8 @@ pub struct Outputs {
     samples: Vec<Option<Arc<dyn Store>>>,
     names: Vec<String>,
     dead_letters: Arc<dyn Store>,
+    /// By sink, with what their files are called.
+    sides: BTreeMap<String, (String, Arc<dyn Store>)>,
 }
 
 /// Opens a place that is written to. A bucket must show first that it can be trusted.
@@ -40,7 +43,12 @@ impl Outputs {
     pub fn open(plan: &Plan, entropy: &dyn Entropy) -> Result<Outputs, RunError> {
         let parquet = plan.samples.iter().map(|sample| sample.parquet.as_ref());
         let samples = parquet.map(|spec| spec.map(|spec| open(&spec.path, entropy)).transpose());
+        let side = |side: SideFiles<'_>| {
+            let stem = side_stem(side.sample, side.kind);
+            Ok((side_name(side.sample, side.kind), (stem, open(&side.parquet.path, entropy)?)))
+        };
         Ok(Outputs {
+            sides: side_files(plan).into_iter().map(side).collect::<Result<_, RunError>>()?,
             samples: samples.collect::<Result<_, _>>()?,
             names: plan.samples.iter().map(|sample| sample.sample.name.clone()).collect(),
             dead_letters: open(&plan.state.root.join("dead-letters"), entropy)?,
@@ -50,6 +58,9 @@ impl Outputs {
     fn of(&self, sink: &str) -> Option<&Arc<dyn Store>> {
         if sink == DEAD_LETTERS {
             return Some(&self.dead_letters);
+        }
+        if let Some((_, store)) = self.sides.get(sink) {
+            return Some(store);
         }
         let name = sink.strip_prefix("samples.")?;
         self.samples[self.names.iter().position(|known| known == name)?].as_ref()
@@ -125,7 +136,8 @@ impl AtRest {
         let samples =
             outputs.names.iter().zip(&outputs.samples).filter_map(|(name, store)| Some((name, store.as_ref()?)));
         let letters = crate::sink::DEAD_LETTERS.to_string();
-        for (name, store) in samples.chain([(&letters, &outputs.dead_letters)]) {
+        let sides = outputs.sides.values().map(|(stem, store)| (stem, store));
+        for (name, store) in samples.chain(sides).chain([(&letters, &outputs.dead_letters)]) {
             let naming = naming(plan, name, 0, &self.head);
             for (staged, _) in older_staged(store.as_ref(), &naming)? {
                 if !named.contains(staged.path.as_str()) {

@@ -13,6 +13,8 @@
 use super::{close, settings};
 use crate::source::{KafkaConnection, SourceError};
 use rdkafka::ClientContext;
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
@@ -65,7 +67,14 @@ impl Deliveries {
     }
 }
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // It says at every connect what is known: see `connect_gapless`.
+        if !message.contains("enable.gapless.guarantee is experimental") {
+            DefaultClientContext.log(level, facility, message);
+        }
+    }
+}
 
 impl ProducerContext for Deliveries {
     /// 0, or one more than the number of a tracked message.
@@ -104,6 +113,49 @@ impl TopicWriter {
             .create_with_context(Deliveries::default())
             .map_err(|error| settings::misconfigured(connection, &error))?;
         Ok(TopicWriter { connection: connection.name.clone(), producer: Some(producer), written: 0 })
+    }
+
+    /// The same for messages whose reader goes by their sequence: a partition never has a message without all those that
+    /// were written before it. Nothing is given up because time passes; what a broker refuses ends the writer.
+    pub fn connect_gapless(connection: &KafkaConnection, client_id: &str) -> Result<TopicWriter, SourceError> {
+        let mut config = settings::producer_config(connection, client_id)?;
+        // A message that is given up after a while is a gap which the guarantee does not cover.
+        config.set("enable.gapless.guarantee", "true").set("message.timeout.ms", "0");
+        let producer = config
+            .create_with_context(Deliveries::default())
+            .map_err(|error| settings::misconfigured(connection, &error))?;
+        Ok(TopicWriter { connection: connection.name.clone(), producer: Some(producer), written: 0 })
+    }
+
+    /// Hands a message to the client, unless its queue is full: then it serves the queue for `wait` and says false.
+    pub fn offer(&mut self, message: &Outbound<'_>, wait: Duration) -> Result<bool, SourceError> {
+        self.check_lost()?;
+        match self.producer().send(record(message, Track::Together)) {
+            Ok(()) => {
+                self.written += 1;
+                self.producer().poll(Duration::ZERO);
+                Ok(true)
+            }
+            Err((error, _)) if error.rdkafka_error_code() == Some(Code::QueueFull) => {
+                self.producer().poll(wait);
+                self.check_lost()?;
+                Ok(false)
+            }
+            Err((error, _)) => Err(failed(message.topic, &error)),
+        }
+    }
+
+    /// Whether the brokers have every message that was written; waits for that at most so long.
+    pub fn settled(&mut self, wait: Duration) -> Result<bool, SourceError> {
+        // What is missing after it is asked for below.
+        let _ = self.producer().flush(wait);
+        self.check_lost()?;
+        Ok(self.written == self.producer().context().reports().acknowledged)
+    }
+
+    /// Messages that brokers have not acknowledged.
+    pub fn unsettled(&self) -> u64 {
+        self.written - self.producer().context().reports().acknowledged
     }
 
     /// Hands a message to the client. Waits while its queue is full: brokers that are gone end the wait with an error,
@@ -148,19 +200,7 @@ impl TopicWriter {
     }
 
     pub(super) fn send(&mut self, message: &Outbound<'_>, track: Track) -> Result<(), KafkaError> {
-        let tag = match track {
-            Track::Together => 0,
-            Track::Numbered(number) => number + 1,
-        };
-        let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(message.topic, tag);
-        record.partition = message.partition;
-        record.key = message.key;
-        record.payload = message.payload;
-        record.timestamp = message.time;
-        if !message.headers.is_empty() {
-            let add = |all: OwnedHeaders, &(key, value): &(&str, Option<&[u8]>)| all.insert(Header { key, value });
-            record = record.headers(message.headers.iter().fold(OwnedHeaders::new(), add));
-        }
+        let mut record = record(message, track);
         while let Err((error, back)) = self.producer().send(record) {
             if error.rdkafka_error_code() != Some(Code::QueueFull) {
                 return Err(error);
@@ -203,6 +243,23 @@ impl Drop for TopicWriter {
             close(producer);
         }
     }
+}
+
+fn record<'a>(message: &Outbound<'a>, track: Track) -> BaseRecord<'a, [u8], [u8], usize> {
+    let tag = match track {
+        Track::Together => 0,
+        Track::Numbered(number) => number + 1,
+    };
+    let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(message.topic, tag);
+    record.partition = message.partition;
+    record.key = message.key;
+    record.payload = message.payload;
+    record.timestamp = message.time;
+    if !message.headers.is_empty() {
+        let add = |all: OwnedHeaders, &(key, value): &(&str, Option<&[u8]>)| all.insert(Header { key, value });
+        record = record.headers(message.headers.iter().fold(OwnedHeaders::new(), add));
+    }
+    record
 }
 
 /// A message that the brokers will not get from this writer.

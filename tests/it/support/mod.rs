@@ -6,6 +6,7 @@ pub mod kafka;
 pub mod oracle;
 pub mod registry;
 pub mod s3;
+pub mod sent;
 pub mod world;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};

@@ -1,0 +1,125 @@
+//! Sides: where the rows go that are in no sample: into files with the next commit, or to a topic by the outbox.
+//!
+//! Such rows are few and in no state: so a file of them ends at every cut that has any, and is named by its manifest.
+
+use crate::config::{Plan, SamplePlan};
+use crate::env::{Place, Store};
+use crate::event::{SampleBatch, SideKind, SideRows, StagedFile};
+use crate::pipeline::RunError;
+use crate::pipeline::outbox::OutboxBuffers;
+use crate::sink::{FileNaming, ParquetSink, ParquetSpec, SideStream, side_batch, side_schema};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// As manifests call a side output.
+pub fn side_name(sample: &SamplePlan, kind: SideKind) -> String {
+    format!("side.{}.{}", sample.sample.name, kind.name())
+}
+
+/// As its files are called.
+pub fn side_stem(sample: &SamplePlan, kind: SideKind) -> String {
+    format!("{}.{}", sample.sample.name, kind.name())
+}
+
+/// A side output that is written to files.
+#[derive(Clone, Copy)]
+pub struct SideFiles<'p> {
+    pub number: usize,
+    pub sample: &'p SamplePlan,
+    pub kind: SideKind,
+    pub parquet: &'p ParquetSpec,
+}
+
+/// All of them.
+pub fn side_files(plan: &Plan) -> Vec<SideFiles<'_>> {
+    let samples = plan.samples.iter().enumerate();
+    let files = samples.flat_map(|(number, sample)| {
+        let side = sample.side.iter();
+        side.filter_map(move |side| {
+            Some(SideFiles { number, sample, kind: side.kind, parquet: side.parquet.as_ref()? })
+        })
+    });
+    files.collect()
+}
+
+/// The stores of their files, by the names of the outputs.
+pub type SideStores = BTreeMap<String, Arc<dyn Store>>;
+
+pub fn side_stores(
+    plan: &Plan,
+    open: &dyn Fn(&Place) -> Result<Arc<dyn Store>, RunError>,
+) -> Result<SideStores, RunError> {
+    let files = side_files(plan).into_iter();
+    files.map(|side| Ok((side_name(side.sample, side.kind), open(&side.parquet.path)?))).collect()
+}
+
+/// What one sink thread has of the side outputs.
+pub struct SideSinks {
+    /// Of each sample, the anchor and each join.
+    streams: Vec<Vec<SideStream>>,
+    inputs: Vec<String>,
+    files: Vec<(usize, SideKind, String, ParquetSink)>,
+}
+
+impl SideSinks {
+    /// `naming` gives the names of the files with a stem. `None` where nothing is written.
+    pub fn new(plan: &Plan, stores: &SideStores, naming: impl Fn(&str) -> FileNaming) -> Option<SideSinks> {
+        if plan.samples.iter().all(|sample| sample.side.is_empty()) {
+            return None;
+        }
+        let file = |side: SideFiles<'_>| {
+            let name = side_name(side.sample, side.kind);
+            let naming = naming(&side_stem(side.sample, side.kind));
+            let sink = ParquetSink::new(side.parquet, side_schema(), naming, stores[&name].clone());
+            (side.number, side.kind, name, sink)
+        };
+        Some(SideSinks {
+            streams: plan.samples.iter().map(|sample| streams(plan, sample)).collect(),
+            inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
+            files: side_files(plan).into_iter().map(file).collect(),
+        })
+    }
+
+    pub fn write(
+        &mut self,
+        sample: u16,
+        rows: &SideRows,
+        outbox: Option<&mut OutboxBuffers>,
+        now_ms: i64,
+    ) -> Result<(), RunError> {
+        let number = sample as usize;
+        let stream = &self.streams[number][rows.label.map_or(0, |label| label + 1)];
+        let (batch, keys) = side_batch(stream, &self.inputs, rows);
+        if let Some(outbox) = outbox {
+            outbox.push(number, rows.kind.part(), &keys, &batch)?;
+        }
+        let mine = self.files.iter_mut().filter(|(of, kind, ..)| (*of, *kind) == (number, rows.kind));
+        for (.., sink) in mine {
+            let impression_time = rows.event_time.clone();
+            let batch = SampleBatch { sample, rows: batch.clone(), impression_time, event_id: None, bucket: 0 };
+            sink.write(&batch, now_ms)?;
+        }
+        Ok(())
+    }
+
+    /// Everything since the last cut, by the names of the outputs.
+    pub fn cut(&mut self) -> Result<Vec<(String, StagedFile)>, RunError> {
+        let mut all = Vec::new();
+        for (_, _, name, sink) in &mut self.files {
+            all.extend(sink.finish()?.into_iter().map(|file| (name.clone(), file)));
+        }
+        Ok(all)
+    }
+}
+
+fn streams(plan: &Plan, sample: &SamplePlan) -> Vec<SideStream> {
+    let anchor = [(sample.join.anchor, None)].into_iter();
+    let labels = sample.join.labels.iter().map(|label| (label.stream, Some(label.name.clone())));
+    let stream = |(number, join): (u16, Option<String>)| {
+        let stream = &plan.streams[number as usize];
+        let columns = stream.decode.columns.iter().map(|column| column.name.clone());
+        let key = stream.decode.key_sets[stream.decode.key].clone();
+        SideStream { name: stream.name.clone(), join, columns: columns.collect(), key }
+    };
+    anchor.chain(labels).map(stream).collect()
+}
