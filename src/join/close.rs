@@ -5,6 +5,7 @@
 //! before the label, else the earliest after it.
 
 use crate::event::{CloseReason, EventTime, Fingerprint, Payload};
+use crate::join::block::{FeatureLayout, Features};
 use crate::join::bucket::Part;
 use crate::join::emit::{Emission, EmitKind};
 use crate::join::index::RowRef;
@@ -12,7 +13,7 @@ use crate::join::label::{LabelState, Labels};
 use crate::join::state::{ClosedBucket, JoinState};
 use crate::join::take::label_columns;
 use crate::join::{Emit, Take};
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::ArrayRef;
 use std::cmp::Reverse;
 
 /// The impressions of one bucket, decided.
@@ -39,7 +40,9 @@ pub struct ClosedPart {
     pub event_time: Vec<EventTime>,
     pub id: Vec<Fingerprint>,
     /// Per feature group, aligned with the payload.
-    pub features: Vec<RecordBatch>,
+    pub features: Features,
+    /// How their block is read, where they are on disk alone.
+    pub layout: FeatureLayout,
     /// Per label stream its columns: see [`Take`].
     pub labels: Vec<Vec<ArrayRef>>,
     /// Of samples whose rows leave early.
@@ -91,7 +94,8 @@ impl JoinState {
             keep: (rows.len() < part.rows as usize).then(|| rows.iter().map(|row| row - part.start).collect()),
             event_time: rows.iter().map(|row| bucket.event_time[*row as usize]).collect(),
             id: rows.iter().map(|row| bucket.id[*row as usize]).collect(),
-            features: part.features.clone().unwrap_or_default(),
+            features: part.features.clone().unwrap_or(Features::Memory(Vec::new())),
+            layout: self.layout_of(part),
             labels: self
                 .labels
                 .iter()

@@ -12,6 +12,7 @@
 
 use crate::event::{EventTime, Fingerprint, Watermark};
 use crate::join::Take;
+use crate::join::block::Features;
 use crate::join::close::{ClosedPart, ClosedRows};
 use crate::join::index::RowRef;
 use crate::join::state::JoinState;
@@ -232,7 +233,8 @@ impl JoinState {
             keep: Some(keep),
             event_time,
             id,
-            features: part.features.clone().unwrap_or_default(),
+            features: part.features.clone().unwrap_or(Features::Memory(Vec::new())),
+            layout: self.layout_of(part),
             labels: columns.collect(),
             emission: Some(emission),
         })

@@ -15,6 +15,7 @@ use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
+use crate::pipeline::memory::{LaneMemory, StateMemoryLimit};
 use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::timekeeper::Timekeeper;
@@ -22,7 +23,7 @@ use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::route::Router;
 use crate::source::LogEnd;
 use crate::telemetry::{StreamProgress, Telemetry};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -103,6 +104,9 @@ pub struct Conductor {
     /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
     pub starts_are_new: bool,
     pub time: Timekeeper,
+    /// The memory of all lanes of the process, and what those of this cell take.
+    pub limit: Arc<StateMemoryLimit>,
+    pub memory: Vec<Arc<LaneMemory>>,
 }
 
 /// Timers and what was said last.
@@ -138,6 +142,9 @@ impl Conductor {
             dead: BTreeMap::new(),
         };
         while !self.stop.requested() && !beat.unread.is_empty() {
+            if !self.wait_for_room(&mut beat) {
+                break;
+            }
             match self.intake.next(TICK) {
                 Ok(Some(arrival)) => self.arrival(arrival, &mut beat)?,
                 Ok(None) => {}
@@ -236,8 +243,7 @@ impl Conductor {
             self.router.looked_away(looked_away, now);
         }
         while let Ok(committed) = self.committed.try_recv() {
-            debug_assert_eq!(committed.cut, self.last_cut);
-            self.landed(beat);
+            self.landed(&committed, beat);
         }
         let alive = self.advance(now, beat);
         if now >= beat.last_online_ms + self.flush_ms && self.online {
@@ -248,7 +254,8 @@ impl Conductor {
                 return false;
             }
         }
-        if now >= beat.next_cut_ms && !beat.in_flight && beat.moved {
+        let full = self.limit.is_full(&self.memory);
+        if (now >= beat.next_cut_ms && beat.moved || full) && !beat.in_flight {
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
             self.cut(now, roll, beat);
         }
@@ -259,9 +266,27 @@ impl Conductor {
         alive && !self.failure.failed()
     }
 
+    /// Nothing more is read while a cut is under way and as many rows as it has came since: until it is committed they
+    /// cannot leave memory. As with a full queue, the time until then counts for nothing. False when nothing more will come.
+    fn wait_for_room(&self, beat: &mut Beat) -> bool {
+        while beat.in_flight && self.limit.is_full(&self.memory) {
+            match self.committed.recv_timeout(TICK) {
+                Ok(committed) => self.landed(&committed, beat),
+                Err(RecvTimeoutError::Timeout) if !self.failure.failed() => {}
+                Err(_) => return false,
+            }
+        }
+        true
+    }
+
     /// The cut under way is committed.
-    fn landed(&self, beat: &mut Beat) {
+    fn landed(&self, committed: &Committed, beat: &mut Beat) {
+        debug_assert_eq!(committed.cut, self.last_cut);
         beat.in_flight = false;
+        // Before any other cut: when that is committed, lanes and sinks have left the places where blocks were before.
+        self.tell(LaneInput::Stored { blocks: committed.blocks.clone(), keep: 0 });
+        self.limit.look();
+        self.telemetry.state_memory_limit(self.limit.bytes());
         let named = |(at, next): (PartitionId, i64)| (self.names.inputs[at.input as usize].clone(), at.partition, next);
         self.board.update(|view| view.committed = beat.positions.iter().map(named).collect());
         self.progress.tell(std::mem::take(&mut beat.positions));
@@ -346,11 +371,11 @@ impl Conductor {
     fn wait_for_commit(&self, beat: &mut Beat) -> bool {
         loop {
             match self.committed.recv_timeout(Duration::from_millis(100)) {
-                Ok(_) => {
-                    self.landed(beat);
+                Ok(committed) => {
+                    self.landed(&committed, beat);
                     return true;
                 }
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) if !self.failure.failed() => {}
+                Err(RecvTimeoutError::Timeout) if !self.failure.failed() => {}
                 Err(_) => return false,
             }
         }

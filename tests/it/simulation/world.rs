@@ -24,6 +24,8 @@ pub struct Setup {
     /// The mode, and the waits of those that have any.
     pub emit: (&'static str, i64, i64),
     pub partitions: [u32; 3],
+    /// Bytes of payload that a lane keeps in memory though they are on disk; all of them where nothing is said.
+    pub keep: Option<usize>,
     /// What a person changed in the pipeline file, each as (text, its replacement), and what they reset then.
     pub edits: &'static [(&'static str, &'static str)],
     pub resets: &'static [&'static str],
@@ -38,6 +40,7 @@ impl Setup {
         sparse_clicks: false,
         emit: ("wait", 0, 0),
         partitions: [1, 1, 1],
+        keep: None,
         edits: &[],
         resets: &[],
     };
@@ -50,6 +53,7 @@ impl Setup {
             serving_lag_ms: random.random_range(0..3) * 700,
             features: random.random_bool(0.5),
             partitions: [random.random_range(1..3), random.random_range(1..4), random.random_range(1..3)],
+            keep: [None, Some(0), Some(20_000)][random.random_range(0..3)],
             ..Setup::PLAIN
         }
     }
