@@ -9,6 +9,8 @@
 use crate::event::{EventTime, Fingerprint, Kept, Payload, SegmentId};
 use crate::join::block::Features;
 use crate::join::index::RowRef;
+use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 
 #[derive(Default)]
 pub struct Bucket {
@@ -71,6 +73,17 @@ impl Part {
         let payload = if let Kept::Stored(block) = &self.payload { block.bytes } else { 0 };
         let features = if let Some(Kept::Stored(block)) = &self.features { block.bytes } else { 0 };
         payload + features
+    }
+
+    /// The rows have left: what was written already is of no use any more.
+    pub fn let_go(&mut self) {
+        if self.segment.is_none() {
+            return;
+        }
+        (self.payload, self.payload_bytes) = (Kept::Memory(RecordBatch::new_empty(Schema::empty().into())), 0);
+        if self.features_stored {
+            (self.features, self.features_bytes) = (Some(Kept::Memory(Vec::new())), 0);
+        }
     }
 
     /// Lets go of what a block on disk holds too, and gives its bytes.

@@ -66,7 +66,7 @@ impl JoinState {
         for &row in &live {
             self.unlink_key(RowRef::new(number, row));
         }
-        let bucket = self.buckets.remove(&number).expect("it was closed just now");
+        let mut bucket = self.buckets.remove(&number).expect("it was closed just now");
         let stored = bucket.parts.iter().all(|part| part.segment.is_some());
         let ids = ClosedBucket { id: bucket.id.clone(), home: bucket.home.clone(), stored };
         self.remember_closed(number, ids);
@@ -77,6 +77,7 @@ impl JoinState {
         self.closed_through = Some(self.closed_through.map_or(number, |through| through.max(number)));
         let filed = self.filed_through.is_some_and(|through| number <= through);
         if bucket.parts.iter().any(|part| part.segment.is_none() || !part.features_stored) && !filed {
+            bucket.parts.iter_mut().for_each(Part::let_go);
             self.closed_unstored.push((number, bucket));
         }
         if !filed && (!parts.is_empty() || self.spec.emit == Emit::Wait) {

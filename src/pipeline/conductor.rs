@@ -10,7 +10,7 @@ use crate::cell::{CellSpec, LaneInput};
 use crate::commit::{Handover, InputEntry, TrackEntry};
 use crate::env::Clock;
 use crate::env::failpoint::{self, Failpoint};
-use crate::event::{DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
+use crate::event::{DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark, memory_of};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
@@ -122,6 +122,8 @@ struct Beat {
     positions: Positions,
     /// Something moved since the last cut.
     moved: bool,
+    /// Bytes of impressions that were sent to the lanes since then.
+    sent: u64,
     records: u64,
     dead: BTreeMap<(u16, RejectKind), u64>,
 }
@@ -138,6 +140,7 @@ impl Conductor {
             in_flight: false,
             positions: Positions::default(),
             moved: self.starts_are_new,
+            sent: 0,
             records: 0,
             dead: BTreeMap::new(),
         };
@@ -196,6 +199,7 @@ impl Conductor {
                     if !rejected.is_empty() && self.cuts.send(CutPart::Rejected(rejected)).is_err() {
                         return Ok(());
                     }
+                    beat.sent += self.held_bytes(&routed.decoded);
                     if routed.decoded.num_rows() > 0 && !self.tell(LaneInput::Rows(Arc::new(routed))) {
                         return Ok(());
                     }
@@ -254,7 +258,7 @@ impl Conductor {
                 return false;
             }
         }
-        let full = self.limit.is_full(&self.memory);
+        let full = !self.limit.has_room(beat.sent, &self.memory) || self.limit.is_full(&self.memory);
         if (now >= beat.next_cut_ms && beat.moved || full) && !beat.in_flight {
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
             self.cut(now, roll, beat);
@@ -268,15 +272,27 @@ impl Conductor {
 
     /// Nothing more is read while a cut is under way and as many rows as it has came since: until it is committed they
     /// cannot leave memory. As with a full queue, the time until then counts for nothing. False when nothing more will come.
-    fn wait_for_room(&self, beat: &mut Beat) -> bool {
-        while beat.in_flight && self.limit.is_full(&self.memory) {
+    fn wait_for_room(&mut self, beat: &mut Beat) -> bool {
+        let began = self.clock.monotonic_ms();
+        while beat.in_flight && !self.limit.has_room(beat.sent, &self.memory) {
             match self.committed.recv_timeout(TICK) {
                 Ok(committed) => self.landed(&committed, beat),
                 Err(RecvTimeoutError::Timeout) if !self.failure.failed() => {}
                 Err(_) => return false,
             }
         }
+        let now = self.clock.monotonic_ms();
+        if now > began {
+            self.router.looked_away(now - began, now);
+            beat.last_tick_ms += now - began;
+        }
         true
+    }
+
+    /// What the states of samples will hold of a batch: each of those whose impressions it brings has its own.
+    fn held_bytes(&self, batch: &DecodedBatch) -> u64 {
+        let samples = self.cell.samples.iter().filter(|sample| sample.join.anchor == batch.stream).count();
+        if samples == 0 { 0 } else { (samples * memory_of(&batch.rows)) as u64 }
     }
 
     /// The cut under way is committed.
@@ -306,6 +322,7 @@ impl Conductor {
         beat.in_flight = true;
         beat.positions = self.router.positions().clone();
         beat.moved = false;
+        beat.sent = 0;
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();

@@ -75,10 +75,19 @@ impl StateMemoryLimit {
         (room * mine / (fixed as u128 + lanes.max(1) as u128)) as usize
     }
 
-    /// Whether some lanes have as much fresh rows as they may before a cut.
+    /// Bytes of rows that so many of all lanes may take in before a cut.
+    fn fresh_max(&self, lanes: usize) -> u64 {
+        (self.bytes / 8 * lanes as u64 / self.held().0.max(1)).max(FRESH_BYTES_MIN)
+    }
+
+    /// Whether lanes that were sent so many bytes since the last cut are to be sent more before the next one.
+    pub fn has_room(&self, sent: u64, lanes: &[Arc<LaneMemory>]) -> bool {
+        sent <= self.fresh_max(lanes.len())
+    }
+
+    /// Whether lanes themselves say that they took in more: features come beside the rows.
     pub fn is_full(&self, lanes: &[Arc<LaneMemory>]) -> bool {
-        let fresh: u64 = lanes.iter().map(|lane| lane.fresh.load(Ordering::Relaxed)).sum();
-        fresh > FRESH_BYTES_MIN && fresh > self.bytes / 8 * lanes.len() as u64 / self.held().0.max(1)
+        lanes.iter().map(|lane| lane.fresh.load(Ordering::Relaxed)).sum::<u64>() > self.fresh_max(lanes.len())
     }
 
     /// Says it when what cannot leave memory does not fit into it any more, and when it does again.
@@ -132,6 +141,7 @@ mod tests {
         assert!(!memory.is_full(&mine));
         let others = [memory.lane(), memory.lane()];
         assert!(memory.is_full(&mine) && !memory.is_full(&others));
+        assert!(memory.has_room(5 * MIB, &mine) && !memory.has_room(5 * MIB + 1, &mine));
         mine[0].set_fresh(0);
         assert!(!memory.is_full(&mine));
     }

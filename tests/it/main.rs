@@ -39,6 +39,7 @@ mod repartition;
 mod rescale;
 mod serve_http;
 mod simulation;
+mod spill;
 mod stores;
 mod tidy;
 mod verify;
