@@ -15,7 +15,7 @@ use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
-use crate::pipeline::memory::{LaneMemory, StateMemoryLimit};
+use crate::pipeline::memory::CellMemory;
 use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::timekeeper::Timekeeper;
@@ -104,9 +104,8 @@ pub struct Conductor {
     /// Some input was opened for the first time: where it starts is worth a commit, before the first record comes.
     pub starts_are_new: bool,
     pub time: Timekeeper,
-    /// The memory of all lanes of the process, and what those of this cell take.
-    pub limit: Arc<StateMemoryLimit>,
-    pub memory: Vec<Arc<LaneMemory>>,
+    /// What the lanes may take.
+    pub memory: CellMemory,
 }
 
 /// Timers and what was said last.
@@ -258,7 +257,7 @@ impl Conductor {
                 return false;
             }
         }
-        let full = !self.limit.has_room(beat.sent, &self.memory) || self.limit.is_full(&self.memory);
+        let full = !self.memory.has_room(beat.sent) || self.memory.is_full();
         if (now >= beat.next_cut_ms && beat.moved || full) && !beat.in_flight {
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
             self.cut(now, roll, beat);
@@ -274,7 +273,7 @@ impl Conductor {
     /// cannot leave memory. As with a full queue, the time until then counts for nothing. False when nothing more will come.
     fn wait_for_room(&mut self, beat: &mut Beat) -> bool {
         let began = self.clock.monotonic_ms();
-        while beat.in_flight && !self.limit.has_room(beat.sent, &self.memory) {
+        while beat.in_flight && !self.memory.has_room(beat.sent) {
             match self.committed.recv_timeout(TICK) {
                 Ok(committed) => self.landed(&committed, beat),
                 Err(RecvTimeoutError::Timeout) if !self.failure.failed() => {}
@@ -301,8 +300,8 @@ impl Conductor {
         beat.in_flight = false;
         // Before any other cut: when that is committed, lanes and sinks have left the places where blocks were before.
         self.tell(LaneInput::Stored { blocks: committed.blocks.clone(), keep: 0 });
-        self.limit.look();
-        self.telemetry.state_memory_limit(self.limit.bytes());
+        self.memory.limit().look();
+        self.telemetry.state_memory_limit(self.memory.limit().bytes());
         let named = |(at, next): (PartitionId, i64)| (self.names.inputs[at.input as usize].clone(), at.partition, next);
         self.board.update(|view| view.committed = beat.positions.iter().map(named).collect());
         self.progress.tell(std::mem::take(&mut beat.positions));

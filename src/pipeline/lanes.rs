@@ -6,7 +6,7 @@ use crate::event::{EventTime, FeatureBatch, Watermark};
 use crate::join::ClosedRows;
 use crate::online::{OnlineSender, Version};
 use crate::pipeline::RunError;
-use crate::pipeline::memory::{LaneMemory, StateMemoryLimit};
+use crate::pipeline::memory::LaneMemory;
 use crate::pipeline::sinks::SinkInput;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -61,8 +61,7 @@ pub struct LaneOutlets {
     pub frontier: Arc<Frontier>,
     /// How many lanes there are.
     pub lanes: usize,
-    /// The memory of all lanes, and what this one says that it takes.
-    pub limit: Arc<StateMemoryLimit>,
+    /// What the lane may take, and says that it takes.
     pub memory: Arc<LaneMemory>,
 }
 
@@ -149,7 +148,7 @@ pub fn run(
             }
         }
         if let LaneInput::Stored { keep, .. } = &mut message {
-            *keep = outlets.limit.keep(&outlets.memory);
+            *keep = outlets.memory.keep();
         }
         lane.step(message, &mut out);
         outlets.memory.set_fresh(lane.fresh_bytes());

@@ -7,6 +7,7 @@
 //!
 //! Does not: count what is on its way to a lane or in a file that is open; those have bounds of their own.
 
+use crate::cell::Lane;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -21,8 +22,8 @@ pub struct StateMemoryLimit {
 }
 
 /// What one lane holds, as it says itself.
-#[derive(Default)]
 pub struct LaneMemory {
+    limit: Arc<StateMemoryLimit>,
     /// What cannot leave memory, at the last cut.
     fixed: AtomicU64,
     /// Rows that came since then.
@@ -37,6 +38,62 @@ impl LaneMemory {
     pub fn set_fresh(&self, bytes: usize) {
         self.fresh.store(bytes as u64, Ordering::Relaxed);
     }
+
+    /// What a lane holds that was brought back.
+    pub fn restored(&self, lane: &Lane) {
+        self.set_fixed(lane.counts().fixed_bytes());
+        self.set_fresh(lane.fresh_bytes());
+    }
+
+    /// Bytes of payload that the lane may keep in memory though they are on disk. Lanes with more rows have more of it.
+    pub fn keep(&self) -> usize {
+        let (lanes, fixed) = self.limit.held();
+        let room = self.limit.resident_max().saturating_sub(fixed) as u128;
+        let mine = self.fixed.load(Ordering::Relaxed) as u128 + 1;
+        (room * mine / (fixed as u128 + lanes.max(1) as u128)) as usize
+    }
+}
+
+/// The lanes of one cell.
+pub struct CellMemory {
+    limit: Arc<StateMemoryLimit>,
+    lanes: Vec<Arc<LaneMemory>>,
+}
+
+impl CellMemory {
+    pub fn new(limit: &Arc<StateMemoryLimit>, lanes: usize) -> CellMemory {
+        let lane = |_| {
+            let (limit, fixed, fresh) = (limit.clone(), AtomicU64::new(0), AtomicU64::new(0));
+            Arc::new(LaneMemory { limit, fixed, fresh })
+        };
+        let lanes: Vec<_> = (0..lanes).map(lane).collect();
+        let mut all = limit.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(lanes.iter().map(Arc::downgrade));
+        CellMemory { limit: limit.clone(), lanes }
+    }
+
+    pub fn lane(&self, number: usize) -> &Arc<LaneMemory> {
+        &self.lanes[number]
+    }
+
+    pub fn limit(&self) -> &StateMemoryLimit {
+        &self.limit
+    }
+
+    /// Bytes of rows that the lanes may take in before a cut.
+    fn fresh_max(&self) -> u64 {
+        (self.limit.bytes / 8 * self.lanes.len() as u64 / self.limit.held().0.max(1)).max(FRESH_BYTES_MIN)
+    }
+
+    /// Whether lanes that were sent so many bytes since the last cut are to be sent more before the next one.
+    pub fn has_room(&self, sent: u64) -> bool {
+        sent <= self.fresh_max()
+    }
+
+    /// Whether lanes themselves say that they took in more: features come beside the rows.
+    pub fn is_full(&self) -> bool {
+        self.lanes.iter().map(|lane| lane.fresh.load(Ordering::Relaxed)).sum::<u64>() > self.fresh_max()
+    }
 }
 
 impl StateMemoryLimit {
@@ -46,13 +103,6 @@ impl StateMemoryLimit {
 
     pub fn bytes(&self) -> u64 {
         self.bytes
-    }
-
-    /// One more lane, until it is dropped.
-    pub fn lane(&self) -> Arc<LaneMemory> {
-        let lane = Arc::new(LaneMemory::default());
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&lane));
-        lane
     }
 
     /// How many lanes there are, and what all of them cannot let go of.
@@ -65,29 +115,6 @@ impl StateMemoryLimit {
 
     fn resident_max(&self) -> u64 {
         self.bytes / 8 * 5
-    }
-
-    /// Bytes of payload that a lane may keep in memory though they are on disk. Lanes with more rows have more of it.
-    pub fn keep(&self, lane: &LaneMemory) -> usize {
-        let (lanes, fixed) = self.held();
-        let room = self.resident_max().saturating_sub(fixed) as u128;
-        let mine = lane.fixed.load(Ordering::Relaxed) as u128 + 1;
-        (room * mine / (fixed as u128 + lanes.max(1) as u128)) as usize
-    }
-
-    /// Bytes of rows that so many of all lanes may take in before a cut.
-    fn fresh_max(&self, lanes: usize) -> u64 {
-        (self.bytes / 8 * lanes as u64 / self.held().0.max(1)).max(FRESH_BYTES_MIN)
-    }
-
-    /// Whether lanes that were sent so many bytes since the last cut are to be sent more before the next one.
-    pub fn has_room(&self, sent: u64, lanes: &[Arc<LaneMemory>]) -> bool {
-        sent <= self.fresh_max(lanes.len())
-    }
-
-    /// Whether lanes themselves say that they took in more: features come beside the rows.
-    pub fn is_full(&self, lanes: &[Arc<LaneMemory>]) -> bool {
-        lanes.iter().map(|lane| lane.fresh.load(Ordering::Relaxed)).sum::<u64>() > self.fresh_max(lanes.len())
     }
 
     /// Says it when what cannot leave memory does not fit into it any more, and when it does again.
@@ -119,40 +146,38 @@ mod tests {
 
     #[test]
     fn lanes_share_what_is_left_by_what_they_hold() {
-        let memory = StateMemoryLimit::new(80 * MIB);
-        let (one, other) = (memory.lane(), memory.lane());
-        assert_eq!((memory.keep(&one), memory.keep(&other)), (25 * MIB as usize, 25 * MIB as usize));
-        one.set_fixed(30 * MIB);
-        other.set_fixed(10 * MIB);
-        let (of_one, of_other) = (memory.keep(&one), memory.keep(&other));
-        assert!(of_one + of_other <= 10 * MIB as usize && of_one > 7 * MIB as usize && of_other > 2 * MIB as usize);
-        other.set_fixed(40 * MIB);
-        assert_eq!((memory.keep(&one), memory.keep(&other)), (0, 0));
+        let limit = StateMemoryLimit::new(80 * MIB);
+        let cells = [CellMemory::new(&limit, 1), CellMemory::new(&limit, 1)];
+        let keep = |cell: usize| cells[cell].lane(0).keep() as u64;
+        assert_eq!((keep(0), keep(1)), (25 * MIB, 25 * MIB));
+        cells[0].lane(0).set_fixed(30 * MIB);
+        cells[1].lane(0).set_fixed(10 * MIB);
+        assert!(keep(0) + keep(1) <= 10 * MIB && keep(0) > 7 * MIB && keep(1) > 2 * MIB);
+        cells[1].lane(0).set_fixed(40 * MIB);
+        assert_eq!((keep(0), keep(1)), (0, 0));
+        let [one, other] = cells;
         drop(other);
-        assert!(memory.keep(&one) >= 19 * MIB as usize, "what is gone takes nothing");
+        assert!(one.lane(0).keep() as u64 >= 19 * MIB, "what is gone takes nothing");
     }
 
     #[test]
     fn a_cut_is_due_when_an_eighth_is_fresh_and_more_cells_have_less_each() {
-        let memory = StateMemoryLimit::new(80 * MIB);
-        let mine = [memory.lane(), memory.lane()];
-        mine[0].set_fresh(6 << 20);
-        mine[1].set_fresh(4 << 20);
-        assert!(!memory.is_full(&mine));
-        let others = [memory.lane(), memory.lane()];
-        assert!(memory.is_full(&mine) && !memory.is_full(&others));
-        assert!(memory.has_room(5 * MIB, &mine) && !memory.has_room(5 * MIB + 1, &mine));
-        mine[0].set_fresh(0);
-        assert!(!memory.is_full(&mine));
+        let limit = StateMemoryLimit::new(80 * MIB);
+        let mine = CellMemory::new(&limit, 2);
+        mine.lane(0).set_fresh(6 << 20);
+        mine.lane(1).set_fresh(4 << 20);
+        assert!(!mine.is_full() && mine.has_room(10 * MIB));
+        let others = CellMemory::new(&limit, 2);
+        assert!(mine.is_full() && !others.is_full());
+        assert!(mine.has_room(5 * MIB) && !mine.has_room(5 * MIB + 1));
+        mine.lane(0).set_fresh(0);
+        assert!(!mine.is_full());
     }
 
     #[test]
     fn little_memory_still_takes_some_rows_between_cuts() {
-        let memory = StateMemoryLimit::new(0);
-        let lanes = [memory.lane()];
-        lanes[0].set_fresh(FRESH_BYTES_MIN as usize);
-        assert!(!memory.is_full(&lanes));
-        lanes[0].set_fresh(FRESH_BYTES_MIN as usize + 1);
-        assert!(memory.is_full(&lanes) && memory.keep(&lanes[0]) == 0);
+        let cell = CellMemory::new(&StateMemoryLimit::new(0), 1);
+        assert!(cell.has_room(FRESH_BYTES_MIN) && !cell.has_room(FRESH_BYTES_MIN + 1));
+        assert_eq!(cell.lane(0).keep(), 0);
     }
 }

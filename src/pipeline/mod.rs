@@ -42,7 +42,7 @@ pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
 pub use generation::{Generation, single_path};
 pub use group::run_group;
 pub use lanes::CutPart;
-pub use memory::{LaneMemory, StateMemoryLimit};
+pub use memory::StateMemoryLimit;
 pub use online_state::{LoadedOnline, load_online};
 pub use rehearsal::Rehearsal;
 pub use rescale::{Brokers, Extents, KafkaBrokers, RescaleOptions, Rescaled, Shape, rescale};

@@ -16,7 +16,7 @@ use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
-use crate::pipeline::memory::{LaneMemory, StateMemoryLimit};
+use crate::pipeline::memory::{CellMemory, StateMemoryLimit};
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
@@ -185,7 +185,7 @@ impl Start<'_> {
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell, self.mirror());
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        let memory: Vec<Arc<LaneMemory>> = (0..cell.lanes).map(|_| self.world.memory.lane()).collect();
+        let memory = CellMemory::new(&self.world.memory, cell.lanes);
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head, &memory))?;
         self.world.board.update(|view| view.phase = Phase::Running);
         for (number, (lane, closed)) in restored.into_iter().enumerate() {
@@ -209,8 +209,7 @@ impl Start<'_> {
                 online: OnlineOutlet::new(online.sender(), batches_per_tick, head),
                 frontier: frontier.clone(),
                 lanes: cell.lanes,
-                limit: self.world.memory.clone(),
-                memory: memory[number].clone(),
+                memory: memory.lane(number).clone(),
             };
             let body = move || match deliver_restored(closed, &sink_in) {
                 true => lanes::run(number, lane, lane_out, outlets),
@@ -255,7 +254,6 @@ impl Start<'_> {
             last_cut: head.cut,
             starts_are_new: !new.is_empty(),
             time,
-            limit: self.world.memory.clone(),
             memory,
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
@@ -485,15 +483,14 @@ impl Start<'_> {
         history: &crate::cell::FeatureHistory,
         objects: &Objects,
         head: &Manifest,
-        memory: &[Arc<LaneMemory>],
+        memory: &CellMemory,
     ) -> Result<Vec<(Lane, Vec<(u16, crate::join::ClosedRows)>)>, RunError> {
         let restore_one = |number: usize| {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let keep = self.world.memory.keep(&memory[number]);
-            let from = restore::RestoreFrom { store: self.state.as_ref(), objects, head, keep };
+            let (store, keep) = (self.state.as_ref(), memory.lane(number).keep());
+            let from = restore::RestoreFrom { store, objects, head, keep };
             let closed = restore::restore_lane(&mut lane, number, cell.lanes, &from)?;
-            memory[number].set_fixed(lane.counts().fixed_bytes());
-            memory[number].set_fresh(lane.fresh_bytes());
+            memory.lane(number).restored(&lane);
             Ok::<_, RunError>((lane, closed))
         };
         let lanes: Result<Vec<_>, RunError> = std::thread::scope(|scope| {
