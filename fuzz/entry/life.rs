@@ -13,9 +13,9 @@ use conjoin::decode::Decoder;
 use conjoin::env::{ManualClock, MemoryStore, Store};
 use conjoin::event::{FeatureBatch, PartitionId, PositionDelta, Positions, RawBatch, RawRecord, Track, Watermark};
 use conjoin::pipeline::{
-    BookNames, CommitNote, CommitWork, Committer, ConductorCut, CutPart, DEAD_LETTERS, GarbageOutlet, NOTES_MAX,
-    RunError, SinkGauge, SinkInput, SinkThread, SinkWork, Timekeeper, cell_spec, definition, input_entries,
-    list_objects, outage_entries, outages_of, restore_lane, routed_streams, track_entries,
+    BookNames, CommitNote, CommitWork, Committed, Committer, ConductorCut, CutPart, DEAD_LETTERS, GarbageOutlet,
+    NOTES_MAX, RestoreFrom, RunError, SinkGauge, SinkInput, SinkThread, SinkWork, Timekeeper, cell_spec, definition,
+    input_entries, list_objects, outage_entries, outages_of, restore_lane, routed_streams, track_entries,
 };
 use conjoin::route::Router;
 use conjoin::sink::{DeadLetterSink, FileNaming, ParquetSink};
@@ -25,6 +25,8 @@ use std::sync::Arc;
 
 pub const STREAMS: [&str; 3] = ["impressions", "clicks", "buys"];
 pub const START: i64 = 1_700_000_000_000;
+/// Bytes of payload that a lane keeps in memory though they are on disk: a few rows, and not all.
+const KEEP: usize = 4_096;
 
 /// What outlives a process: objects by store (the state, the samples, the dead letters) and path.
 pub type Objects = Vec<(usize, String, Vec<u8>)>;
@@ -79,6 +81,8 @@ pub struct Life {
     committer: Committer,
     notes: crossbeam_channel::Receiver<CommitNote>,
     last_cut: u64,
+    /// What the lanes are not told of yet.
+    committed: Option<Committed>,
     time: Timekeeper,
     /// What went to the online store, in order.
     pub published: Vec<FeatureBatch>,
@@ -157,6 +161,7 @@ impl Life {
             last_cut: head.cut,
             time: Timekeeper::new(cell.clone(), None, streams, &router),
             published: Vec::new(),
+            committed: None,
             plan: plan.clone(),
             cell,
             router,
@@ -165,8 +170,9 @@ impl Life {
         };
         let outages = outages_of(plan, &head);
         for number in 0..lanes {
-            let closed =
-                restore_lane(&mut life.lanes[number], number, lanes, state.as_ref(), &objects, &head, &outages)?;
+            let outages = &outages;
+            let from = RestoreFrom { store: state.as_ref(), objects: &objects, head: &head, keep: KEEP, outages };
+            let closed = restore_lane(&mut life.lanes[number], number, lanes, &from)?;
             for (sample, rows) in closed {
                 life.sink(number, SinkInput::Closed { sample, rows, recount: false })?;
             }
@@ -259,7 +265,11 @@ impl Life {
             handover,
         };
         self.take(CutPart::Conductor(Box::new(cut)))?;
-        self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed })
+        self.tell(LaneInput::Cut { number: self.last_cut, roll, sealed })?;
+        match self.committed.take() {
+            Some(committed) => self.tell(LaneInput::Stored { blocks: committed.blocks, keep: KEEP }),
+            None => Ok(()),
+        }
     }
 
     /// Every input has ended: all that is pending closes, and is committed.
@@ -304,7 +314,7 @@ impl Life {
     }
 
     fn take(&mut self, part: CutPart) -> Result<(), RunError> {
-        self.committer.take(part)?;
+        self.committed = self.committer.take(part)?.or(self.committed.take());
         self.notes.try_iter().for_each(drop);
         Ok(())
     }

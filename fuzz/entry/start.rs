@@ -9,7 +9,7 @@ use super::script::{Script, edit_json};
 use conjoin::audit::{Seen, overview};
 use conjoin::env::{ManualClock, SeededEntropy};
 use conjoin::online::{MemoryStore, StoreGroup};
-use conjoin::pipeline::{RunError, RunOptions, StopSignal, World, load_online, run as run_pipeline};
+use conjoin::pipeline::{RunError, RunOptions, StateMemoryLimit, StopSignal, World, load_online, run as run_pipeline};
 use conjoin::telemetry::Telemetry;
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -70,6 +70,7 @@ pub fn run(bytes: &[u8]) {
     }
     let world = World {
         exchange: None,
+        memory: StateMemoryLimit::new(base.plan.state.memory_bytes),
         clock: Arc::new(ManualClock::at(super::life::START)),
         entropy: Arc::new(SeededEntropy::new(1)),
         online,

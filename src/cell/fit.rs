@@ -5,7 +5,7 @@
 //! Does not: look at rows; the states do when they take them.
 
 use crate::cell::{CellSpec, RestoredBlock, SampleCell};
-use crate::event::Payload;
+use crate::event::Kept;
 use crate::join::Segment;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
@@ -27,13 +27,13 @@ pub(super) fn check(spec: &CellSpec, block: &RestoredBlock) -> Result<(), String
 
 fn impressions(sample: &SampleCell, segment: &Segment) -> Result<(), String> {
     let keys = segment.keys.num_rows();
-    if let Payload::Memory(rows) = &segment.payload {
+    if let Some(rows) = segment.payload.in_memory() {
         let columns = sample.anchor_schema.fields().iter().map(|field| (field.name().clone(), field.data_type()));
         same_columns("rows", rows, columns.collect())?;
         same_length("rows", rows, keys)?;
     }
     // Its columns are found by their names: those of a group that came or went are null.
-    if let Some(features) = &segment.features {
+    if let Some(features) = segment.features.as_ref().and_then(Kept::in_memory) {
         same_length("features", features, keys)?;
     }
     Ok(())

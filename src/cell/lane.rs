@@ -14,7 +14,7 @@ use crate::cell::mirror::Mirror;
 use crate::cell::{CellSpec, GroupCell, Stitched, StreamUse};
 use crate::event::{
     BlockClass, CloseReason, EventTime, FeatureAccount, FeatureBatch, GroupCounts, LaneCounts, Outage, RoutedBatch,
-    SampleCounts, SideRows, StateBlock, Watermark, home_of, key_group, lane_of,
+    SampleCounts, SideRows, StateBlock, StoredBlock, Watermark, home_of, key_group, lane_of,
 };
 use crate::feature::{GroupStore, null_where};
 use crate::join::{ClosedRows, Emit, JoinState, LaneRows};
@@ -69,6 +69,12 @@ pub enum LaneInput {
         number: u64,
         roll: bool,
         sealed: EventTime,
+    },
+    /// A manifest names these blocks, or names them at another place than before: what lies elsewhere may be gone when the
+    /// next cut is committed. Of what is on disk, so many bytes may stay in memory.
+    Stored {
+        blocks: Arc<[StoredBlock]>,
+        keep: usize,
     },
 }
 
@@ -169,6 +175,7 @@ impl Lane {
                 self.history.lanes[self.number].iter().for_each(|store| write(store).publish_anew(&|_| true));
             }
             LaneInput::Cut { number, roll, sealed } => out.cut = Some(self.cut(number, roll, sealed)),
+            LaneInput::Stored { blocks, keep } => self.stored(&blocks, keep),
         }
     }
 
@@ -266,7 +273,8 @@ impl Lane {
             closed_through: join.closed_through(),
             filed_through: join.filed_through(),
             emitted_through: join.emitted_through(),
-            memory_bytes: join.memory_bytes() as u64,
+            memory_bytes: join.memory().total(),
+            memory: join.memory(),
         });
         let groups = self.history.lanes[self.number].iter().zip(&self.feature_accounts).map(|(store, uses)| {
             let store = read(store);

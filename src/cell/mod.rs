@@ -12,6 +12,7 @@ mod deal;
 mod fit;
 mod lane;
 mod mirror;
+mod residency;
 mod spec;
 
 pub use cut::{LaneRestoreError, RestoredBlock};

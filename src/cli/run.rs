@@ -7,7 +7,9 @@ use crate::cli::{EXIT_FAILED, EXIT_USAGE, PipelineArgs, eprint_text, print_text}
 use crate::config::Plan;
 use crate::env::{Entropy, SystemClock, SystemEntropy};
 use crate::online::{OnlineWriter, WriterLimits};
-use crate::pipeline::{Board, RunOptions, RunSummary, RunView, StopSignal, World, run as run_pipeline, run_group};
+use crate::pipeline::{
+    Board, RunOptions, RunSummary, RunView, StateMemoryLimit, StopSignal, World, run as run_pipeline, run_group,
+};
 use crate::telemetry::{RunMoment, Telemetry, status_line};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -110,6 +112,7 @@ fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), Str
         board: board.clone(),
         stop: stop.clone(),
         exchange: None,
+        memory: StateMemoryLimit::new(plan.state.memory_bytes),
     };
     let signals = stop_on_signals(stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
     let status = Status::start(board.clone());

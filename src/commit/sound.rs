@@ -69,6 +69,8 @@ fn books(manifest: &Manifest) -> Result<(), String> {
         let anchor = &sample.anchor;
         count("the account of a sample", [anchor.duplicate, anchor.conflict, anchor.late, anchor.applied])?;
         count("the account of a sample", [anchor.pending, anchor.emitted, anchor.sampled_out, sample.memory_bytes])?;
+        let memory = &sample.memory;
+        count("the memory of a sample", [memory.index, memory.labels, memory.payload, memory.spilled])?;
         at_most("pending rows", anchor.pending, anchor.applied)?;
         for label in &sample.labels {
             let came = [label.filtered, label.duplicate, label.conflict, label.late, label.applied];

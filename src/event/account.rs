@@ -173,6 +173,36 @@ pub struct SampleCounts {
     pub emitted_through: Option<u32>,
     #[serde(default)]
     pub memory_bytes: u64,
+    /// The same by what it is.
+    #[serde(default)]
+    pub memory: StateMemory,
+}
+
+/// Bytes of a sample's state in memory, and of what of it is on disk alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct StateMemory {
+    /// Times, keys and where to find them: in memory until the rows close.
+    pub index: u64,
+    pub labels: u64,
+    /// Columns of impressions and of their features.
+    pub payload: u64,
+    /// Columns that are on disk alone, as they lie there.
+    pub spilled: u64,
+}
+
+impl StateMemory {
+    pub fn total(&self) -> u64 {
+        self.index + self.labels + self.payload
+    }
+}
+
+impl AddAssign for StateMemory {
+    fn add_assign(&mut self, other: StateMemory) {
+        self.index += other.index;
+        self.labels += other.labels;
+        self.payload += other.payload;
+        self.spilled += other.spilled;
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -198,12 +228,18 @@ impl LaneCounts {
                 label.applied -= label.waiting;
                 label.waiting = 0;
             }
-            sample.memory_bytes = 0;
+            (sample.memory_bytes, sample.memory) = (0, StateMemory::default());
         }
         for group in &mut counts.groups {
             (group.entities, group.tiles, group.due, group.memory_bytes) = (0, 0, 0, 0);
         }
         counts
+    }
+
+    /// Bytes in memory that cannot leave it.
+    pub fn fixed_bytes(&self) -> u64 {
+        let samples = self.samples.iter().map(|sample| sample.memory.index + sample.memory.labels);
+        samples.chain(self.groups.iter().map(|group| group.memory_bytes)).sum()
     }
 
     /// The books of a whole cell: lanes own disjoint rows, and all stand at the same cut.
@@ -218,6 +254,7 @@ impl LaneCounts {
             mine.filed_through = mine.filed_through.max(theirs.filed_through);
             mine.emitted_through = mine.emitted_through.max(theirs.emitted_through);
             mine.memory_bytes += theirs.memory_bytes;
+            mine.memory += theirs.memory;
         }
         self.groups.resize(self.groups.len().max(other.groups.len()), GroupCounts::default());
         for (mine, theirs) in self.groups.iter_mut().zip(&other.groups) {

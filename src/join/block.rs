@@ -6,7 +6,7 @@
 //! Holds: columns are found by their names, so a group that came, went or moved takes no other one's values.
 //! Does not: decide which rows are written or taken back.
 
-use crate::event::Fingerprint;
+use crate::event::{Fingerprint, Kept};
 use crate::join::bucket::{Bucket, Part};
 use crate::join::snapshot::RestoreError;
 use crate::join::state::JoinedGroup;
@@ -15,6 +15,28 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, UInt32Type, UInt64Type};
 use std::sync::Arc;
+
+/// Feature columns of the rows of a part, one batch per group.
+pub type Features = Kept<Vec<RecordBatch>>;
+
+/// How the block of a segment's features becomes one batch per group.
+#[derive(Clone, Debug)]
+pub struct FeatureLayout {
+    pub(super) groups: Arc<[JoinedGroup]>,
+    /// Per group, whether what the block says of it is its own; all are if it is empty.
+    pub(super) knows: Vec<bool>,
+}
+
+impl FeatureLayout {
+    /// Of rows that have none, or that have them in memory.
+    pub fn none() -> FeatureLayout {
+        FeatureLayout { groups: Arc::new([]), knows: Vec::new() }
+    }
+
+    pub fn split(&self, block: &RecordBatch) -> Result<Vec<RecordBatch>, RestoreError> {
+        split_features(block, &self.groups, |group| self.knows.get(group).copied().unwrap_or(true))
+    }
+}
 
 pub(super) const LABEL_KEY_COLUMNS: usize = 6;
 

@@ -6,6 +6,7 @@
 //! window of. Of labels that hang on labels the chains are those of the labels that were attached just before.
 
 use crate::event::{CloseReason, EventTime, Fingerprint, Outage, Payload};
+use crate::join::block::{FeatureLayout, Features};
 use crate::join::bucket::Part;
 use crate::join::emit::Emission;
 use crate::join::index::RowRef;
@@ -13,7 +14,7 @@ use crate::join::label::{LabelState, Labels};
 use crate::join::state::{ClosedBucket, JoinState};
 use crate::join::take::label_columns;
 use crate::join::{Emit, Take};
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::ArrayRef;
 use std::cell::OnceCell;
 use std::cmp::Reverse;
 
@@ -43,7 +44,9 @@ pub struct ClosedPart {
     pub event_time: Vec<EventTime>,
     pub id: Vec<Fingerprint>,
     /// Per feature group, aligned with the payload.
-    pub features: Vec<RecordBatch>,
+    pub features: Features,
+    /// How their block is read, where they are on disk alone.
+    pub layout: FeatureLayout,
     /// Per label stream its columns: see [`Take`].
     pub labels: Vec<Vec<ArrayRef>>,
     /// Of samples whose rows leave early.
@@ -85,7 +88,7 @@ impl JoinState {
         for &row in &live {
             self.unlink_key(RowRef::new(number, row));
         }
-        let bucket = self.buckets.remove(&number).expect("it was closed just now");
+        let mut bucket = self.buckets.remove(&number).expect("it was closed just now");
         let stored = bucket.parts.iter().all(|part| part.segment.is_some());
         let ids = ClosedBucket { id: bucket.id.clone(), home: bucket.home.clone(), stored };
         self.remember_closed(number, ids);
@@ -96,6 +99,7 @@ impl JoinState {
         self.closed_through = Some(self.closed_through.map_or(number, |through| through.max(number)));
         let filed = self.filed_through.is_some_and(|through| number <= through);
         if bucket.parts.iter().any(|part| part.segment.is_none() || !part.features_stored) && !filed {
+            bucket.parts.iter_mut().for_each(Part::let_go);
             self.closed_unstored.push((number, bucket));
         }
         if !filed && self.spec.emit == Emit::Wait {
@@ -121,7 +125,8 @@ impl JoinState {
             keep: (live.len() < part.rows as usize).then(|| live.iter().map(|row| row - part.start).collect()),
             event_time: live.iter().map(|row| bucket.event_time[*row as usize]).collect(),
             id: live.iter().map(|row| bucket.id[*row as usize]).collect(),
-            features: part.features.clone().unwrap_or_default(),
+            features: part.features.clone().unwrap_or(Features::Memory(Vec::new())),
+            layout: self.layout_of(part),
             labels: labels.map(|(labels, found)| label_columns(labels, &found.rows, &found.ends)).collect(),
             emission: None,
         })

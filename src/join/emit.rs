@@ -12,6 +12,7 @@
 //! Does not: attach labels for good: closing does, by the same claims.
 
 use crate::event::{CloseReason, EventTime, Watermark};
+use crate::join::block::Features;
 use crate::join::close::{ClosedPart, ClosedRows, Found};
 use crate::join::index::RowRef;
 use crate::join::state::JoinState;
@@ -277,7 +278,8 @@ impl JoinState {
             keep: Some(keep),
             event_time,
             id,
-            features: part.features.clone().unwrap_or_default(),
+            features: part.features.clone().unwrap_or(Features::Memory(Vec::new())),
+            layout: self.layout_of(part),
             labels: columns.collect(),
             emission: Some(emission),
         })

@@ -1,6 +1,7 @@
 //! Evaluate: reads the features of pending impressions as soon as they are complete, and keeps them as columns.
 
-use crate::event::{DurationMs, EventTime, Fingerprint, Watermark};
+use crate::event::{DurationMs, EventTime, Fingerprint, Watermark, memory_of};
+use crate::join::block::Features;
 use crate::join::bucket::Part;
 use crate::join::state::JoinState;
 use arrow::array::{ArrayRef, RecordBatch, new_null_array};
@@ -27,9 +28,11 @@ impl JoinState {
                     true => nulls(&groups[group].outputs, instants.len()),
                     false => evaluate(group, entities, &instants),
                 });
-                let features = features.collect();
+                let features: Vec<RecordBatch> = features.collect();
                 let part: &mut Part = &mut bucket.parts[index];
-                part.features = Some(features);
+                part.features_bytes = features.iter().map(memory_of).sum();
+                part.features = Some(Features::Memory(features));
+                self.fresh_bytes += part.features_bytes;
                 // From here on the values stand for the entities, on disk too.
                 part.entities.iter_mut().for_each(|entities| *entities = Vec::new());
             }

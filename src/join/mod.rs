@@ -17,14 +17,17 @@ mod emit;
 mod evaluate;
 mod index;
 mod label;
+mod residency;
 mod side;
 mod snapshot;
 mod spec;
 mod state;
 mod take;
 
+pub use block::{FeatureLayout, Features};
 pub use close::{ClosedPart, ClosedRows};
 pub use emit::{Emission, EmitKind};
+pub use residency::Spillable;
 pub use snapshot::{JoinCut, RestoreError, Segment, Through};
 pub use spec::*;
 pub use state::{AnchorKeys, JoinState, JoinedGroup, LabelKeys, LaneRows};

@@ -5,8 +5,8 @@
 //! declared columns stay on disk until their bucket closes.
 
 use crate::event::{
-    AnchorAccount, BlockClass, BlockKind, CloseReason, DurationMs, EventTime, Fingerprint, LabelAccount, Payload,
-    SegmentId, Share, StateBlock, Watermark,
+    AnchorAccount, BlockClass, BlockKind, CloseReason, DurationMs, EventTime, Fingerprint, Kept, LabelAccount, Payload,
+    SegmentId, Share, StateBlock, Watermark, memory_of,
 };
 use crate::join::block::{
     KeyColumns, LABEL_KEY_COLUMNS, column, fingerprint_array, fingerprints_of, join_features, key_block, record_batch,
@@ -66,9 +66,10 @@ pub struct Segment {
     /// `None` when the rows must be written again, because only some of them belong to this lane.
     pub id: Option<SegmentId>,
     pub keys: RecordBatch,
-    /// In memory when `id` is `None`, or when its rows leave one by one.
+    /// In memory alone when `id` is `None`.
     pub payload: Payload,
-    pub features: Option<RecordBatch>,
+    /// All groups side by side.
+    pub features: Option<Payload>,
 }
 
 impl Segment {
@@ -76,15 +77,18 @@ impl Segment {
     fn filter(&self, mask: &BooleanArray) -> Result<Segment, RestoreError> {
         let bad = |reason: String| RestoreError { what: "impressions", reason };
         let filter = |batch: &RecordBatch| filter_record_batch(batch, mask).map_err(|error| bad(error.to_string()));
-        let Payload::Memory(rows) = &self.payload else { return Err(bad("split rows must be in memory".into())) };
+        let held = |kept: &Payload| match kept {
+            Payload::Memory(rows) => filter(rows).map(Payload::Memory),
+            _ => Err(bad("split rows must be in memory".into())),
+        };
         Ok(Segment {
             bucket: self.bucket,
             cut: self.cut,
             knows: self.knows.clone(),
             id: None,
             keys: filter(&self.keys)?,
-            payload: Payload::Memory(filter(rows)?),
-            features: self.features.as_ref().map(filter).transpose()?,
+            payload: held(&self.payload)?,
+            features: self.features.as_ref().map(held).transpose()?,
         })
     }
 }
@@ -100,6 +104,7 @@ impl JoinState {
             }
             self.closed_unstored.clear();
         }
+        self.fresh_bytes = 0;
         let segment = SegmentId { cut, lane, ordinal: 0 };
         let mut writer = Writer { node, groups: &self.keys.groups, segment, blocks: Vec::new() };
         for (number, mut bucket) in std::mem::take(&mut self.closed_unstored) {
@@ -215,15 +220,22 @@ impl JoinState {
         }
         // Rows whose features were read keep them; rows that know the entity of no group have none to be read.
         let unread = keys.entities.iter().any(|entities| !entities.is_empty());
+        let split = |batch: &RecordBatch| split_features(batch, &self.keys.groups, knows);
         let features = match &segment.features {
-            Some(batch) => Some(split_features(batch, &self.keys.groups, knows)?),
+            Some(Kept::Memory(batch)) => Some(Kept::Memory(split(batch)?)),
+            Some(Kept::Cached(batch, block)) => Some(Kept::Cached(split(batch)?, block.clone())),
+            Some(Kept::Stored(block)) => Some(Kept::Stored(block.clone())),
             None if unread => None,
-            None => Some(self.keys.groups.iter().map(|group| nulls(&group.outputs, rows)).collect()),
+            None => Some(Kept::Memory(self.keys.groups.iter().map(|group| nulls(&group.outputs, rows)).collect())),
         };
-        let payload_bytes = match &segment.payload {
-            Payload::Memory(batch) => batch.get_array_memory_size(),
-            Payload::Stored(_) => 0,
-        };
+        let payload_bytes = segment.payload.in_memory().map_or(0, memory_of);
+        let features_bytes = segment.features.as_ref().and_then(Kept::in_memory).map_or(0, memory_of);
+        if segment.id.is_none() {
+            self.fresh_bytes += payload_bytes + features_bytes;
+        }
+        if features.is_some() {
+            keys.entities.iter_mut().for_each(|entities| *entities = Vec::new());
+        }
         let bucket = self.buckets.get_mut(&segment.bucket).expect("rows were just pushed");
         bucket.parts.push(Part {
             start: start as u32,
@@ -235,6 +247,8 @@ impl JoinState {
             features_stored: self.keys.groups.is_empty()
                 || (features.is_some() && (segment.id.is_some() || segment.features.is_none())),
             features,
+            features_bytes,
+            knows: segment.knows,
             entities: keys.entities,
             segment: segment.id,
         });
@@ -404,23 +418,16 @@ fn merge(mut group: Vec<Part>) -> Part {
     if group.len() == 1 {
         return group.pop().expect("there is one");
     }
-    let batches: Vec<&RecordBatch> = group
-        .iter()
-        .map(|part| match &part.payload {
-            Payload::Memory(batch) => batch,
-            Payload::Stored(_) => unreachable!("a part without a segment is in memory"),
-        })
-        .collect();
+    let batches: Vec<&RecordBatch> =
+        group.iter().map(|part| part.payload.in_memory().expect("a part without a segment is in memory")).collect();
     let payload = concat_batches(&batches[0].schema(), batches).expect("batches of one stream have one schema");
-    let features = group[0].features.is_some().then(|| {
-        let groups = group[0].features.as_ref().map_or(0, Vec::len);
-        (0..groups)
-            .map(|index| {
-                let batches: Vec<&RecordBatch> =
-                    group.iter().flat_map(|part| part.features.as_ref()).map(|features| &features[index]).collect();
-                concat_batches(&batches[0].schema(), batches).expect("outputs of one group have one schema")
-            })
-            .collect()
+    let features = group[0].features.as_ref().and_then(Kept::in_memory).map(|first| {
+        let of_group = |index: usize| {
+            let known = group.iter().filter_map(|part| part.features.as_ref().and_then(Kept::in_memory));
+            let batches: Vec<&RecordBatch> = known.map(|features| &features[index]).collect();
+            concat_batches(&batches[0].schema(), batches).expect("outputs of one group have one schema")
+        };
+        (0..first.len()).map(of_group).collect::<Vec<RecordBatch>>()
     });
     let entities = (0..group[0].entities.len())
         .map(|index| group.iter().flat_map(|part| part.entities[index].iter().copied()).collect())
@@ -428,10 +435,13 @@ fn merge(mut group: Vec<Part>) -> Part {
     Part {
         start: group[0].start,
         rows: group.iter().map(|part| part.rows).sum(),
-        payload_bytes: payload.get_array_memory_size(),
+        payload_bytes: memory_of(&payload),
         payload: Payload::Memory(payload),
         entities,
-        features,
+        features_bytes: features.iter().flatten().map(memory_of).sum(),
+        features: features.map(Kept::Memory),
+        // Only what was restored may not know a group, and that is dealt with when it is read.
+        knows: Vec::new(),
         newest: group.iter().map(|part| part.newest).max().expect("a group has parts"),
         oldest: group.iter().map(|part| part.oldest).min().expect("a group has parts"),
         segment: None,
@@ -460,19 +470,25 @@ impl Writer<'_> {
     }
 
     fn bucket(&mut self, number: u32, bucket: &mut Bucket) {
+        if bucket.parts.iter().all(|part| part.segment.is_some()) {
+            bucket.settle();
+        }
         bucket.parts = seal(std::mem::take(&mut bucket.parts));
         for index in 0..bucket.parts.len() {
             if bucket.parts[index].segment.is_none() {
                 let segment = self.next_segment();
                 let keys = key_block(bucket, &bucket.parts[index], self.groups);
                 self.add(BlockKind::ImpressionKeys, number, segment, keys);
-                if let Payload::Memory(rows) = &bucket.parts[index].payload {
+                if let Some(rows) = bucket.parts[index].payload.in_memory() {
                     self.add(BlockKind::ImpressionRows, number, segment, rows.clone());
                 }
                 bucket.parts[index].segment = Some(segment);
             }
             let part = &mut bucket.parts[index];
-            if let (false, Some(features), Some(segment)) = (part.features_stored, &part.features, part.segment) {
+            if part.features_stored {
+                continue;
+            }
+            if let (Some(features), Some(segment)) = (part.features.as_ref().and_then(Kept::in_memory), part.segment) {
                 let rows = join_features(features, self.groups);
                 part.features_stored = true;
                 self.add(BlockKind::ImpressionFeatures, number, segment, rows);

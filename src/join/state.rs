@@ -2,9 +2,10 @@
 
 use crate::event::{
     AnchorAccount, CloseReason, DecodedBatch, DelaySketch, DurationMs, EventTime, Fingerprint, LabelAccount, Outage,
-    Payload, SideKind, SideReason, SideRows, Watermark, home_of,
+    Payload, SideKind, SideReason, SideRows, Watermark, home_of, memory_of,
 };
 use crate::invariant;
+use crate::join::block::Features;
 use crate::join::bucket::{Bucket, Part};
 use crate::join::close::ClosedRows;
 use crate::join::emit::Schedule;
@@ -25,7 +26,7 @@ pub struct AnchorKeys {
     pub key: usize,
     pub route: usize,
     /// The feature groups of the sample, in order.
-    pub groups: Vec<JoinedGroup>,
+    pub groups: Arc<[JoinedGroup]>,
 }
 
 /// A feature group whose values go beside the impressions.
@@ -104,7 +105,7 @@ pub struct JoinState {
     pub(super) closed: BTreeMap<u32, ClosedBucket>,
     pub(super) ids: Index,
     /// Newest pending row per key; `None` when the key is the id.
-    by_key: Option<Index>,
+    pub(super) by_key: Option<Index>,
     pub(super) labels: Vec<Labels>,
     label_keys: Vec<LabelKeys>,
     pub(super) account: AnchorAccount,
@@ -118,6 +119,8 @@ pub struct JoinState {
     pub(super) schedule: Option<Schedule>,
     /// Those of its label streams.
     pub(super) outages: Vec<Outage>,
+    /// Bytes of payload and features that came since the last cut.
+    pub(super) fresh_bytes: usize,
     /// False while a restored state is brought back to where it was: those rows were counted before.
     pub(super) counting: bool,
     side: Vec<SideRows>,
@@ -144,6 +147,7 @@ impl JoinState {
             filed_through: None,
             closed_unstored: Vec::new(),
             outages: Vec::new(),
+            fresh_bytes: 0,
             counting: true,
             side: Vec::new(),
         }
@@ -183,16 +187,6 @@ impl JoinState {
                 schedule.unemitted().filter(|row| !self.buckets[&row.bucket()].is_dead(row.row())).count()
             }
         }
-    }
-
-    pub fn memory_bytes(&self) -> usize {
-        self.buckets.values().map(Bucket::memory_bytes).sum::<usize>()
-            + self.closed_unstored.iter().map(|(_, bucket)| bucket.memory_bytes()).sum::<usize>()
-            + self.closed.values().map(|bucket| bucket.id.capacity() * 16).sum::<usize>()
-            + self.ids.memory_bytes()
-            + self.by_key.as_ref().map_or(0, Index::memory_bytes)
-            + self.labels.iter().map(Labels::memory_bytes).sum::<usize>()
-            + self.schedule.as_ref().map_or(0, Schedule::memory_bytes)
     }
 
     pub(super) fn bucket_of(&self, ts: EventTime) -> u32 {
@@ -398,15 +392,19 @@ impl JoinState {
         let groups = self.keys.groups.iter();
         let entities = groups.map(|group| rows.iter().map(|&row| batch.keys[group.entity][row as usize]).collect());
         let times = rows.iter().map(|&row| batch.event_time[row as usize]);
+        let payload_bytes = memory_of(&payload);
+        self.fresh_bytes += payload_bytes;
         let bucket = self.buckets.get_mut(&number).expect("rows were pushed before their columns");
         let start = (bucket.rows() - rows.len()) as u32;
         bucket.parts.push(Part {
             start,
             rows: rows.len() as u32,
-            payload_bytes: payload.get_array_memory_size(),
+            payload_bytes,
             payload: Payload::Memory(payload),
             entities: entities.collect(),
-            features: self.keys.groups.is_empty().then(Vec::new),
+            features: self.keys.groups.is_empty().then(|| Features::Memory(Vec::new())),
+            features_bytes: 0,
+            knows: Vec::new(),
             newest: times.clone().max().expect("a part has rows"),
             oldest: times.min().expect("a part has rows"),
             segment: None,

@@ -7,11 +7,12 @@
 
 use crate::commit::{
     BlockEntry, Chain, CompactionLimits, EncodedBlock, FileEntry, InputEntry, Layout, Manifest, ManifestKind, Needed,
-    ObjectError, OutboxMark, TrackEntry, object_path, read_encoded, verify_object, write_object,
+    ObjectEntry, ObjectError, OutboxMark, TrackEntry, block_ref, object_path, read_encoded, verify_object,
+    write_object,
 };
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Store};
-use crate::event::{BlockClass, BlockKind, LaneCounts, StagedFile};
+use crate::event::{BlockClass, BlockKind, LaneCounts, StagedFile, StateMemory, StoredBlock};
 use crate::invariant;
 use crate::pipeline::RunError;
 use crate::pipeline::board::Board;
@@ -34,9 +35,11 @@ use std::sync::Arc;
 pub const DEAD_LETTERS: &str = "dead_letters";
 
 /// What became of a cut, for the conductor.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Committed {
     pub cut: u64,
+    /// The columns of impressions that the cut wrote, or copied, and where they lie now.
+    pub blocks: Arc<[StoredBlock]>,
 }
 
 pub struct Committer {
@@ -102,6 +105,28 @@ impl CommitWork {
     }
 }
 
+/// What a cut wrote to the state.
+#[derive(Default)]
+struct Written {
+    bytes: u64,
+    /// Bytes of blocks that were there before.
+    copied: u64,
+    columns: Arc<[StoredBlock]>,
+}
+
+/// The columns of impressions in an object, as far as lanes of this count hold their rows.
+fn columns(object: &ObjectEntry, entries: &[BlockEntry], lanes: usize) -> Arc<[StoredBlock]> {
+    let path: Arc<str> = object.path.as_str().into();
+    let held = |entry: &&BlockEntry| {
+        matches!(entry.class.kind, BlockKind::ImpressionRows | BlockKind::ImpressionFeatures) && entry.lanes == lanes
+    };
+    let stored = |entry: &BlockEntry| {
+        let BlockEntry { class, bucket, segment, .. } = *entry;
+        Some(StoredBlock { class, bucket, segment, block: block_ref(&path, entry)? })
+    };
+    entries.iter().filter(held).filter_map(stored).collect()
+}
+
 /// Parts of the cut at hand.
 struct Parts {
     lanes: Vec<Option<(crate::cell::LaneCut, Vec<EncodedBlock>)>>,
@@ -157,10 +182,10 @@ impl Committer {
             return Ok(None);
         }
         let parts = std::mem::replace(parts, Parts::new(self.lanes));
-        Ok(Some(Committed { cut: self.commit(parts)? }))
+        self.commit(parts).map(Some)
     }
 
-    fn commit(&mut self, parts: Parts) -> Result<u64, RunError> {
+    fn commit(&mut self, parts: Parts) -> Result<Committed, RunError> {
         let started = self.clock.monotonic_ms();
         let conductor = parts.conductor.expect("the parts are complete");
         let number = conductor.number;
@@ -187,7 +212,8 @@ impl Committer {
         let sealed = self.sealed(&blocks);
         let mut needed_from: Vec<_> = needed_from.into_iter().collect();
         let (outbox, written_bytes) = self.put_out(&mut sinks, &mut blocks, &mut needed_from)?;
-        let (state_bytes, copied_bytes) = self.write_state(number, blocks, &needed_from)?;
+        let Written { bytes: state_bytes, copied: copied_bytes, columns } =
+            self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
         let is_side = |file: &FileEntry| self.work.sides.contains_key(&file.sink);
         let of_sample = |file: &&FileEntry| file.sink != DEAD_LETTERS && !is_side(file);
@@ -240,7 +266,7 @@ impl Committer {
         self.hand_over(&manifest, sealed)?;
         self.garbage.committed(manifest.number);
         self.tell(&manifest, state_bytes, self.clock.monotonic_ms() - started, published, failed_values);
-        Ok(number)
+        Ok(Committed { cut: number, blocks: columns })
     }
 
     /// Adds the rows for topics to a cut, and says how far the outlets are then; with the bytes that the sinks wrote.
@@ -306,14 +332,13 @@ impl Committer {
         self.hand_over(head, sealed.into_iter().map(|(_, group, bytes)| (group, bytes)).collect())
     }
 
-    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed. Returns the bytes
-    /// written, and how many of them are copies.
+    /// Writes the blocks of a cut as one object, and lets objects go that hold nothing that is needed.
     fn write_state(
         &mut self,
         number: u64,
         mut blocks: Vec<EncodedBlock>,
         needed_from: &[(BlockClass, i64)],
-    ) -> Result<(u64, u64), ObjectError> {
+    ) -> Result<Written, ObjectError> {
         let fresh = blocks.iter().map(EncodedBlock::entry);
         let needed = Needed::new(
             needed_from,
@@ -322,7 +347,7 @@ impl Committer {
         );
         let is_needed = |entries: &[BlockEntry]| entries.iter().any(|entry| needed.needs(entry));
         let (last_named, epoch) = (self.chain.head().number, self.chain.head().epoch);
-        let cut = Cut { last_named, epoch, now_ms: self.clock.monotonic_ms(), needed: &needed };
+        let cut = Cut { last_named, now_ms: self.clock.monotonic_ms(), needed: &needed };
         let garbage = &mut self.garbage;
         self.objects.retain(|(object, entries)| {
             let keep = is_needed(entries);
@@ -331,24 +356,25 @@ impl Committer {
             }
             keep
         });
-        let (mut bytes, mut copied) = (0, 0);
+        let mut written = Written::default();
         if !blocks.is_empty() {
             let state = self.state.as_ref();
             let compaction = &mut self.work.compaction;
             let copies = failpoint::step(Failpoint::StateCopy, || compaction.copy(state, &mut self.objects, &cut));
-            copied = copies.iter().map(|block| block.entry().bytes).sum();
+            written.copied = copies.iter().map(|block| block.entry().bytes).sum();
             blocks.extend(copies);
             let path = object_path(number, epoch, &self.writer);
             let (object, entries) = failpoint::step(Failpoint::StateWrite, || write_object(state, &path, blocks))?;
             failpoint::step(Failpoint::StateVerify, || verify_object(state, &object))?;
-            bytes = object.bytes;
+            written.bytes = object.bytes;
+            written.columns = columns(&object, &entries, self.lanes);
             match is_needed(&entries) {
                 true => self.objects.push((object, entries)),
                 false => self.garbage.dropped(last_named, &object.path),
             }
         }
         self.work.compaction.release(&mut self.garbage, &cut);
-        Ok((bytes, copied))
+        Ok(written)
     }
 
     /// All output files of the cut, verified.
@@ -448,6 +474,9 @@ impl Committer {
         let memory = manifest.counts.samples.iter().map(|sample| sample.memory_bytes);
         let memory = memory.chain(manifest.counts.groups.iter().map(|group| group.memory_bytes));
         self.telemetry.state_in_memory(memory.sum());
+        let mut by_part = StateMemory::default();
+        manifest.counts.samples.iter().for_each(|sample| by_part += sample.memory);
+        self.telemetry.state_memory(&by_part, manifest.counts.groups.iter().map(|group| group.memory_bytes).sum());
         self.tell_books(manifest);
         self.board.update(|view| {
             view.counts = manifest.counts.clone();

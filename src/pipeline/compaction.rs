@@ -3,15 +3,12 @@
 //!   objects of the head ─ choose ─> read their needed blocks ─> written again beside the fresh ones
 //!                                └─> retired ─ nobody reads them any more ─> told to the collector
 //!
-//! Holds: what a lane or a sink of this process may still read stays. Those are rows of impressions that a restore left
-//! on disk: they are read when their bucket closes, and a bucket is not needed any more once its rows are in a file.
+//! Holds: what a lane or a sink of this process may still read stays. Lanes are told of the new places before the next
+//! cut, and everything that they had handed to a sink before is read when that cut is complete.
 //! Does not: fail the commit. An object that cannot be read is left as it is, and said so.
 
-use crate::commit::{
-    BlockEntry, CompactionLimits, EncodedBlock, Needed, ObjectError, Usage, choose, object_epoch, read_encoded,
-};
+use crate::commit::{BlockEntry, CompactionLimits, EncodedBlock, Needed, ObjectError, Usage, choose, read_encoded};
 use crate::env::Store;
-use crate::event::BlockKind;
 use crate::pipeline::garbage::GarbageOutlet;
 use crate::pipeline::restore::Objects;
 use std::collections::BTreeSet;
@@ -21,8 +18,6 @@ struct Retired {
     path: String,
     last_named: u64,
     since_ms: u64,
-    /// What this process may read yet.
-    referenced: Vec<BlockEntry>,
 }
 
 #[derive(Default)]
@@ -35,9 +30,8 @@ pub struct Compaction {
 
 /// The commit that is being made.
 pub struct Cut<'a> {
-    /// Number and epoch of the manifest before it.
+    /// Number of the manifest before it.
     pub last_named: u64,
-    pub epoch: u64,
     pub now_ms: u64,
     pub needed: &'a Needed,
 }
@@ -61,7 +55,8 @@ impl Compaction {
                 Ok(blocks) => {
                     copied.extend(blocks);
                     let (object, _) = objects.remove(number);
-                    self.retire(object.path, entries, cut);
+                    let Cut { last_named, now_ms, .. } = *cut;
+                    self.retired.push(Retired { path: object.path, last_named, since_ms: now_ms });
                 }
                 Err(error) => self.leave_alone(object.path.clone(), &error),
             }
@@ -74,19 +69,12 @@ impl Compaction {
         self.left_alone.insert(path);
     }
 
-    fn retire(&mut self, path: String, mut entries: Vec<BlockEntry>, cut: &Cut<'_>) {
-        // Of what this process wrote itself it has the rows in memory.
-        let restored = object_epoch(&path).is_none_or(|epoch| epoch < cut.epoch);
-        entries.retain(|entry| restored && entry.class.kind == BlockKind::ImpressionRows);
-        self.retired.push(Retired { path, last_named: cut.last_named, since_ms: cut.now_ms, referenced: entries });
-    }
-
-    /// Tells the collector about retired objects that nobody reads any more.
+    /// Tells the collector about retired objects that nobody reads any more: of every cut before the one at hand.
     pub fn release(&mut self, garbage: &mut GarbageOutlet, cut: &Cut<'_>) {
         let linger_ms = self.limits.linger_ms;
         self.retired.retain(|object| {
             let fresh = cut.now_ms < object.since_ms.saturating_add(linger_ms);
-            let keep = fresh || object.referenced.iter().any(|entry| cut.needed.needs(entry));
+            let keep = fresh || object.last_named >= cut.last_named;
             if !keep {
                 garbage.dropped(object.last_named, &object.path);
             }
@@ -100,7 +88,7 @@ mod tests {
     use super::*;
     use crate::commit::{GroupNode, Layout, SampleNode, encode_block, object_path, write_object};
     use crate::env::MemoryStore;
-    use crate::event::{BlockClass, SegmentId, StateBlock};
+    use crate::event::{BlockClass, BlockKind, SegmentId, StateBlock};
     use arrow::array::{Int64Array, RecordBatch};
     use std::sync::Arc;
 
@@ -141,19 +129,21 @@ mod tests {
         store: MemoryStore,
         compaction: Compaction,
         garbage: GarbageOutlet,
+        last_named: u64,
     }
 
     impl World {
         fn new() -> World {
             let garbage = GarbageOutlet::new(crossbeam_channel::bounded(1).0);
             let compaction = Compaction { limits: LIMITS, ..Compaction::default() };
-            World { store: MemoryStore::new(), compaction, garbage }
+            World { store: MemoryStore::new(), compaction, garbage, last_named: 9 }
         }
 
-        /// A cut of epoch 2 at which rows from this bucket on are needed: the blocks copied and the objects dropped.
+        /// The next cut, at which rows from this bucket on are needed: the blocks copied and the objects dropped.
         fn cut(&mut self, objects: &mut Objects, rows_from: i64, now_ms: u64) -> (usize, usize) {
             let needed = Needed::new(&[(class(BlockKind::ImpressionRows), rows_from)], &layout(), []);
-            let cut = Cut { last_named: 9, epoch: 2, now_ms, needed: &needed };
+            self.last_named += 1;
+            let cut = Cut { last_named: self.last_named, now_ms, needed: &needed };
             let copied = self.compaction.copy(&self.store, objects, &cut);
             self.compaction.release(&mut self.garbage, &cut);
             (copied.len(), self.garbage.dropped.len())
@@ -161,17 +151,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_restore_left_on_disk_stays_until_its_rows_are_in_files() {
+    fn what_was_copied_stays_until_the_next_cut_however_long_ago_it_was() {
         let mut world = World::new();
-        let mut objects: Objects = (1..=3).map(|cut| object(&world.store, cut, 1)).collect();
-        assert_eq!(world.cut(&mut objects, 5, 0), (6, 0));
+        world.compaction.limits.linger_ms = 0;
+        let mut objects: Objects = (1..=3).map(|cut| object(&world.store, cut, 2)).collect();
+        assert_eq!(world.cut(&mut objects, 5, 0), (6, 0), "lanes do not know yet where it lies now");
         assert!(objects.is_empty());
-        assert_eq!(world.cut(&mut objects, 5, 1_000_000), (0, 0), "their rows may still be read");
-        assert_eq!(world.cut(&mut objects, 6, 1_000_001), (0, 3));
+        assert_eq!(world.cut(&mut objects, 5, 0), (0, 3));
     }
 
     #[test]
-    fn what_this_process_wrote_goes_after_a_while() {
+    fn what_was_copied_stays_for_a_while_for_those_who_read_beside_the_run() {
         let mut world = World::new();
         let mut objects: Objects = (1..=3).map(|cut| object(&world.store, cut, 2)).collect();
         assert_eq!(world.cut(&mut objects, 5, 0), (6, 0));

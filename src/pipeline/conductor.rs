@@ -10,11 +10,12 @@ use crate::cell::{CellSpec, LaneInput};
 use crate::commit::{Handover, InputEntry, OutageEntry, TrackEntry};
 use crate::env::Clock;
 use crate::env::failpoint::{self, Failpoint};
-use crate::event::{DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark};
+use crate::event::{DecodedBatch, EventTime, PartitionId, Positions, RejectKind, StreamAccount, Watermark, memory_of};
 use crate::pipeline::board::Board;
 use crate::pipeline::committer::{Committed, input_entries, track_entries};
 use crate::pipeline::intake::{Arrival, Intake, PauseList};
 use crate::pipeline::lanes::{CutPart, Frontier};
+use crate::pipeline::memory::CellMemory;
 use crate::pipeline::outages::outage_entries;
 use crate::pipeline::outbox::OutboxWatch;
 use crate::pipeline::progress::ProgressTeller;
@@ -24,7 +25,7 @@ use crate::pipeline::{Failure, RunError, StopSignal};
 use crate::route::Router;
 use crate::source::LogEnd;
 use crate::telemetry::{StreamProgress, Telemetry};
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -109,6 +110,8 @@ pub struct Conductor {
     pub starts_are_new: bool,
     pub time: Timekeeper,
     pub outbox: OutboxWatch,
+    /// What the lanes may take.
+    pub memory: CellMemory,
 }
 
 /// Timers and what was said last.
@@ -127,6 +130,8 @@ struct Beat {
     /// Streams that were told to be cut off.
     cut_off: BTreeSet<u16>,
     /// Rows that brokers had acknowledged by then.
+    acknowledged: u64,
+    /// Bytes of impressions that were sent to the lanes since then.
     sent: u64,
     records: u64,
     dead: BTreeMap<(u16, RejectKind), u64>,
@@ -145,11 +150,15 @@ impl Conductor {
             positions: Positions::default(),
             moved: self.starts_are_new,
             cut_off: BTreeSet::new(),
-            sent: self.outbox.sent(),
+            acknowledged: self.outbox.sent(),
+            sent: 0,
             records: 0,
             dead: BTreeMap::new(),
         };
         while !self.stop.requested() && !beat.unread.is_empty() {
+            if !self.wait_for_room(&mut beat) {
+                break;
+            }
             match self.intake.next(TICK) {
                 Ok(Some(arrival)) => self.arrival(arrival, &mut beat)?,
                 Ok(None) => {}
@@ -201,6 +210,7 @@ impl Conductor {
                     if !rejected.is_empty() && self.cuts.send(CutPart::Rejected(rejected)).is_err() {
                         return Ok(());
                     }
+                    beat.sent += self.held_bytes(&routed.decoded);
                     if routed.decoded.num_rows() > 0 && !self.tell(LaneInput::Rows(Arc::new(routed))) {
                         return Ok(());
                     }
@@ -248,8 +258,7 @@ impl Conductor {
             self.router.looked_away(looked_away, now);
         }
         while let Ok(committed) = self.committed.try_recv() {
-            debug_assert_eq!(committed.cut, self.last_cut);
-            self.landed(beat);
+            self.landed(&committed, beat);
         }
         let alive = self.advance(now, beat);
         if now >= beat.last_online_ms + self.flush_ms && self.online {
@@ -260,8 +269,9 @@ impl Conductor {
                 return false;
             }
         }
-        if now >= beat.next_cut_ms && !beat.in_flight {
-            let moved = beat.moved || self.outbox.sent() > beat.sent;
+        let full = !self.memory.has_room(beat.sent) || self.memory.is_full();
+        if (now >= beat.next_cut_ms || full) && !beat.in_flight {
+            let moved = beat.moved || full || self.outbox.sent() > beat.acknowledged;
             // Files end when they are old, whether or not anything moves.
             let roll = self.gauges.iter().any(|gauge| gauge.due.load(Ordering::Relaxed));
             if roll || moved {
@@ -276,9 +286,39 @@ impl Conductor {
         alive && !self.failure.failed()
     }
 
+    /// Nothing more is read while a cut is under way and as many rows as it has came since: until it is committed they
+    /// cannot leave memory. As with a full queue, the time until then counts for nothing. False when nothing more will come.
+    fn wait_for_room(&mut self, beat: &mut Beat) -> bool {
+        let began = self.clock.monotonic_ms();
+        while beat.in_flight && !self.memory.has_room(beat.sent) {
+            match self.committed.recv_timeout(TICK) {
+                Ok(committed) => self.landed(&committed, beat),
+                Err(RecvTimeoutError::Timeout) if !self.failure.failed() => {}
+                Err(_) => return false,
+            }
+        }
+        let now = self.clock.monotonic_ms();
+        if now > began {
+            self.router.looked_away(now - began, now);
+            beat.last_tick_ms += now - began;
+        }
+        true
+    }
+
+    /// What the states of samples will hold of a batch: each of those whose impressions it brings has its own.
+    fn held_bytes(&self, batch: &DecodedBatch) -> u64 {
+        let samples = self.cell.samples.iter().filter(|sample| sample.join.anchor == batch.stream).count();
+        if samples == 0 { 0 } else { (samples * memory_of(&batch.rows)) as u64 }
+    }
+
     /// The cut under way is committed.
-    fn landed(&self, beat: &mut Beat) {
+    fn landed(&self, committed: &Committed, beat: &mut Beat) {
+        debug_assert_eq!(committed.cut, self.last_cut);
         beat.in_flight = false;
+        // Before any other cut: when that is committed, lanes and sinks have left the places where blocks were before.
+        self.tell(LaneInput::Stored { blocks: committed.blocks.clone(), keep: 0 });
+        self.memory.limit().look();
+        self.telemetry.state_memory_limit(self.memory.limit().bytes());
         let named = |(at, next): (PartitionId, i64)| (self.names.inputs[at.input as usize].clone(), at.partition, next);
         self.board.update(|view| view.committed = beat.positions.iter().map(named).collect());
         self.progress.tell(std::mem::take(&mut beat.positions));
@@ -298,7 +338,8 @@ impl Conductor {
         beat.in_flight = true;
         beat.positions = self.router.positions().clone();
         beat.moved = false;
-        beat.sent = self.outbox.sent();
+        beat.acknowledged = self.outbox.sent();
+        beat.sent = 0;
         let accounts = self.router.accounts();
         let accepted = |stream: u16| accounts[stream as usize].accepted;
         let samples = self.cell.samples.iter();
@@ -369,11 +410,11 @@ impl Conductor {
     fn wait_for_commit(&self, beat: &mut Beat) -> bool {
         loop {
             match self.committed.recv_timeout(Duration::from_millis(100)) {
-                Ok(_) => {
-                    self.landed(beat);
+                Ok(committed) => {
+                    self.landed(&committed, beat);
                     return true;
                 }
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) if !self.failure.failed() => {}
+                Err(RecvTimeoutError::Timeout) if !self.failure.failed() => {}
                 Err(_) => return false,
             }
         }

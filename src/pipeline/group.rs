@@ -334,6 +334,7 @@ impl Group<'_> {
             board: cell.board.clone(),
             stop: cell.stop.clone(),
             exchange: Some(exchange.clone()),
+            memory: self.world.memory.clone(),
         };
         let (resets, done) = &mut *self.resets.borrow_mut();
         let resets = if done.insert(number) { resets.clone() } else { BTreeSet::new() };

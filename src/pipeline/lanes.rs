@@ -6,6 +6,7 @@ use crate::event::{EventTime, FeatureBatch, Watermark};
 use crate::join::ClosedRows;
 use crate::online::{OnlineSender, Version};
 use crate::pipeline::RunError;
+use crate::pipeline::memory::LaneMemory;
 use crate::pipeline::sinks::SinkInput;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -60,6 +61,8 @@ pub struct LaneOutlets {
     pub frontier: Arc<Frontier>,
     /// How many lanes there are.
     pub lanes: usize,
+    /// What the lane may take, and says that it takes.
+    pub memory: Arc<LaneMemory>,
 }
 
 /// Hands feature values to the online writer with versions that rise: an entity belongs to one lane, and a later process
@@ -144,7 +147,11 @@ pub fn run(
                 *entities_max = 0;
             }
         }
+        if let LaneInput::Stored { keep, .. } = &mut message {
+            *keep = outlets.memory.keep();
+        }
         lane.step(message, &mut out);
+        outlets.memory.set_fresh(lane.fresh_bytes());
         if !deliver(number, &mut out, roll, &mut outlets)? {
             break;
         }
@@ -174,6 +181,7 @@ fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &mut LaneOu
     }
     if let Some(mut cut) = out.cut.take() {
         outlets.online.at_cut(cut.number);
+        outlets.memory.set_fixed(cut.counts.fixed_bytes());
         let marker = SinkInput::Cut { number: cut.number, roll };
         if outlets.sink.send(marker).is_err() {
             return Ok(false);

@@ -12,8 +12,8 @@ use crate::commit::first_layout;
 use crate::config::Plan;
 use crate::decode::{DecodeSpec, Decoder, PayloadSpec};
 use crate::event::{
-    ColumnType, DurationMs, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, Payload, PositionDelta,
-    RawBatch, Rejected, StreamAccount, Value, Watermark, fingerprints,
+    ColumnType, DurationMs, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, PositionDelta, RawBatch,
+    Rejected, StreamAccount, Value, Watermark, fingerprints,
 };
 use crate::pipeline::RunError;
 use crate::pipeline::build::{cell_spec, definition, routed_streams};
@@ -172,11 +172,11 @@ impl Rehearsal {
             self.lanes[number].step(input.clone(), &mut out);
             for (sample, closed) in out.closed {
                 for part in closed.parts.iter().filter(|part| !part.event_time.is_empty()) {
-                    let Payload::Memory(payload) = &part.payload else {
+                    let (Some(payload), Some(features)) = (part.payload.in_memory(), part.features.in_memory()) else {
                         unreachable!("nothing was committed, so nothing is on disk");
                     };
                     let spec = &self.plan.samples[sample as usize].sample;
-                    let built = build(spec, sample, &closed, part, payload)?;
+                    let built = build(spec, sample, &closed, part, payload, features)?;
                     self.sampled_out[sample as usize] += built.sampled_out;
                     self.rows[sample as usize].push(built.batch.rows);
                 }

@@ -5,9 +5,10 @@ use crate::commit::{
     BlockEntry, Layout, Manifest, Needed, ObjectEntry, ObjectError, block_ref, read_block, read_footer,
 };
 use crate::env::Store;
-use crate::event::{BlockClass, BlockKind, Outage, Payload, SampleCounts, SegmentId};
+use crate::event::{BlockClass, BlockKind, Outage, Payload, SampleCounts, SegmentId, memory_of};
 use crate::join::{ClosedRows, Segment, Through};
 use arrow::array::RecordBatch;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -52,17 +53,27 @@ struct SegmentBlocks<'a> {
     features: Option<Found<'a>>,
 }
 
+/// What a state is restored from.
+pub struct RestoreFrom<'a> {
+    pub store: &'a dyn Store,
+    pub objects: &'a Objects,
+    pub head: &'a Manifest,
+    /// Bytes of payload that may be read into memory though it can be read later: that of rows that leave one by one.
+    pub keep: usize,
+    /// Of the manifest.
+    pub outages: &'a [Outage],
+}
+
 /// Brings one lane back to the manifest. Returns the rows that had closed but lie in no file.
 pub fn restore_lane(
     lane: &mut Lane,
     number: usize,
     lanes: usize,
-    store: &dyn Store,
-    objects: &Objects,
-    head: &Manifest,
-    outages: &[Outage],
+    from: &RestoreFrom<'_>,
 ) -> Result<Vec<(u16, ClosedRows)>, RestoreError> {
-    let sorted = Sorted::new(store, objects, head, head.needed_from.iter().copied(), Some((number, lanes)));
+    let RestoreFrom { store, objects, head, keep, outages } = *from;
+    let mut sorted = Sorted::new(store, objects, head, head.needed_from.iter().copied(), Some((number, lanes)));
+    sorted.reader.keep = Cell::new(keep);
     let lane = std::slice::from_mut(lane);
     sorted.ids(lane, |_| None)?;
     sorted.rows(lane)?;
@@ -103,7 +114,7 @@ impl<'a> Sorted<'a> {
         let needed_from: Vec<_> = needed_from.collect();
         let layout = &head.layout;
         let needed = Needed::new(&needed_from, layout, objects.iter().flat_map(|(_, entries)| entries));
-        let reader = Reader { store, lanes: lane.map(|(_, lanes)| lanes), head };
+        let reader = Reader { store, lanes: lane.map(|(_, lanes)| lanes), head, keep: Cell::new(0) };
         let mut segments: BTreeMap<(u16, SegmentId, usize), SegmentBlocks<'_>> = BTreeMap::new();
         let mut others: BTreeMap<Order, Found<'_>> = BTreeMap::new();
         for (object, entries) in objects {
@@ -247,6 +258,8 @@ struct Reader<'a> {
     /// `None` where all rows are written anew.
     lanes: Option<usize>,
     head: &'a Manifest,
+    /// See [`RestoreFrom::keep`].
+    keep: Cell<usize>,
 }
 
 impl Reader<'_> {
@@ -291,7 +304,20 @@ impl Reader<'_> {
         Ok(RestoredBlock::ClosedIds { sample, bucket, rows: self.read(keys)?, stored })
     }
 
-    /// Of samples that emit `early`, row by row, the payload is read at once, and not once per row.
+    /// Columns that may stay on disk do, until their rows close. Those of samples that emit `early`, row by row, are
+    /// read at once and not with every row, as far as there is room.
+    fn columns(&self, found: &Found<'_>, early: bool) -> Result<Payload, RestoreError> {
+        if !self.stays(found.entry) {
+            return Ok(Payload::Memory(self.read(found)?));
+        }
+        if !early || self.keep.get() == 0 {
+            return Ok(Payload::Stored(self.reference(found)?));
+        }
+        let rows = self.read(found)?;
+        self.keep.set(self.keep.get().saturating_sub(memory_of(&rows)));
+        Ok(Payload::Cached(rows, self.reference(found)?))
+    }
+
     fn segment(
         &self,
         id: SegmentId,
@@ -301,6 +327,7 @@ impl Reader<'_> {
         let Some(keys) = &blocks.keys else { return Ok(None) };
         let (sample, bucket) = (self.place(keys.entry.class), self.bucket(keys)?);
         let whole = self.stays(keys.entry);
+        let early = early.get(sample).copied().unwrap_or(false);
         let rows = blocks.rows.as_ref().ok_or_else(|| RestoreError::Block {
             path: self.store.describe(&keys.object),
             reason: format!("segment {id:?} has no rows"),
@@ -310,11 +337,8 @@ impl Reader<'_> {
             cut: id.cut,
             knows: Vec::new(),
             id: whole.then_some(id),
-            payload: match whole && !early.get(sample).copied().unwrap_or(false) {
-                true => Payload::Stored(self.reference(rows)?),
-                false => Payload::Memory(self.read(rows)?),
-            },
-            features: blocks.features.as_ref().map(|found| self.read(found)).transpose()?,
+            payload: self.columns(rows, early)?,
+            features: blocks.features.as_ref().map(|found| self.columns(found, early)).transpose()?,
             keys: self.read(keys)?,
         };
         Ok(Some(RestoredBlock::Impressions { sample, segment }))

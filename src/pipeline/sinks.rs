@@ -1,16 +1,17 @@
 //! Sinks: one thread per lane that builds rows and encodes Parquet, so that a lane never waits for compression.
 
-use crate::commit::read_block;
+use crate::commit::{ObjectError, read_block};
 use crate::config::SamplePlan;
 use crate::env::{Clock, Store};
-use crate::event::{Payload, SideRows, StagedFile};
-use crate::join::ClosedRows;
+use crate::event::{Kept, SideRows, StagedFile};
+use crate::join::{ClosedPart, ClosedRows};
 use crate::pipeline::RunError;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::outbox::{OutboxBuffers, OutboxCut, SAMPLE_ROWS};
 use crate::pipeline::sides::SideSinks;
 use crate::sample::build;
 use crate::sink::ParquetSink;
+use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -168,11 +169,9 @@ impl SinkThread {
             if part.event_time.is_empty() {
                 continue;
             }
-            let payload = match &part.payload {
-                Payload::Memory(rows) => rows.clone(),
-                Payload::Stored(block) => read_block(self.state.as_ref(), block)?,
-            };
-            let built = build(&self.samples[sample as usize].sample, sample, closed, part, &payload)?;
+            let (payload, features) = read_back(self.state.as_ref(), part)?;
+            let spec = &self.samples[sample as usize].sample;
+            let built = build(spec, sample, closed, part, &payload, &features)?;
             left_out += built.sampled_out;
             failed += built.failed_values;
             self.gauge.rows.fetch_add(built.batch.rows.num_rows() as u64, Ordering::Relaxed);
@@ -185,4 +184,20 @@ impl SinkThread {
         }
         Ok((left_out, failed))
     }
+}
+
+/// The columns of a part and of its features, from disk where they are there alone.
+fn read_back(state: &dyn Store, part: &ClosedPart) -> Result<(RecordBatch, Vec<RecordBatch>), ObjectError> {
+    let payload = match &part.payload {
+        Kept::Memory(rows) | Kept::Cached(rows, _) => rows.clone(),
+        Kept::Stored(block) => read_block(state, block)?,
+    };
+    let features = match &part.features {
+        Kept::Memory(groups) | Kept::Cached(groups, _) => groups.clone(),
+        Kept::Stored(block) => part
+            .layout
+            .split(&read_block(state, block)?)
+            .map_err(|error| ObjectError::Damaged { path: state.describe(&block.object), found: error.to_string() })?,
+    };
+    Ok((payload, features))
 }

@@ -17,6 +17,7 @@ use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Decoding, Intake, PauseList};
 use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
 use crate::pipeline::left::left_behind;
+use crate::pipeline::memory::{CellMemory, StateMemoryLimit};
 use crate::pipeline::outages::outages_of;
 use crate::pipeline::outbox::OutboxParts;
 use crate::pipeline::progress::Progress;
@@ -61,6 +62,8 @@ pub struct World {
     pub stop: StopSignal,
     /// The other cells of the pipeline, where there are any.
     pub exchange: Option<Arc<dyn Exchange>>,
+    /// What the state of all cells of this process may take together.
+    pub memory: Arc<StateMemoryLimit>,
 }
 
 /// How a run went.
@@ -188,7 +191,8 @@ impl Start<'_> {
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell, self.mirror());
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
+        let memory = CellMemory::new(&self.world.memory, cell.lanes);
+        let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head, &memory))?;
         self.world.board.update(|view| view.phase = Phase::Running);
         for (number, ((lane, closed), sent)) in restored.into_iter().zip(outbox.sinks).enumerate() {
             let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
@@ -211,6 +215,7 @@ impl Start<'_> {
                 online: OnlineOutlet::new(online.sender(), batches_per_tick, head),
                 frontier: frontier.clone(),
                 lanes: cell.lanes,
+                memory: memory.lane(number).clone(),
             };
             let body = move || match deliver_restored(closed, &sink_in) {
                 true => lanes::run(number, lane, lane_out, outlets),
@@ -254,6 +259,7 @@ impl Start<'_> {
             starts_are_new: !new.is_empty(),
             time,
             outbox: outbox.conductor,
+            memory,
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
         for thread in threads {
@@ -488,12 +494,15 @@ impl Start<'_> {
         history: &crate::cell::FeatureHistory,
         objects: &Objects,
         head: &Manifest,
+        memory: &CellMemory,
     ) -> Result<Vec<(Lane, Vec<(u16, crate::join::ClosedRows)>)>, RunError> {
         let outages = outages_of(&self.plan, head);
         let restore_one = |number: usize| {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let closed =
-                restore::restore_lane(&mut lane, number, cell.lanes, self.state.as_ref(), objects, head, &outages)?;
+            let (store, keep) = (self.state.as_ref(), memory.lane(number).keep());
+            let from = restore::RestoreFrom { store, objects, head, keep, outages: &outages };
+            let closed = restore::restore_lane(&mut lane, number, cell.lanes, &from)?;
+            memory.lane(number).restored(&lane);
             Ok::<_, RunError>((lane, closed))
         };
         let lanes: Result<Vec<_>, RunError> = std::thread::scope(|scope| {

@@ -29,15 +29,16 @@ pub struct BuildError {
     pub source: arrow::error::ArrowError,
 }
 
-/// `payload` is the part's payload, read back if it was on disk.
+/// `payload` and `features` are the part's, read back if they were on disk.
 pub fn build(
     spec: &SampleSpec,
     sample: u16,
     closed: &ClosedRows,
     part: &ClosedPart,
     payload: &RecordBatch,
+    features: &[RecordBatch],
 ) -> Result<Built, BuildError> {
-    wide(spec, part, payload)
+    wide(spec, part, payload, features)
         .and_then(|wide| narrow(spec, sample, closed, part, wide))
         .map_err(|source| BuildError { sample: spec.name.clone(), source })
 }
@@ -55,9 +56,14 @@ impl Wide {
     }
 }
 
-/// A payload that was read back may be any batch behind a right sum.
-fn check_payload(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<(), arrow::error::ArrowError> {
-    let features = part.features.iter().map(RecordBatch::num_columns).sum::<usize>();
+/// What was read back may be any batch behind a right sum.
+fn check_payload(
+    spec: &SampleSpec,
+    part: &ClosedPart,
+    payload: &RecordBatch,
+    of_groups: &[RecordBatch],
+) -> Result<(), arrow::error::ArrowError> {
+    let features = of_groups.iter().map(RecordBatch::num_columns).sum::<usize>();
     let emission = spec.emission.as_ref().map_or(0, |_| EMISSION_COLUMNS.len());
     let others = part.labels.iter().map(Vec::len).sum::<usize>() + features + emission + spec.columns.len();
     let expected = spec.wide.fields().iter().take(spec.wide.fields().len().saturating_sub(others));
@@ -68,15 +74,21 @@ fn check_payload(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) ->
         None => rows == part.event_time.len(),
         Some(keep) => keep.iter().all(|row| (*row as usize) < rows),
     };
-    if found.eq(expected) && rows_fit {
+    let aligned = of_groups.iter().all(|features| features.num_rows() == rows);
+    if found.eq(expected) && rows_fit && aligned {
         return Ok(());
     }
     let message = format!("{rows} rows of {:?} are not the impressions that closed", payload.schema_ref());
     Err(arrow::error::ArrowError::SchemaError(message))
 }
 
-fn wide(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<Wide, arrow::error::ArrowError> {
-    check_payload(spec, part, payload)?;
+fn wide(
+    spec: &SampleSpec,
+    part: &ClosedPart,
+    payload: &RecordBatch,
+    of_groups: &[RecordBatch],
+) -> Result<Wide, arrow::error::ArrowError> {
+    check_payload(spec, part, payload, of_groups)?;
     let kept = |batch: &RecordBatch| match &part.keep {
         None => Ok(batch.clone()),
         Some(rows) => take_record_batch(batch, &UInt32Array::from(rows.clone())),
@@ -85,7 +97,7 @@ fn wide(spec: &SampleSpec, part: &ClosedPart, payload: &RecordBatch) -> Result<W
     for labels in &part.labels {
         columns.extend(labels.iter().cloned());
     }
-    for features in &part.features {
+    for features in of_groups {
         columns.extend(kept(features)?.columns().iter().cloned());
     }
     if let (Some(emitted), Some(emission)) = (&spec.emission, &part.emission) {

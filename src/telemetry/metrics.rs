@@ -4,7 +4,8 @@ use super::delays::DelayFamily;
 use super::table::{Kind, METRICS, Metric};
 use super::{CommitDone, FeatureProgress, OnlineWrites, OutboxProgress, ParquetProgress, StreamProgress};
 use crate::event::{
-    AnchorAccount, DelaySketch, FeatureAccount, LabelAccount, RejectKind, StreamAccount, Watermark, violations,
+    AnchorAccount, DelaySketch, FeatureAccount, LabelAccount, RejectKind, StateMemory, StreamAccount, Watermark,
+    violations,
 };
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, TextEncoder};
@@ -197,6 +198,20 @@ impl Telemetry {
 
     pub fn state_in_memory(&self, bytes: u64) {
         self.set(Metric::StateSize, &["memory"], bytes as f64);
+    }
+
+    /// The same by part; `features` is what tiles take.
+    pub fn state_memory(&self, memory: &StateMemory, features: u64) {
+        let parts =
+            [("index", memory.index), ("labels", memory.labels), ("features", features), ("payload", memory.payload)];
+        for (part, bytes) in parts {
+            self.set(Metric::StateMemory, &[part], bytes as f64);
+        }
+        self.set(Metric::StateSpilled, &[], memory.spilled as f64);
+    }
+
+    pub fn state_memory_limit(&self, bytes: u64) {
+        self.set(Metric::StateMemoryLimit, &[], bytes as f64);
     }
 
     pub fn parquet(&self, sample: &str, progress: &ParquetProgress) {

@@ -43,6 +43,7 @@ mod rescale;
 mod serve_http;
 mod side;
 mod simulation;
+mod spill;
 mod stores;
 mod tidy;
 mod verify;

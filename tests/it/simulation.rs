@@ -24,6 +24,8 @@ mod named;
 mod placed;
 #[path = "simulation/rescale.rs"]
 mod rescale;
+#[path = "simulation/residency.rs"]
+mod residency;
 #[path = "simulation/storm.rs"]
 mod storm;
 #[path = "simulation/topic.rs"]
@@ -35,7 +37,7 @@ use crate::oracle::naive_join::{Joined, LabelRule, join};
 use crate::oracle::naive_window::{WindowRule, value};
 use crate::oracle::{Event, judge};
 use conjoin::decode::Decoder;
-use conjoin::event::{PartitionId, PositionDelta, RawBatch, RawRecord};
+use conjoin::event::{PartitionId, PositionDelta, RawBatch, RawRecord, StateMemory};
 use conjoin::join::Emit;
 use harness::{Books, World, text_of};
 use placed::time_of;
@@ -222,7 +224,8 @@ fn comparable(mut books: Books) -> Books {
     for label in &mut sample.labels {
         label.out_of_window += std::mem::take(&mut label.expired_unmatched);
     }
-    (sample.closed_through, sample.filed_through, sample.emitted_through, sample.memory_bytes) = (None, None, None, 0);
+    (sample.closed_through, sample.filed_through, sample.emitted_through) = (None, None, None);
+    (sample.memory_bytes, sample.memory) = (0, StateMemory::default());
     for group in &mut books.counts.groups {
         (group.entities, group.tiles, group.due, group.memory_bytes) = (0, 0, 0, 0);
     }

@@ -54,7 +54,7 @@ pub(super) struct Probe {
 impl Probe {
     pub fn new(plan: &Plan, sample: &SamplePlan) -> Self {
         let (join, anchor) = (Arc::new(sample.join.clone()), &plan.streams[sample.join.anchor as usize].decode);
-        let keys = AnchorKeys { id: anchor.id, key: anchor.key, route: anchor.route, groups: Vec::new() };
+        let keys = AnchorKeys { id: anchor.id, key: anchor.key, route: anchor.route, groups: Arc::new([]) };
         let label_streams = sample.join.labels.iter().map(|label| {
             let decode = &plan.streams[label.stream as usize].decode;
             (decode.schema.clone(), LabelKeys { id: decode.id, key: label.key_set, route: decode.route })
@@ -93,12 +93,12 @@ impl Probe {
     pub fn finish(mut self) -> Result<(RowBytes, Vec<LabelBytes>), AuditError> {
         let per_row = |bytes: usize, rows: usize| if rows == 0 { 0.0 } else { bytes as f64 / rows as f64 };
         let labels = self.labels.into_iter().map(|(mut state, rows)| {
-            let memory = per_row(state.memory_bytes(), rows);
+            let memory = per_row(state.memory().total() as usize, rows);
             Ok(LabelBytes { memory, disk: per_row(disk_bytes(state.cut(0, 1, 0, false).blocks)?, rows) })
         });
         let labels = labels.collect::<Result<Vec<LabelBytes>, AuditError>>()?;
         let state = &mut self.impressions;
-        let memory = per_row(state.memory_bytes(), self.rows);
+        let memory = per_row(state.memory().total() as usize, self.rows);
         let disk = per_row(disk_bytes(state.cut(0, 1, 0, false).blocks)?, self.rows);
         let bytes = RowBytes {
             measured_rows: self.rows as u64,

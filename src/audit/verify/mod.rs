@@ -30,7 +30,7 @@ use crate::config::{Plan, SamplePlan};
 use crate::env::Store;
 use crate::event::{CloseReason, EventTime, Fingerprint, Payload, StreamAccount};
 use crate::feature::null_where;
-use crate::join::{ClosedPart, ClosedRows};
+use crate::join::{ClosedPart, ClosedRows, FeatureLayout, Features};
 use crate::pipeline::outages_of;
 use crate::sample::build;
 use crate::sink::read_stored;
@@ -323,7 +323,7 @@ impl SampleAudit<'_> {
         let columns = columns.map(|(column, field)| gather(field.data_type(), stream, column, &picked)).collect();
         let payload = RecordBatch::try_new(schema.clone(), columns)?;
         let instants: Vec<EventTime> = rows.iter().map(|row| row.ts - spec.serving_lag_ms).collect();
-        let mut features = Vec::new();
+        let mut features: Vec<RecordBatch> = Vec::new();
         for group in &spec.groups {
             let entities: Vec<Fingerprint> = rows.iter().map(|row| stream.key(group.key_set, row)).collect();
             let values = self.groups[group.group].evaluate(&entities, &instants)?;
@@ -336,13 +336,14 @@ impl SampleAudit<'_> {
             keep: None,
             event_time: rows.iter().map(|row| row.ts).collect(),
             id: chunk.iter().map(|due| anchors.all[due.anchor as usize].id).collect(),
-            features,
+            features: Features::Memory(features.clone()),
+            layout: FeatureLayout::none(),
             labels: joins.iter().map(|join| join.columns(&known)).collect(),
             emission: emission(chunk, joins),
         };
         let (reason, outages) = (CloseReason::End, outages_of(self.plan, self.head));
         let closed = ClosedRows { bucket: 0, reason, outages, parts: Vec::new() };
-        let built = build(spec, self.number as u16, &closed, &part, &payload)?;
+        let built = build(spec, self.number as u16, &closed, &part, &payload, &features)?;
         Ok((built.batch.rows, built.sampled_out))
     }
 

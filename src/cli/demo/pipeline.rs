@@ -6,7 +6,7 @@ use crate::cli::run::stop_on_signals;
 use crate::config::{LoadOptions, Plan, load_texts};
 use crate::env::{Clock, SystemClock, SystemEntropy};
 use crate::online::OnlineStore;
-use crate::pipeline::{Board, RunOptions, RunSummary, StopSignal, World, run};
+use crate::pipeline::{Board, RunOptions, RunSummary, StateMemoryLimit, StopSignal, World, run};
 use crate::serve::ServerHandle;
 use crate::telemetry::{Telemetry, exact_count, human_count};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -120,6 +120,7 @@ impl Demo {
             board: self.board.clone(),
             stop: self.stop.clone(),
             exchange: None,
+            memory: StateMemoryLimit::new(self.plan.state.memory_bytes),
         };
         let progress = Progress::start(self.board.clone(), records);
         let since = self.clock.monotonic_ms();

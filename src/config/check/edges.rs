@@ -149,15 +149,6 @@ pub fn state(c: &mut Checker<'_>, raw: &Pipeline, cores: usize) -> Option<StateS
     if commit_every_ms == 0 {
         c.error(&path.key("commit_every"), "`0s`").expected("a duration above 0, such as 10s");
     }
-    if state.memory.is_some() {
-        c.warn(
-            &path.key("memory"),
-            "the limit is not held yet: pending rows of this run stay in memory until they close",
-        )
-        .help(
-            "size the machine by conjoin_state_bytes{where=\"memory\"}; after a restart payload is read back from disk",
-        );
-    }
     let place = place?;
     Some(StateSpec {
         root: place.clone(),

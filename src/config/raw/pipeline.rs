@@ -236,8 +236,9 @@ pub struct State {
     /// Time between commits. The first one of a run comes sooner.
     #[schemars(extend("default" = defaults::COMMIT_EVERY))]
     pub commit_every: Option<Duration>,
-    /// Past this, payload is to leave memory and be read back at close. Not held yet, and `check` warns: payload stays in
-    /// memory until its impression closes; after a restart it stays on disk until then.
+    /// What the state of all lanes and cells of a process may take. Past it the columns of pending impressions leave memory
+    /// once they are committed, and are read back when they close; commits may come sooner than `commit_every`. Keys, labels
+    /// and feature tiles stay in memory.
     #[schemars(extend("default" = defaults::MEMORY))]
     pub memory: Option<Size>,
     /// How long objects stay that a process left behind without committing them; at least the time of ten commits.

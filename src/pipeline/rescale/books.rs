@@ -291,7 +291,7 @@ mod tests {
             let counts = |anchor_held: [u64; 2], click_held: [u64; 2], buy_held: u64| {
                 let sample = |anchor: AnchorAccount, labels: Vec<LabelAccount>| SampleCounts {
                     anchor, labels, delays: delays.clone(), closed_through: Some(3), filed_through: Some(3),
-                    emitted_through: None, memory_bytes: 0,
+                    emitted_through: None, memory_bytes: 0, memory: Default::default(),
                 };
                 let samples = vec![
                     sample(anchor(anchor_held[0], totals[0], &cut), vec![label(click_held[0], totals[1], &cut)]),

@@ -18,9 +18,9 @@ use conjoin::env::{ManualClock, Store};
 use conjoin::event::{FeatureBatch, LaneCounts, PartitionId, Positions, StreamAccount, Track, Watermark};
 use conjoin::online::Version;
 use conjoin::pipeline::{
-    BookNames, Collector, CommitWork, Committer, DEAD_LETTERS, Exchange, GarbageOutlet, NOTES_MAX, RunError, SinkGauge,
-    SinkInput, SinkPlace, SinkThread, SinkWork, Timekeeper, cell_spec, definition, list_objects, outages_of,
-    restore_lane, routed_streams,
+    BookNames, Collector, CommitWork, Committer, DEAD_LETTERS, Exchange, GarbageOutlet, NOTES_MAX, RestoreFrom,
+    RunError, SinkGauge, SinkInput, SinkPlace, SinkThread, SinkWork, Timekeeper, cell_spec, definition, list_objects,
+    outages_of, restore_lane, routed_streams,
 };
 use conjoin::route::Router;
 use conjoin::sink::{Compression, DeadLetterSink, FileNaming, ParquetSink, ParquetSpec, TimeFolder};
@@ -192,6 +192,7 @@ pub struct Claimed<'a> {
     faults: Faults,
     lanes: usize,
     seat: Option<Seat>,
+    keep: Option<usize>,
 }
 
 impl<'a> Claimed<'a> {
@@ -213,12 +214,12 @@ impl<'a> Claimed<'a> {
         let chain = chain.map_err(|error| halt(&mount, error.into()))?;
         world.note(format_args!("claim {} with {lanes} lanes", chain.head().number));
         let (random, seat) = (StdRng::seed_from_u64(seed), world.seat.borrow().clone());
-        Ok(Claimed { world, mount, chain, writer, random, faults, lanes, plan, seat })
+        Ok(Claimed { world, mount, chain, writer, random, faults, lanes, plan, seat, keep: setup.keep })
     }
 
     /// As `pipeline::start` does it.
     pub fn start(self, logs: &'a Logs) -> Result<Life<'a>, Halt> {
-        let Claimed { world, plan, mount, chain, writer, random, faults, lanes, seat } = self;
+        let Claimed { world, plan, mount, chain, writer, random, faults, lanes, seat, keep } = self;
         let head = chain.head().clone();
         let scope = seat.as_ref().map_or(CellScope::WHOLE, |seat| seat.scope);
         let mirror = seat.as_ref().map(|seat| seat.exchange.mirror().clone());
@@ -242,7 +243,9 @@ impl<'a> Claimed<'a> {
         let history = feature_history(&cell, mirror.clone().unwrap_or_else(|| Arc::new(Mirror::new(1, &[], &[]))));
         for number in 0..lanes {
             let mut lane = Lane::new(number, cell.clone(), history.clone());
-            let closed = restore_lane(&mut lane, number, lanes, &mount, &objects, &head, &outages_of(&plan, &head));
+            let (keep, outages) = (keep.unwrap_or(usize::MAX), &outages_of(&plan, &head));
+            let from = RestoreFrom { store: &mount, objects: &objects, head: &head, keep, outages };
+            let closed = restore_lane(&mut lane, number, lanes, &from);
             restored.extend(closed.map_err(|error| fails(error.into()))?.into_iter().map(|closed| (number, closed)));
             life_lanes.push(lane);
             sinks.push(sink(&plan, number, &head, &mount, clock.clone()));
@@ -265,6 +268,7 @@ impl<'a> Claimed<'a> {
             last_cut: head.cut,
             in_flight: false,
             lanes: life_lanes,
+            keep,
             pace: None,
             world,
             logs,

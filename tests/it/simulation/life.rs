@@ -8,7 +8,8 @@ use conjoin::commit::{Manifest, encode_block};
 use conjoin::config::Plan;
 use conjoin::decode::Decoder;
 use conjoin::env::ManualClock;
-use conjoin::event::{PositionDelta, RawBatch, RawRecord, StreamAccount, Watermark};
+use conjoin::event::{PositionDelta, RawBatch, RawRecord, StateMemory, StreamAccount, Watermark};
+use conjoin::join::ClosedPart;
 use conjoin::online::Version;
 use conjoin::pipeline::{
     Collector, CommitNote, Committer, ConductorCut, CutPart, SinkInput, SinkThread, Timekeeper, input_entries,
@@ -49,6 +50,8 @@ pub struct Life<'a> {
     pub(super) clock: Arc<ManualClock>,
     pub(super) random: StdRng,
     pub(super) faults: Faults,
+    /// Bytes of payload that a lane keeps at most though they are on disk; everything where nothing is said.
+    pub(super) keep: Option<usize>,
     /// How many inputs a lane takes at once, how many records are read at most.
     pub(super) pace: Option<(usize, usize)>,
 }
@@ -231,8 +234,16 @@ impl Life<'_> {
     fn step(&mut self, number: usize) -> Result<(), Halt> {
         let Some(input) = self.queues[number].pop_front() else { return Ok(()) };
         let roll = matches!(input, LaneInput::Cut { roll: true, .. });
+        let kept = if let LaneInput::Stored { keep, .. } = &input { Some(*keep) } else { None };
         let mut out = LaneOutput::default();
         self.lanes[number].step(input, &mut out);
+        if let Some(keep) = kept {
+            self.check_memory(number, keep);
+        }
+        let on_disk = |part: &ClosedPart| part.payload.in_memory().is_none();
+        if out.closed.iter().flat_map(|(_, rows)| &rows.parts).any(on_disk) {
+            self.world.disk.note("read_back");
+        }
         for (sample, rows) in out.closed {
             self.sink(number, SinkInput::Closed { sample, rows, recount: true })?;
         }
@@ -250,6 +261,20 @@ impl Life<'_> {
             self.parts.push_back(CutPart::Lane(number, cut, blocks));
         }
         Ok(())
+    }
+
+    /// F13: between cuts a lane has the payload that it may keep, and what came since.
+    fn check_memory(&self, number: usize, keep: usize) {
+        let lane = &self.lanes[number];
+        let memory = lane.counts().samples.iter().fold(StateMemory::default(), |mut sum, sample| {
+            sum += sample.memory;
+            sum
+        });
+        let most = (keep as u64).saturating_add(lane.fresh_bytes() as u64);
+        assert!(memory.payload <= most, "{memory:?} where {keep} bytes may stay and {} are fresh", lane.fresh_bytes());
+        if memory.spilled > 0 {
+            self.world.disk.note("spilled");
+        }
     }
 
     pub(super) fn sink(&mut self, lane: usize, input: SinkInput) -> Result<(), Halt> {
@@ -282,8 +307,11 @@ impl Life<'_> {
                 let files: Vec<&str> = head.files.iter().map(|entry| entry.file.sha256.as_str()).collect();
                 self.world.note(format_args!("commit {} of cut {}: {files:?}", head.number, head.cut));
             }
-            if taken.map_err(|error| halt(&self.mount, error))?.is_some() {
+            if let Some(committed) = taken.map_err(|error| halt(&self.mount, error))? {
                 self.in_flight = false;
+                // Any number of bytes may stay, also of those that have no room.
+                let keep = self.keep.map_or(usize::MAX, |most| self.random.random_range(0..=most));
+                self.tell(LaneInput::Stored { blocks: committed.blocks, keep });
             }
             self.notes.try_iter().for_each(|note| self.collector.take(note));
         }

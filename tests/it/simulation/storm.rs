@@ -269,6 +269,8 @@ fn fault_03_05_06_09_36_storms_lose_and_double_nothing() {
             "clock_jump",
             "state_copied",
             "bucket_written_whole",
+            "spilled",
+            "read_back",
         ] {
             assert!(report.faults.contains_key(fault), "{fault} never happened: {:?}", report.faults);
         }

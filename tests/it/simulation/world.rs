@@ -26,6 +26,8 @@ pub struct Setup {
     /// How long labels that come after their windows correct a row.
     pub correct_ms: i64,
     pub partitions: [u32; 3],
+    /// Bytes of payload that a lane keeps in memory though they are on disk; all of them where nothing is said.
+    pub keep: Option<usize>,
     /// What a person changed in the pipeline file, each as (text, its replacement), and what they reset then.
     pub edits: &'static [(&'static str, &'static str)],
     pub resets: &'static [&'static str],
@@ -41,6 +43,7 @@ impl Setup {
         emit: ("wait", 0, 0),
         correct_ms: 0,
         partitions: [1, 1, 1],
+        keep: None,
         edits: &[],
         resets: &[],
     };
@@ -53,6 +56,7 @@ impl Setup {
             serving_lag_ms: random.random_range(0..3) * 700,
             features: random.random_bool(0.5),
             partitions: [random.random_range(1..3), random.random_range(1..4), random.random_range(1..3)],
+            keep: [None, Some(0), Some(20_000)][random.random_range(0..3)],
             ..Setup::PLAIN
         }
     }
