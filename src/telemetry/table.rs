@@ -305,7 +305,7 @@ mod tests {
             "_ready",
             "_total",
         ];
-        const WITHOUT_UNIT: [Metric; 2] = [CommitSequence, BuildInfo];
+        const WITHOUT_UNIT: [Metric; 3] = [StreamCutOff, CommitSequence, BuildInfo];
         for info in METRICS {
             assert!(info.name.starts_with("conjoin_"), "{}", info.name);
             let unit = UNITS.iter().any(|unit| info.name.ends_with(unit));
