@@ -68,6 +68,7 @@ pub fn run(bytes: &[u8]) {
     }
     let world = World {
         exchange: None,
+        dimensions: None,
         clock: Arc::new(ManualClock::at(super::life::START)),
         entropy: Arc::new(SeededEntropy::new(1)),
         online,

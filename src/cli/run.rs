@@ -110,6 +110,7 @@ fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), Str
         board: board.clone(),
         stop: stop.clone(),
         exchange: None,
+        dimensions: None,
     };
     let signals = stop_on_signals(stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
     let status = Status::start(board.clone());

@@ -19,5 +19,6 @@ pub const COMMIT_EVERY: &str = "10s";
 pub const KEEP_ORPHANS: &str = "24h";
 pub const MEMORY: &str = "1GB";
 pub const SESSION_TIMEOUT: &str = "45s";
+pub const REFRESH: &str = "5m";
 pub const LISTEN: &str = "127.0.0.1:8080";
 pub const TEST_START: &str = "2026-01-01T00:00:00Z";

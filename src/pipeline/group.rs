@@ -18,7 +18,7 @@ use crate::pipeline::build::exchanged_groups;
 use crate::pipeline::exchange::{Exchange, KafkaExchange};
 use crate::pipeline::generation::Generation;
 use crate::pipeline::start::{RunOptions, World, open, run};
-use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal};
+use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, StopSignal};
 use crate::source::kafka::{GroupMember, MemberEvent, MemberOptions, ensure_topic};
 use crate::source::{GroupModeSpec, InputKind, SourceError};
 use std::cell::RefCell;
@@ -52,6 +52,9 @@ pub fn run_group(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<(
     world.board.update(|view| {
         (view.started_ms, view.now_ms, view.phase) = (started_ms, started_ms, Phase::Connecting);
     });
+    // One set for all cells.
+    let dimensions = Dimensions::open(&plan, &world.clock)?;
+    let world = World { dimensions: Some(dimensions), ..world };
     let failure = Failure::new(world.stop.clone());
     let resets = RefCell::new((options.resets, BTreeSet::new()));
     let group = Group { plan, spec, state, world: &world, failure: &failure, resets };
@@ -334,6 +337,7 @@ impl Group<'_> {
             board: cell.board.clone(),
             stop: cell.stop.clone(),
             exchange: Some(exchange.clone()),
+            dimensions: self.world.dimensions.clone(),
         };
         let (resets, done) = &mut *self.resets.borrow_mut();
         let resets = if done.insert(number) { resets.clone() } else { BTreeSet::new() };

@@ -20,7 +20,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
@@ -57,6 +57,8 @@ pub struct World {
     pub stop: StopSignal,
     /// The other cells of the pipeline, where there are any.
     pub exchange: Option<Arc<dyn Exchange>>,
+    /// What rows are enriched from, where the process has opened it already.
+    pub dimensions: Option<Arc<Dimensions>>,
 }
 
 /// How a run went.
@@ -86,7 +88,8 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
         view.started_ms = started_ms;
         view.now_ms = started_ms;
     });
-    let result = Start { plan, options, world: &world, state, started_ms }.run();
+    let dimensions = world.dimensions.clone().map_or_else(|| Dimensions::open(&plan, &world.clock), Ok)?;
+    let result = Start { plan, options, world: &world, state, dimensions, started_ms }.run();
     world.board.update(|view| view.phase = Phase::Ended);
     result
 }
@@ -117,6 +120,7 @@ struct Start<'a> {
     options: RunOptions,
     world: &'a World,
     state: Arc<dyn Store>,
+    dimensions: Arc<Dimensions>,
     started_ms: u64,
 }
 
@@ -514,7 +518,7 @@ impl Start<'_> {
 
     fn schemas(&self) -> Result<Schemas, RunError> {
         let World { clock, board, stop, .. } = self.world;
-        Schemas::new(&self.plan, clock.clone(), board.clone(), stop.clone())
+        Schemas::new(&self.plan, Some(self.dimensions.clone()), clock.clone(), board.clone(), stop.clone())
     }
 
     fn decoders(&self) -> Vec<Vec<Decoder>> {
