@@ -50,6 +50,18 @@ pub struct StreamPlan {
 #[derive(Clone, Debug)]
 pub struct DimensionPlan {
     pub spec: Arc<DimensionSpec>,
+    /// How the compacted topic is read that it is.
+    pub topic: Option<TopicPlan>,
+}
+
+/// A topic whose records are rows of a dimension.
+#[derive(Clone, Debug)]
+pub struct TopicPlan {
+    pub input: InputSpec,
+    /// How rows are read: the dimension's columns come first.
+    pub rows: StreamPlan,
+    /// What reads from change events that a row is gone; a record without a value says so by itself.
+    pub removals: Option<StreamPlan>,
 }
 
 #[derive(Clone, Debug)]

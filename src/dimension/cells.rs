@@ -3,11 +3,11 @@
 use super::{DimensionColumn, DimensionTime};
 use crate::event::{ColumnType, Value};
 use arrow::array::{
-    ArrayRef, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
+    Array, ArrayRef, AsArray, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
     TimestampMillisecondBuilder,
 };
 use arrow::compute::kernels::cast_utils::Parser;
-use arrow::datatypes::TimestampMillisecondType;
+use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMillisecondType};
 use std::sync::Arc;
 
 /// A column that grows value by value; what does not fit its type is null.
@@ -99,4 +99,34 @@ pub(super) fn expected(column: &DimensionColumn) -> String {
         (ColumnType::Timestamp, DimensionTime::Millis) => "whole milliseconds since 1970".into(),
         (column_type, _) => format!("a value of type {}", column_type.name()),
     }
+}
+
+/// A cell of a key column.
+pub(super) fn value_at(column: &ArrayRef, row: usize) -> Value {
+    if column.is_null(row) {
+        return Value::Null;
+    }
+    match column.data_type() {
+        DataType::Utf8 => Value::Text(column.as_string::<i32>().value(row).into()),
+        DataType::Int32 => Value::Int(column.as_primitive::<Int32Type>().value(row).into()),
+        DataType::Int64 => Value::Int(column.as_primitive::<Int64Type>().value(row)),
+        DataType::Boolean => Value::Bool(column.as_boolean().value(row)),
+        other => unreachable!("key columns of type {other} are refused by the config check"),
+    }
+}
+
+/// The same as text.
+pub(super) fn text_at(column: &ArrayRef, row: usize) -> String {
+    text_of(&value_at(column, row)).unwrap_or_default()
+}
+
+/// A value as text; null is none.
+pub(super) fn text_of(value: &Value) -> Option<String> {
+    Some(match value {
+        Value::Text(text) => text.to_string(),
+        Value::Int(number) | Value::Time(number) => number.to_string(),
+        Value::Float(number) => number.to_string(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Null | Value::List(_) => return None,
+    })
 }

@@ -78,7 +78,7 @@ impl FileTable {
     }
 
     fn load_changed(&self) -> Result<bool, String> {
-        let DimensionSource::Files(files) = &self.spec.source;
+        let DimensionSource::Files(files) = &self.spec.source else { return Ok(false) };
         let (shelf, listing) = list(files)?;
         let mut known = self.listing.lock().unwrap_or_else(PoisonError::into_inner);
         if known.as_ref() == Some(&listing) {
@@ -96,7 +96,9 @@ impl FileTable {
         }
         let version: Arc<str> = format!("{:016x}", hash.digest()).into();
         let mut table = Table::new(&self.spec);
-        parts.into_iter().for_each(|rows| table.put(&self.spec, rows, Origin::Files(version.clone())));
+        for rows in parts {
+            table.put(&self.spec, rows, Origin::Files(version.clone()));
+        }
         self.take_over(table);
         *known = Some(listing);
         Ok(true)
@@ -125,11 +127,7 @@ impl FileTable {
 
     pub fn look_up(&self, ask: &Ask<'_>) -> Result<Found, DimensionError> {
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        let found = table.look_up(&self.spec, ask).map_err(|error| DimensionError {
-            dimension: self.spec.name.clone(),
-            message: format!("the rows of a batch cannot be gathered: {error}"),
-            retry: false,
-        })?;
+        let found = table.look_up(&self.spec, ask).map_err(|error| DimensionError::gathering(&self.spec, &error))?;
         self.gauge.saw(ask, &found);
         Ok(found)
     }

@@ -15,13 +15,23 @@ mod spec;
 mod cells;
 mod table;
 mod files;
+mod topic;
+mod remote;
+mod redis;
+mod postgres;
 
 use cells::Cells;
 use files::FileTable;
+use postgres::PostgresTable;
+use redis::RedisHashes;
+use remote::Remote;
 pub use spec::*;
+pub use topic::{ChangedRecord, Changes};
+use topic::TopicTable;
 
 use crate::event::{EventTime, Fingerprint, Value};
 use arrow::array::{ArrayRef, RecordBatch};
+use arrow::error::ArrowError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,6 +44,8 @@ pub struct Dimension {
 
 enum Held {
     Files(FileTable),
+    Topic(TopicTable),
+    Remote(Remote),
 }
 
 impl Dimension {
@@ -42,6 +54,15 @@ impl Dimension {
         let gauge = Arc::<DimensionGauge>::default();
         let held = match &spec.source {
             DimensionSource::Files(_) => Held::Files(FileTable::new(spec.clone(), gauge.clone())),
+            DimensionSource::Topic => Held::Topic(TopicTable::new(spec.clone(), gauge.clone())),
+            DimensionSource::Redis(redis) => {
+                let source = RedisHashes::open(spec.clone(), redis, gauge.clone())?;
+                Held::Remote(Remote::new(spec.clone(), redis.cache, Box::new(source), gauge.clone()))
+            }
+            DimensionSource::Postgres(postgres) => {
+                let source = PostgresTable::open(spec.clone(), postgres)?;
+                Held::Remote(Remote::new(spec.clone(), postgres.cache, Box::new(source), gauge.clone()))
+            }
         };
         Ok(Dimension { spec, gauge, held })
     }
@@ -58,16 +79,27 @@ impl Dimension {
         Dimension { spec, gauge, held: Held::Files(table) }
     }
 
-    /// Reads files that are not as they were.
+    /// Reads files that are not as they were; makes sure that what is asked key by key is there.
     pub fn load(&self, now_ms: u64) -> Result<bool, DimensionError> {
         match &self.held {
             Held::Files(table) => table.load(now_ms),
+            Held::Remote(remote) => remote.probe(now_ms).map(|()| false),
+            Held::Topic(_) => Ok(false),
+        }
+    }
+
+    /// Takes what a topic says; of other dimensions it changes nothing.
+    pub fn apply(&self, changes: &Changes<'_>) {
+        if let Held::Topic(table) = &self.held {
+            table.apply(changes);
         }
     }
 
     pub fn look_up(&self, ask: &Ask<'_>) -> Result<Found, DimensionError> {
         match &self.held {
             Held::Files(table) => table.look_up(ask),
+            Held::Topic(table) => table.look_up(ask),
+            Held::Remote(remote) => remote.look_up(ask),
         }
     }
 }
@@ -107,6 +139,13 @@ pub struct DimensionError {
     pub message: String,
     /// Whether it may be there again later without anybody's doing.
     pub retry: bool,
+}
+
+impl DimensionError {
+    fn gathering(spec: &DimensionSpec, error: &ArrowError) -> DimensionError {
+        let message = format!("the rows of a batch cannot be gathered: {error}");
+        DimensionError { dimension: spec.name.clone(), message, retry: false }
+    }
 }
 
 /// What a dimension counts while it runs.

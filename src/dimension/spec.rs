@@ -63,6 +63,10 @@ pub enum VersionFrom {
 #[derive(Clone, Debug)]
 pub enum DimensionSource {
     Files(DimensionFiles),
+    Redis(RedisDimension),
+    Postgres(PostgresDimension),
+    /// A compacted topic; whoever reads it hands its rows over.
+    Topic,
 }
 
 /// A file, or all files of a folder.
@@ -89,6 +93,45 @@ impl FileFormat {
             FileFormat::Csv { .. } => "csv",
         }
     }
+}
+
+/// What is kept of a dimension that is asked key by key.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSpec {
+    pub bytes_max: u64,
+    /// How long an answer is believed.
+    pub ttl_ms: DurationMs,
+    /// How long a key is believed to be missing.
+    pub missing_ttl_ms: DurationMs,
+}
+
+/// Hashes in Redis, one per key.
+#[derive(Clone, Debug)]
+pub struct RedisDimension {
+    /// The name under `connections`, and its URL.
+    pub connection: String,
+    pub url: String,
+    /// The name of a hash: texts with key columns between them.
+    pub key: Vec<KeyPart>,
+    pub cache: CacheSpec,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyPart {
+    Text(String),
+    /// The value of a key column, by its place in `DimensionSpec::key`.
+    Column(usize),
+}
+
+/// A table or view in Postgres.
+#[derive(Clone, Debug)]
+pub struct PostgresDimension {
+    /// The name under `connections`, and its URL.
+    pub connection: String,
+    pub url: String,
+    /// With or without a schema.
+    pub table: String,
+    pub cache: CacheSpec,
 }
 
 /// What a stream takes from a dimension.

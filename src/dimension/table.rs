@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// Replaced rows are cleared away once there are more of them than of the others, and at least so many.
 const DEAD_ROWS_MIN: usize = 1 << 16;
+/// So many batches are put together: every look-up names all of them.
+const CHUNKS_MAX: usize = 256;
 
 /// Which version of the source rows came from.
 #[derive(Clone, Debug)]
@@ -40,6 +42,13 @@ struct Version {
     from: EventTime,
     chunk: u32,
     row: u32,
+}
+
+/// What a row is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub print: Fingerprint,
+    pub from: EventTime,
 }
 
 struct Entry {
@@ -99,18 +108,20 @@ impl Table {
         chunks + self.index.capacity() * size_of::<Entry>()
     }
 
-    /// Adds rows, in order. A row without a `valid_from` holds from the beginning of time.
-    pub fn put(&mut self, spec: &DimensionSpec, rows: RecordBatch, origin: Origin) {
+    /// Adds rows, in order; what each is found by. A row without a `valid_from` holds from the beginning of time.
+    pub fn put(&mut self, spec: &DimensionSpec, rows: RecordBatch, origin: Origin) -> Vec<Option<Identity>> {
         let keys: Vec<&ArrayRef> = spec.key.iter().map(|column| rows.column(*column)).collect();
         let prints = fingerprints(&keys, rows.num_rows(), spec.partitioner);
         let has_null = |row: usize| keys.iter().any(|key| key.is_null(row));
         let nulls: Vec<bool> = (0..rows.num_rows()).map(has_null).collect();
         let times = spec.valid_from.map(|column| rows.column(column).as_primitive::<TimestampMillisecondType>().clone());
         let chunk = self.chunks.len() as u32;
+        let mut identities = Vec::with_capacity(rows.num_rows());
         for (row, print) in prints.into_iter().enumerate() {
             if nulls[row] {
                 self.null_keys += 1;
                 self.dead += 1;
+                identities.push(None);
                 continue;
             }
             let from = match &times {
@@ -118,11 +129,13 @@ impl Table {
                 _ => EventTime::MIN,
             };
             self.put_one(print, Version { from, chunk, row: row as u32 });
+            identities.push(Some(Identity { print, from }));
         }
         self.chunks.push(Chunk { rows, origin });
-        if self.dead > DEAD_ROWS_MIN && self.dead > self.rows {
+        if self.chunks.len() > CHUNKS_MAX || (self.dead > DEAD_ROWS_MIN && self.dead > self.rows) {
             self.clear_away();
         }
+        identities
     }
 
     fn put_one(&mut self, print: Fingerprint, version: Version) {
@@ -149,8 +162,8 @@ impl Table {
         self.dead += 1;
     }
 
-    /// Takes the row of a key that holds from an instant away.
-    pub fn remove(&mut self, print: Fingerprint, from: EventTime) {
+    /// Takes a row away.
+    pub fn remove(&mut self, Identity { print, from }: Identity) {
         let Ok(mut found) = self.index.find_entry(print as u64, |entry| entry.print == print) else { return };
         let entry = found.get_mut();
         let Ok(at) = entry.versions.as_slice().binary_search_by_key(&from, |known| known.from) else { return };

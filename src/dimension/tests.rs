@@ -1,7 +1,7 @@
 //! Tables against a naive oracle, and files as they come and change.
 
 use super::cells::{Cells, parse};
-use super::table::{Origin, Table};
+use super::table::{Identity, Origin, Table};
 use super::*;
 use crate::env::Place;
 use crate::event::{ColumnType, Partitioner, fingerprints};
@@ -123,7 +123,7 @@ proptest! {
                 Change::Remove(key, from) => {
                     let name: ArrayRef = Arc::new(StringArray::from(vec![format!("i{key}")]));
                     let from = if versioned { *from } else { EventTime::MIN };
-                    table.remove(fingerprints(&[&name], 1, spec.partitioner)[0], from);
+                    table.remove(Identity { print: fingerprints(&[&name], 1, spec.partitioner)[0], from });
                 }
             }
             if number % 4 == compact {

@@ -1,18 +1,24 @@
 //! Dimensions: opens what rows are enriched from, and keeps it fresh while the pipeline runs.
 //!
-//!   files ── one thread each: look, read what changed ──> the table that look-ups see
+//!   files  ── one thread each: look, read what changed ──┐
+//!   topics ── one thread each: follow ───────────────────┴─> the table that look-ups see
 //!
-//! Holds: every table is whole before the first record is read; what cannot be refreshed stays as it was, is told and
+//! Holds: every table is whole, and every server has answered, before the first record is read; what cannot be refreshed stays as it was, is told and
 //! counted. One set serves all cells of a process.
 //! Does not: know streams.
 
-use crate::config::Plan;
+use crate::config::{Plan, TopicPlan};
 use crate::dimension::{Dimension, DimensionGauge, DimensionSource};
 use crate::env::Clock;
-use crate::pipeline::{RunError, StopSignal};
+use crate::event::EnrichError;
+use crate::pipeline::topics::{Follower, may_pass};
+use crate::pipeline::{Board, RunError, StopSignal};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+const BACKOFF_MIN: Duration = Duration::from_millis(250);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 pub struct Dimensions {
     all: Vec<Arc<Dimension>>,
@@ -22,14 +28,25 @@ pub struct Dimensions {
 }
 
 impl Dimensions {
-    /// Reads all there is to read and goes on doing so.
-    pub fn open(plan: &Plan, clock: &Arc<dyn Clock>) -> Result<Arc<Dimensions>, RunError> {
+    /// Reads all there is to read and goes on doing so. What is away is waited for; a stop that is requested meanwhile ends
+    /// it with [`EnrichError::Stopped`].
+    pub fn open(
+        plan: &Plan,
+        clock: &Arc<dyn Clock>,
+        board: &Board,
+        stop: &StopSignal,
+    ) -> Result<Arc<Dimensions>, RunError> {
         let mut dimensions = Dimensions { all: Vec::new(), done: StopSignal::default(), refreshers: Vec::new() };
         for planned in &plan.dimensions {
             let dimension = Arc::new(Dimension::new(planned.spec.clone())?);
-            dimension.load(clock.monotonic_ms())?;
-            let DimensionSource::Files(files) = &planned.spec.source;
-            dimensions.refresh(&dimension, Duration::from_millis(files.refresh_ms as u64), clock)?;
+            let load = || dimension.load(clock.monotonic_ms()).map_err(RunError::from);
+            until_there(&load, board, stop)?;
+            if let DimensionSource::Files(files) = &planned.spec.source {
+                dimensions.refresh(&dimension, Duration::from_millis(files.refresh_ms as u64), clock)?;
+            }
+            if let Some(topic) = &planned.topic {
+                dimensions.follow(plan, topic, &dimension, clock, (board, stop))?;
+            }
             dimensions.all.push(dimension);
         }
         Ok(Arc::new(dimensions))
@@ -55,6 +72,23 @@ impl Dimensions {
         self.spawn(&of.spec.name, body)
     }
 
+    fn follow(
+        &mut self,
+        plan: &Plan,
+        topic: &TopicPlan,
+        dimension: &Arc<Dimension>,
+        clock: &Arc<dyn Clock>,
+        (board, stop): (&Board, &StopSignal),
+    ) -> Result<(), RunError> {
+        let connect = || Follower::connect(plan, topic, dimension.clone(), clock, &self.done);
+        let mut follower = until_there(&connect, board, stop)?;
+        if !follower.catch_up(stop)? {
+            return Err(EnrichError::Stopped.into());
+        }
+        let done = self.done.clone();
+        self.spawn(&dimension.spec.name, move || follower.follow(&done))
+    }
+
     fn spawn(&mut self, name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
         let name = format!("dimension-{name}");
         let thread = std::thread::Builder::new().name(name.clone()).spawn(body);
@@ -70,6 +104,34 @@ impl Dimensions {
     /// What they count, with their names.
     pub fn gauges(&self) -> impl Iterator<Item = (&str, &Arc<DimensionGauge>)> {
         self.all.iter().map(|dimension| (dimension.spec.name.as_str(), &dimension.gauge))
+    }
+}
+
+/// Tries until it is there.
+fn until_there<T>(
+    attempt: &dyn Fn() -> Result<T, RunError>,
+    board: &Board,
+    stop: &StopSignal,
+) -> Result<T, RunError> {
+    let (mut backoff, mut problem) = (BACKOFF_MIN, false);
+    loop {
+        match attempt() {
+            Err(error) if may_pass(&error) => {
+                tracing::warn!("{error}; trying again in {:.1} s", backoff.as_secs_f64());
+                board.update(|view| view.connection_problem = Some(error.to_string()));
+                problem = true;
+            }
+            answer => {
+                if problem {
+                    board.update(|view| view.connection_problem = None);
+                }
+                return answer;
+            }
+        }
+        if stop.wait(backoff) {
+            return Err(EnrichError::Stopped.into());
+        }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
     }
 }
 

@@ -14,7 +14,8 @@ use crate::dimension::{Ask, Dimension, EnrichSpec, Found};
 use crate::env::Clock;
 use crate::event::{Enrich, EnrichError, EventTime, Partitioner, StreamId, fingerprints};
 use crate::pipeline::{Board, Dimensions, StopSignal};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::TimestampMillisecondType;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,31 @@ impl Enricher {
         }
         let (dimensions, partitioner) = (dimensions.clone(), plan.partitioner);
         Some(Arc::new(Enricher { dimensions, streams, partitioner, clock, board, stop }))
+    }
+
+    /// Looks those rows of a stream up once more that found nothing where they may wait for it.
+    pub fn again(&self, stream: StreamId, rows: RecordBatch) -> Result<RecordBatch, EnrichError> {
+        let enriched = &self.streams[stream as usize];
+        let mut first = rows.num_columns() - enriched.specs.iter().map(EnrichSpec::width).sum::<usize>();
+        let mut columns = rows.columns().to_vec();
+        for spec in &enriched.specs {
+            let own = first..first + spec.width();
+            first = own.end;
+            let is_empty = |row: usize| columns[own.clone()].iter().all(|column| column.is_null(row));
+            if spec.retry_ms.is_none() {
+                continue;
+            }
+            let wanted: Vec<bool> = (0..rows.num_rows()).map(is_empty).collect();
+            if !wanted.contains(&true) {
+                continue;
+            }
+            let found = self.one(spec, &rows, &times(rows.column(enriched.time)), &wanted, true)?;
+            let mask = BooleanArray::from(found.found);
+            for (column, late) in columns[own].iter_mut().zip(&found.columns) {
+                *column = zip(&mask, late, column).map_err(|error| EnrichError::Failed(error.to_string()))?;
+            }
+        }
+        RecordBatch::try_new(rows.schema(), columns).map_err(|error| EnrichError::Failed(error.to_string()))
     }
 
     fn one(

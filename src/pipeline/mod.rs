@@ -32,6 +32,7 @@ mod sources;
 mod start;
 mod stop;
 mod timekeeper;
+mod topics;
 
 pub use answers::Answers;
 pub use board::{Board, Phase, RunView};

@@ -9,7 +9,7 @@
 
 use crate::cell::{Applied, CellScope, CellSpec, FeatureHistory, Lane, LaneInput, LaneOutput, Mirror, feature_history};
 use crate::commit::first_layout;
-use crate::config::Plan;
+use crate::config::{Plan, SamplePlan};
 use crate::decode::{DecodeSpec, Decoder, PayloadSpec};
 use crate::env::ManualClock;
 use crate::event::{
@@ -190,8 +190,12 @@ impl Rehearsal {
                     let Payload::Memory(payload) = &part.payload else {
                         unreachable!("nothing was committed, so nothing is on disk");
                     };
-                    let spec = &self.plan.samples[sample as usize].sample;
-                    let built = build(spec, sample, closed.bucket, part, payload)?;
+                    let SamplePlan { sample: spec, join, .. } = &self.plan.samples[sample as usize];
+                    let payload = match &self.enricher {
+                        Some(enricher) => enricher.again(join.anchor, payload.clone())?,
+                        None => payload.clone(),
+                    };
+                    let built = build(spec, sample, closed.bucket, part, &payload)?;
                     self.sampled_out[sample as usize] += built.sampled_out;
                     self.rows[sample as usize].push(built.batch.rows);
                 }

@@ -65,7 +65,7 @@ impl Schemas {
         board: Board,
         stop: StopSignal,
     ) -> Result<Schemas, RunError> {
-        let dimensions = dimensions.map_or_else(|| Dimensions::open(plan, &clock), Ok)?;
+        let dimensions = dimensions.map_or_else(|| Dimensions::open(plan, &clock, &board, &stop), Ok)?;
         let enricher = Enricher::new(plan, &dimensions, clock.clone(), board.clone(), stop.clone());
         let mut by_connection: BTreeMap<&str, Arc<Shelf>> = BTreeMap::new();
         let mut shelves = Vec::with_capacity(plan.streams.len());

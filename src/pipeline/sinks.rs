@@ -3,12 +3,13 @@
 use crate::commit::read_block;
 use crate::config::SamplePlan;
 use crate::env::{Clock, Store};
-use crate::event::{Payload, StagedFile};
+use crate::event::{EnrichError, Payload, StagedFile};
 use crate::join::ClosedRows;
-use crate::pipeline::RunError;
+use crate::pipeline::{Enricher, RunError};
 use crate::pipeline::lanes::CutPart;
 use crate::sample::build;
 use crate::sink::ParquetSink;
+use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, Sender};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -59,6 +60,8 @@ pub struct SinkThread {
     pub state: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     pub gauge: Arc<SinkGauge>,
+    /// What rows whose dimension had not arrived are looked up in once more.
+    pub enricher: Option<Arc<Enricher>>,
     pub cuts: Sender<CutPart>,
     pub work: SinkWork,
 }
@@ -119,6 +122,17 @@ impl SinkThread {
         self.sinks.iter().flatten().map(ParquetSink::open_bytes).sum()
     }
 
+    /// The payload with what its dimensions have by now; `None` when a stop was requested while one was away: nothing is
+    /// committed any more.
+    fn completed(&self, sample: u16, payload: RecordBatch) -> Result<Option<RecordBatch>, RunError> {
+        let Some(enricher) = &self.enricher else { return Ok(Some(payload)) };
+        match enricher.again(self.samples[sample as usize].join.anchor, payload) {
+            Ok(payload) => Ok(Some(payload)),
+            Err(EnrichError::Stopped) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn write(&mut self, sample: u16, closed: &ClosedRows) -> Result<(u64, u64), RunError> {
         let (mut left_out, mut failed) = (0, 0);
         for part in &closed.parts {
@@ -129,6 +143,7 @@ impl SinkThread {
                 Payload::Memory(rows) => rows.clone(),
                 Payload::Stored(block) => read_block(self.state.as_ref(), block)?,
             };
+            let Some(payload) = self.completed(sample, payload)? else { return Ok((left_out, failed)) };
             let built = build(&self.samples[sample as usize].sample, sample, closed.bucket, part, &payload)?;
             left_out += built.sampled_out;
             failed += built.failed_values;

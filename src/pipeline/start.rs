@@ -6,7 +6,7 @@ use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
-use crate::event::{PartitionId, Positions, Track};
+use crate::event::{EnrichError, PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, definition, places, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
@@ -20,7 +20,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Dimensions, Enricher, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
@@ -88,8 +88,18 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
         view.started_ms = started_ms;
         view.now_ms = started_ms;
     });
-    let dimensions = world.dimensions.clone().map_or_else(|| Dimensions::open(&plan, &world.clock), Ok)?;
-    let result = Start { plan, options, world: &world, state, dimensions, started_ms }.run();
+    let open = || Dimensions::open(&plan, &world.clock, &world.board, &world.stop);
+    let dimensions = match world.dimensions.clone().map_or_else(open, Ok) {
+        // Nothing was claimed yet.
+        Err(RunError::Enrich(EnrichError::Stopped)) => {
+            world.board.update(|view| view.phase = Phase::Ended);
+            return Ok(RunSummary { view: world.board.view(), head: 0, online_left: 0 });
+        }
+        opened => opened?,
+    };
+    let (clock, board, stop) = (world.clock.clone(), world.board.clone(), world.stop.clone());
+    let enricher = Enricher::new(&plan, &dimensions, clock, board, stop);
+    let result = Start { plan, options, world: &world, state, dimensions, enricher, started_ms }.run();
     world.board.update(|view| view.phase = Phase::Ended);
     result
 }
@@ -121,6 +131,7 @@ struct Start<'a> {
     world: &'a World,
     state: Arc<dyn Store>,
     dimensions: Arc<Dimensions>,
+    enricher: Option<Arc<Enricher>>,
     started_ms: u64,
 }
 
@@ -199,6 +210,7 @@ impl Start<'_> {
                 state: self.state.clone(),
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
+                enricher: self.enricher.clone(),
                 cuts: cuts_in.clone(),
                 work: SinkWork::default(),
             };

@@ -1,18 +1,21 @@
 //! Dimensions: tables that rows are enriched from, their columns, and where they lie.
 
-use super::{Checker, columns, defaults, duration_or, name_path, places};
+use super::{Checker, columns, defaults, duration_or, name_path, places, size_or, topics};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::DimensionPlan;
 use crate::config::raw::{self, Dimension, Names, Pipeline};
 use crate::config::tree::{Path, shown_text};
 use crate::decode::{ColumnFrom, ColumnSpec, TimeUnitSpec};
 use crate::dimension::{
-    DimensionColumn, DimensionFiles, DimensionSource, DimensionSpec, DimensionTime, FileFormat, VersionFrom,
-    parquet_columns,
+    CacheSpec, DimensionColumn, DimensionFiles, DimensionSource, DimensionSpec, DimensionTime, FileFormat, KeyPart,
+    PostgresDimension, RedisDimension, VersionFrom, parquet_columns,
 };
 use crate::env::Place;
 use crate::event::ColumnType;
 use std::sync::Arc;
+
+/// Of a smaller cache nothing would stay.
+const CACHE_BYTES_MIN: u64 = 1_000_000;
 
 pub struct DimensionDraft {
     pub plan: DimensionPlan,
@@ -33,10 +36,16 @@ pub fn check(c: &mut Checker<'_>, raw: &Pipeline) -> Vec<DimensionDraft> {
 
 fn one(c: &mut Checker<'_>, file: &Pipeline, name: &str, raw: &Dimension, path: &Path) -> Option<DimensionPlan> {
     source_keys(c, raw, path)?;
-    let source = files(c, file, raw, path);
-    let columns = match &raw.columns {
-        None => inferred(c, raw, source.as_ref(), path)?,
-        Some(_) => declared(c, raw, path)?,
+    let source = source(c, file, raw, path);
+    let mut read = Vec::new();
+    let columns = match (&raw.columns, &raw.kafka) {
+        (None, _) => inferred(c, raw, source.as_ref(), path)?,
+        (Some(_), None) => declared(c, raw, path)?,
+        (Some(_), Some(kafka)) => {
+            let (columns, specs) = topics::columns(c, raw, kafka, path);
+            read = specs;
+            columns
+        }
     };
     let key = found(c, &columns, &raw.key, &path.key("key"))?;
     for &column in &key {
@@ -68,23 +77,38 @@ fn one(c: &mut Checker<'_>, file: &Pipeline, name: &str, raw: &Dimension, path: 
         }
         (Some(name), None) => VersionFrom::Column(found(c, &columns, &one_name(name), &path.key("version"))?[0]),
         (None, Some(_)) => VersionFrom::None,
+        (None, None) if raw.redis.is_some() || raw.postgres.is_some() => VersionFrom::None,
         (None, None) => VersionFrom::Source,
     };
+    let topic = match &raw.kafka {
+        None => None,
+        Some(kafka) => Some(topics::plan(c, file, (raw, kafka), read, &key, path)?),
+    };
+    let mut source = source?;
+    if let DimensionSource::Redis(redis) = &mut source {
+        redis.key = key_parts(c, raw, &columns, &key, path)?;
+    }
     let partitioner = super::streams::partitioner(file);
-    let spec = DimensionSpec { name: name.into(), columns, key, valid_from, version, source: source?, partitioner };
-    Some(DimensionPlan { spec: Arc::new(spec) })
+    let spec = DimensionSpec { name: name.into(), columns, key, valid_from, version, source, partitioner };
+    Some(DimensionPlan { spec: Arc::new(spec), topic })
 }
 
 /// Exactly one says where it lies.
 fn source_keys(c: &mut Checker<'_>, raw: &Dimension, path: &Path) -> Option<()> {
-    let all = [("parquet", raw.parquet.is_some()), ("csv", raw.csv.is_some())];
+    let all = [
+        ("parquet", raw.parquet.is_some()),
+        ("csv", raw.csv.is_some()),
+        ("redis", raw.redis.is_some()),
+        ("postgres", raw.postgres.is_some()),
+        ("kafka", raw.kafka.is_some()),
+    ];
     let given: Vec<&str> = all.iter().filter_map(|(key, given)| given.then_some(*key)).collect();
     match given.as_slice() {
         [_] => Some(()),
         [] => {
             if !c.is_cut(path) {
                 c.error(path, "no source")
-                    .expected("one of `parquet`, `csv`")
+                    .expected("one of `parquet`, `csv`, `redis`, `postgres`, `kafka`")
                     .help("such as `parquet: { path: data/items.parquet, refresh: 5m }`");
             }
             None
@@ -94,6 +118,90 @@ fn source_keys(c: &mut Checker<'_>, raw: &Dimension, path: &Path) -> Option<()> 
             None
         }
     }
+}
+
+fn source(c: &mut Checker<'_>, file: &Pipeline, raw: &Dimension, path: &Path) -> Option<DimensionSource> {
+    if let Some(redis) = &raw.redis {
+        let at = path.key("redis");
+        let url = connection(c, file, &redis.connection, "Redis", &at.key("connection"))?;
+        let cache = cache(c, &redis.cache, &at.key("cache"));
+        let connection = redis.connection.clone();
+        return Some(DimensionSource::Redis(RedisDimension { connection, url, key: Vec::new(), cache }));
+    }
+    if let Some(postgres) = &raw.postgres {
+        let at = path.key("postgres");
+        let url = connection(c, file, &postgres.connection, "Postgres", &at.key("connection"))?;
+        let cache = cache(c, &postgres.cache, &at.key("cache"));
+        if postgres.table.split('.').any(str::is_empty) || postgres.table.split('.').count() > 2 {
+            c.error(&at.key("table"), shown_text(&postgres.table)).expected("`table` or `schema.table`");
+        }
+        let (connection, table) = (postgres.connection.clone(), postgres.table.clone());
+        return Some(DimensionSource::Postgres(PostgresDimension { connection, url, table, cache }));
+    }
+    if raw.kafka.is_some() { Some(DimensionSource::Topic) } else { files(c, file, raw, path) }
+}
+
+/// The URL of a connection of that kind.
+fn connection(c: &mut Checker<'_>, file: &Pipeline, name: &str, kind: &str, at: &Path) -> Option<String> {
+    let Some(found) = file.connections.get(name) else {
+        c.unknown(at, "connection", name, file.connections.names(), &Path::of(&["connections", name]));
+        return None;
+    };
+    let url = match (kind, &found.redis, &found.postgres) {
+        ("Redis", Some(redis), _) => Some(redis.url.clone()),
+        ("Postgres", _, Some(postgres)) => Some(postgres.url.clone()),
+        _ => None,
+    };
+    if url.is_none() && !c.is_cut(&Path::of(&["connections", name])) {
+        c.error(at, format!("`{name}`, which is no {kind} connection"))
+            .expected(format!("a connection with `{}`", kind.to_lowercase()));
+    }
+    url
+}
+
+fn cache(c: &mut Checker<'_>, raw: &raw::DimensionCache, at: &Path) -> CacheSpec {
+    let spec = CacheSpec {
+        bytes_max: size_or(&raw.size, defaults::CACHE_SIZE),
+        ttl_ms: duration_or(&raw.ttl, defaults::CACHE_TTL),
+        missing_ttl_ms: duration_or(&raw.missing_ttl, defaults::CACHE_MISSING_TTL),
+    };
+    if spec.bytes_max < CACHE_BYTES_MIN {
+        c.error(&at.key("size"), format!("{} bytes", spec.bytes_max)).expected("at least 1MB");
+    }
+    spec
+}
+
+/// The name of a hash, in parts.
+fn key_parts(
+    c: &mut Checker<'_>,
+    raw: &Dimension,
+    columns: &[DimensionColumn],
+    key: &[usize],
+    path: &Path,
+) -> Option<Vec<KeyPart>> {
+    let template = &raw.redis.as_ref()?.key;
+    let at = path.key("redis").key("key");
+    let names: Vec<&str> = key.iter().map(|column| columns[*column].name.as_str()).collect();
+    let (mut parts, mut rest) = (Vec::new(), template.as_str());
+    while let Some((text, behind)) = rest.split_once('{') {
+        let named = behind.split_once('}').map(|(name, rest)| (names.iter().position(|key| *key == name), rest));
+        let Some((Some(column), after)) = named else {
+            c.error(&at, shown_text(template))
+                .expected(format!("the name of a hash with key columns in braces: {{{}}}", names.join("}, {")));
+            return None;
+        };
+        parts.extend([KeyPart::Text(text.into()), KeyPart::Column(column)]);
+        rest = after;
+    }
+    parts.push(KeyPart::Text(rest.into()));
+    let left_out = (0..key.len()).find(|column| !parts.contains(&KeyPart::Column(*column)));
+    if let Some(column) = left_out {
+        c.error(&at, format!("{} without `{{{}}}`", shown_text(template), names[column]))
+            .expected("a name that all key columns are part of")
+            .help("otherwise different keys have the same hash");
+        return None;
+    }
+    Some(parts)
 }
 
 fn files(c: &mut Checker<'_>, file: &Pipeline, raw: &Dimension, path: &Path) -> Option<DimensionSource> {

@@ -11,6 +11,7 @@ use crate::config::tree::Path;
 use crate::decode::{ColumnFrom, ColumnSpec, TimeUnitSpec};
 use crate::dimension::{EnrichSpec, VersionFrom};
 use crate::event::ColumnType;
+use crate::join::Emit;
 
 /// The part of a column's name behind the dimension's, where the version stands.
 const VERSION: &str = "version";
@@ -94,7 +95,8 @@ fn one(
         // One that is called so and is taken anyway needs no second place.
         VersionFrom::Column(column) => !(select.contains(&column) && spec.columns[column].name == VERSION),
     };
-    Some(EnrichSpec { alias: alias.into(), dimension: number, on, select, version, retry_ms: None })
+    let retry_ms = raw.retry.as_ref().map(|retry| retry.within.ms);
+    Some(EnrichSpec { alias: alias.into(), dimension: number, on, select, version, retry_ms })
 }
 
 /// The stream's columns that hold the key.
@@ -157,6 +159,33 @@ pub fn own_columns(c: &mut Checker<'_>, draft: &StreamDraft, columns: Vec<usize>
     }
 }
 
+/// A row waits for its dimension while it waits for its labels, and no longer.
+fn waits(c: &mut Checker<'_>, stream: &StreamDraft, samples: &[SampleDraft]) {
+    for enrich in &stream.plan.enrich {
+        let Some(retry_ms) = enrich.retry_ms else { continue };
+        let at = stream.path.key("enrich").key(&enrich.alias).key("retry");
+        let of_stream = samples.iter().filter(|sample| sample.plan.join.anchor == stream.plan.decode.stream);
+        let waits = of_stream.map(|sample| match sample.plan.join.emit {
+            Emit::Wait => (sample.plan.join.longest_ms(), &sample.plan.sample.name),
+            Emit::Early { from_ms, .. } => (from_ms, &sample.plan.sample.name),
+        });
+        match waits.min() {
+            None if c.lost_whole("samples") => {}
+            None => {
+                c.error(&at, "`retry`, but no sample is made of the rows of this stream")
+                    .expected("the impression stream of a sample")
+                    .help("a row that waits for nothing else has nowhere to wait: it feeds features at once");
+            }
+            Some((longest_ms, sample)) if retry_ms > longest_ms => {
+                c.error(&at.key("for"), format!("{retry_ms} ms, but the sample `{sample}` writes a row after {longest_ms} ms"))
+                    .expected("at most what the row waits for its labels")
+                    .help("a longer window (`within`) lets it wait longer");
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// What only the whole file tells: names that joins have too, dimensions that nobody uses or that depend on the moment.
 pub fn finish(
     c: &mut Checker<'_>,
@@ -175,6 +204,7 @@ pub fn finish(
             }
         }
     }
+    streams.iter().for_each(|stream| waits(c, stream, samples));
     for (number, draft) in dimensions.iter().enumerate() {
         let spec = &draft.plan.spec;
         let used = |stream: &StreamDraft| stream.plan.enrich.iter().any(|enrich| enrich.dimension == number);

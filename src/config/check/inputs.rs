@@ -62,7 +62,7 @@ fn kinds(c: &mut Checker<'_>, raw: &Pipeline, name: &str, stream: &Stream, path:
     if stream.memory.is_some() { vec![(InputKind::Memory, name.to_string())] } else { Vec::new() }
 }
 
-fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path) -> Vec<(InputKind, String)> {
+pub fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path) -> Vec<(InputKind, String)> {
     let at = path.key("connection");
     let name = &kafka.connection;
     let cluster = match raw.connections.get(name) {

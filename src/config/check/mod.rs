@@ -24,6 +24,7 @@ mod samples;
 mod schemas;
 mod semantics;
 mod streams;
+mod topics;
 mod wide;
 mod windows;
 

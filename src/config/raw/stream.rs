@@ -13,6 +13,8 @@ pub struct Connection {
     pub kafka: Option<KafkaCluster>,
     /// A Redis server.
     pub redis: Option<Redis>,
+    /// A Postgres server.
+    pub postgres: Option<Postgres>,
     /// A bucket of an object store.
     pub bucket: Option<Bucket>,
     /// A schema registry.
@@ -41,6 +43,14 @@ pub struct KafkaCluster {
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     /// Such as `redis://user:password@host:6379/0`.
+    pub url: String,
+}
+
+/// A Postgres server.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    /// Such as `postgres://user:password@host:5432/database`.
     pub url: String,
 }
 

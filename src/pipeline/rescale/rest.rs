@@ -218,6 +218,7 @@ fn sink(
         clock: clock.clone(),
         gauge: Arc::new(SinkGauge::default()),
         // It is not run as a thread: what it gives is taken from its hand.
+        enricher: None,
         cuts: crossbeam_channel::bounded(0).0,
         work: SinkWork::default(),
     }
