@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In: a [`RawBatch`]. Out: a [`DecodedBatch`] that is a function of the raw batch, the [`DecodeSpec`] and, where records
-//! name their schema, of what the registry holds under these names.
+//! name their schema, of what the registry holds under these names; where the stream has columns of dimensions, of these.
 //! Holds: consumed = accepted + filtered + rejected, in rows (F1); nothing a record contains makes it panic, recurse
 //! without bound or take memory beyond the limits; a row that `where` turns away is no reject, whatever else it lacks.
 //! Does not: know time, duplicates or other streams.

@@ -7,7 +7,7 @@ use super::cells::{expected, parse, text_at, value_at};
 use super::remote::{Fetch, Row};
 use super::{DimensionError, DimensionGauge, DimensionSpec, KeyPart, RedisDimension};
 use crate::event::Value;
-use ::redis::{Client, Connection, ConnectionLike, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind};
+use ::redis::{Client, Connection, ConnectionLike, ErrorKind, IntoConnectionInfo, RedisError};
 use arrow::array::ArrayRef;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -99,7 +99,7 @@ impl RedisHashes {
     fn row(&self, keys: &[ArrayRef], row: usize, answer: ::redis::Value) -> Result<Option<Row>, DimensionError> {
         let fields = match answer {
             ::redis::Value::Array(fields) => fields,
-            ::redis::Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ResponseError) || error.code() == "WRONGTYPE" => {
+            ::redis::Value::ServerError(error) if error.code() == "WRONGTYPE" => {
                 self.tell(&format!("key `{}` is no hash: {error:?}", self.name_of(keys, row)));
                 return Ok(None);
             }

@@ -78,6 +78,8 @@ pub(super) struct Table {
     rows: usize,
     /// Rows of chunks that no version refers to.
     dead: usize,
+    /// With more chunks they are put together.
+    chunks_max: usize,
     /// Rows that were put with a null in their key: nobody can find them.
     pub null_keys: u64,
     /// Rows that took the place of one with the same key and `valid_from`.
@@ -92,6 +94,7 @@ impl Table {
             index: HashTable::new(),
             rows: 0,
             dead: 0,
+            chunks_max: CHUNKS_MAX,
             null_keys: 0,
             replaced: 0,
             is_versioned: spec.valid_from.is_some(),
@@ -132,8 +135,10 @@ impl Table {
             identities.push(Some(Identity { print, from }));
         }
         self.chunks.push(Chunk { rows, origin });
-        if self.chunks.len() > CHUNKS_MAX || (self.dead > DEAD_ROWS_MIN && self.dead > self.rows) {
+        if self.chunks.len() > self.chunks_max || (self.dead > DEAD_ROWS_MIN && self.dead > self.rows) {
             self.clear_away();
+            // Also where it could not: then not at every batch.
+            (self.dead, self.chunks_max) = (0, self.chunks.len() + CHUNKS_MAX);
         }
         identities
     }
@@ -211,7 +216,6 @@ impl Table {
             }
         }
         self.chunks = vec![Chunk { rows, origin }];
-        self.dead = 0;
     }
 
     /// The version of a key that holds at an instant.

@@ -14,7 +14,7 @@ pub trait Enrich {
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum EnrichError {
     /// A stop was requested while a dimension was away.
-    #[error("stopped while a dimension was away")]
+    #[error("stopped while a dimension was away; what was not committed is read again at the next start")]
     Stopped,
     #[error("{0}")]
     Failed(String),

@@ -8,12 +8,14 @@
 //! Does not: know streams.
 
 use crate::config::{Plan, TopicPlan};
-use crate::dimension::{Dimension, DimensionGauge, DimensionSource};
+use crate::dimension::{Dimension, DimensionSource};
 use crate::env::Clock;
 use crate::event::EnrichError;
 use crate::pipeline::topics::{Follower, may_pass};
 use crate::pipeline::{Board, RunError, StopSignal};
+use crate::telemetry::{DimensionProgress, Telemetry};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -101,9 +103,25 @@ impl Dimensions {
         &self.all[number]
     }
 
-    /// What they count, with their names.
-    pub fn gauges(&self) -> impl Iterator<Item = (&str, &Arc<DimensionGauge>)> {
-        self.all.iter().map(|dimension| (dimension.spec.name.as_str(), &dimension.gauge))
+    /// Shows what they count and hold.
+    pub fn tell(&self, telemetry: &Telemetry, now_ms: u64) {
+        for dimension in &self.all {
+            let gauge = &dimension.gauge;
+            let of = |number: &AtomicU64| number.load(Ordering::Relaxed);
+            let progress = DimensionProgress {
+                found: of(&gauge.found),
+                missing: of(&gauge.missing),
+                cached: of(&gauge.cached),
+                requests: of(&gauge.requests),
+                requested_keys: of(&gauge.requested_keys),
+                failures: of(&gauge.failures),
+                refreshes: of(&gauge.refreshes),
+                age_ms: now_ms.saturating_sub(of(&gauge.fresh_at_ms)),
+                rows: of(&gauge.rows),
+                bytes: of(&gauge.bytes),
+            };
+            telemetry.dimension(&dimension.spec.name, &progress);
+        }
     }
 }
 

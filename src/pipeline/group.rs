@@ -389,6 +389,9 @@ impl Group<'_> {
         }
         let failed = cells.values().filter(|cell| cell.problem.is_some()).count();
         self.world.telemetry.cells(views.len(), failed);
+        if let Some(dimensions) = &self.world.dimensions {
+            dimensions.tell(&self.world.telemetry, now);
+        }
         let of_cell = cells.values().find_map(|cell| cell.problem.clone());
         let of_input = || views.iter().find_map(|view| view.connection_problem.clone());
         let problem = seat.problem.clone().or(of_cell).or_else(of_input);

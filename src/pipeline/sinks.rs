@@ -3,7 +3,7 @@
 use crate::commit::read_block;
 use crate::config::SamplePlan;
 use crate::env::{Clock, Store};
-use crate::event::{EnrichError, Payload, StagedFile};
+use crate::event::{Payload, StagedFile};
 use crate::join::ClosedRows;
 use crate::pipeline::{Enricher, RunError};
 use crate::pipeline::lanes::CutPart;
@@ -122,14 +122,12 @@ impl SinkThread {
         self.sinks.iter().flatten().map(ParquetSink::open_bytes).sum()
     }
 
-    /// The payload with what its dimensions have by now; `None` when a stop was requested while one was away: nothing is
-    /// committed any more.
-    fn completed(&self, sample: u16, payload: RecordBatch) -> Result<Option<RecordBatch>, RunError> {
-        let Some(enricher) = &self.enricher else { return Ok(Some(payload)) };
-        match enricher.again(self.samples[sample as usize].join.anchor, payload) {
-            Ok(payload) => Ok(Some(payload)),
-            Err(EnrichError::Stopped) => Ok(None),
-            Err(error) => Err(error.into()),
+    /// The payload with what its dimensions have by now. A stop while one is away is a failure: these rows have closed, and
+    /// a commit without them would lose them.
+    fn completed(&self, sample: u16, payload: RecordBatch) -> Result<RecordBatch, RunError> {
+        match &self.enricher {
+            Some(enricher) => Ok(enricher.again(self.samples[sample as usize].join.anchor, payload)?),
+            None => Ok(payload),
         }
     }
 
@@ -143,7 +141,7 @@ impl SinkThread {
                 Payload::Memory(rows) => rows.clone(),
                 Payload::Stored(block) => read_block(self.state.as_ref(), block)?,
             };
-            let Some(payload) = self.completed(sample, payload)? else { return Ok((left_out, failed)) };
+            let payload = self.completed(sample, payload)?;
             let built = build(&self.samples[sample as usize].sample, sample, closed.bucket, part, &payload)?;
             left_out += built.sampled_out;
             failed += built.failed_values;

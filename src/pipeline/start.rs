@@ -255,6 +255,7 @@ impl Start<'_> {
             names,
             clock: self.world.clock.clone(),
             telemetry: self.world.telemetry.clone(),
+            dimensions: self.world.exchange.is_none().then(|| self.dimensions.clone()),
             board: self.world.board.clone(),
             stop: self.world.stop.clone(),
             failure: failure.clone(),

@@ -2,7 +2,7 @@
 
 use super::delays::DelayFamily;
 use super::table::{Kind, METRICS, Metric};
-use super::{CommitDone, FeatureProgress, OnlineWrites, ParquetProgress, StreamProgress};
+use super::{CommitDone, DimensionProgress, FeatureProgress, OnlineWrites, ParquetProgress, StreamProgress};
 use crate::event::{
     AnchorAccount, DelaySketch, FeatureAccount, LabelAccount, RejectKind, StreamAccount, Watermark, violations,
 };
@@ -109,6 +109,23 @@ impl Telemetry {
         let blocked = progress.blocked_records.map(|records| records as f64);
         self.set_or_remove(Metric::StreamBlocked, &[stream], blocked);
         self.set(Metric::StreamIdlePartitions, &[stream], progress.idle_partitions as f64);
+    }
+
+    /// What a dimension has counted since the process started, and what it holds.
+    pub fn dimension(&self, dimension: &str, progress: &DimensionProgress) {
+        self.count_to(Metric::DimensionRows, &[dimension, "found"], progress.found);
+        self.count_to(Metric::DimensionRows, &[dimension, "missing"], progress.missing);
+        let counts = [
+            (Metric::DimensionCached, progress.cached),
+            (Metric::DimensionRequests, progress.requests),
+            (Metric::DimensionKeys, progress.requested_keys),
+            (Metric::DimensionFailures, progress.failures),
+            (Metric::DimensionRefreshes, progress.refreshes),
+        ];
+        counts.into_iter().for_each(|(metric, count)| self.count_to(metric, &[dimension], count));
+        self.set(Metric::DimensionAge, &[dimension], progress.age_ms as f64 / 1e3);
+        self.set(Metric::DimensionHeld, &[dimension], progress.rows as f64);
+        self.set(Metric::DimensionSize, &[dimension], progress.bytes as f64);
     }
 
     /// The watermark that closes impressions.

@@ -12,6 +12,7 @@ mod change;
 mod cli;
 mod config_tests;
 mod dead_letters;
+mod dimension_stores;
 mod dimensions;
 mod end_to_end;
 mod faults;

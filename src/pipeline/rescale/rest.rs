@@ -217,8 +217,9 @@ fn sink(
         state: state.clone(),
         clock: clock.clone(),
         gauge: Arc::new(SinkGauge::default()),
-        // It is not run as a thread: what it gives is taken from its hand.
+        // What had closed had waited long enough.
         enricher: None,
+        // It is not run as a thread: what it gives is taken from its hand.
         cuts: crossbeam_channel::bounded(0).0,
         work: SinkWork::default(),
     }
