@@ -17,7 +17,7 @@ preflight:
 build: preflight ## the release binary: target/release/conjoin
 	$(CARGO) build --release --locked
 
-test: preflight ## format, clippy and all tests, with a Kafka, a Redis, an S3 server and a schema registry of their own; TESTS=kafka chooses by name
+test: preflight ## format, clippy and all tests, with a Kafka, a Redis, a Postgres, an S3 server and a schema registry of their own; TESTS=kafka chooses by name
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
@@ -49,7 +49,7 @@ bench: preflight ## the end-to-end benchmark at both rates, and with kill -9 in 
 	$$python benches/e2e/run.py --kill --runs 1
 	$$python benches/e2e/run.py
 
-services: ## a Kafka, a Redis, an S3 server and a schema registry to play with, until Ctrl-C
+services: ## a Kafka, a Redis, a Postgres, an S3 server and a schema registry to play with, until Ctrl-C
 	@scripts/services.py serve || [ $$? = 130 ] # 130: Ctrl-C
 
 docs: preflight ## the API documentation: target/doc/conjoin

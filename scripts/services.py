@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Services: a one-node Kafka (KRaft, from its jars), a Redis, an S3 server and a schema registry (Apicurio) on free
-loopback ports, for tests, benches and play.
+"""Services: a one-node Kafka (KRaft, from its jars), a Redis, a Postgres, an S3 server and a schema registry (Apicurio) on
+free loopback ports, for tests, benches and play.
 
     services.py run CMD…   start all, run CMD with their addresses in the environment, stop all whatever happens
     services.py serve      start all, print the addresses, stop all at Ctrl-C
@@ -11,8 +11,8 @@ loopback ports, for tests, benches and play.
                            make the storage of a Kafka cluster in FOLDER and start nothing: prints one line of JSON per
                            broker, its address and the command that runs it, for tests that kill brokers
 
-In:    KAFKA_BOOTSTRAP, REDIS_URL, S3_ENDPOINT, REGISTRY_URL: a service whose variable is set already is used as it is and never
-       touched; S3_ENDPOINT wants S3_BUCKET, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY beside it.
+In:    KAFKA_BOOTSTRAP, REDIS_URL, POSTGRES_URL, S3_ENDPOINT, REGISTRY_URL: a service whose variable is set already is used as
+       it is and never touched; S3_ENDPOINT wants S3_BUCKET, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY beside it.
        CONJOIN_SERVICES: which to start, such as `kafka,redis`; the default is all.
        CONJOIN_CACHE: where downloads are kept (default: $XDG_CACHE_HOME/conjoin or ~/.cache/conjoin).
 Out:   exit code of CMD; the data of the services lies in a temporary folder and goes with them.
@@ -26,6 +26,7 @@ import ctypes
 import fcntl
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -131,9 +132,10 @@ def locked(name):
 # ---- what must be on the machine ------------------------------------------------------------------------------------
 
 
-def need(program, package):
+def need(program, package, found=None):
     """Makes sure `program` is in PATH: by apt-get where we may, else by telling what to install."""
-    if shutil.which(program):
+    found = found or (lambda: shutil.which(program))
+    if found():
         return
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
     may = not sudo or (shutil.which("sudo") and subprocess.run([*sudo, "true"], capture_output=True).returncode == 0)
@@ -145,8 +147,22 @@ def need(program, package):
     with locked("apt"):
         for command in ([*sudo, "apt-get", "update"], install):
             done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode != 0 or not shutil.which(program):
+    if done.returncode != 0 or not found():
         raise Failure(f"`apt-get install {package}` failed; install `{program}` by hand:\n{done.stdout[-2000:]}")
+
+
+def postgres_folder():
+    """Where Postgres' programs are: Debian keeps them out of PATH."""
+    if program := shutil.which("postgres"):
+        return Path(program).resolve().parent
+    known = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    return known[-1].parent if known else None
+
+
+def need_postgres():
+    if not postgres_folder():
+        need("postgres", "postgresql", found=postgres_folder)
+    return postgres_folder()
 
 
 def kafka_jars():
@@ -216,7 +232,13 @@ def registry_jar():
 
 
 # What each service is told by, and so whether one is there already.
-SERVICES = {"kafka": "KAFKA_BOOTSTRAP", "redis": "REDIS_URL", "s3": "S3_ENDPOINT", "registry": "REGISTRY_URL"}
+SERVICES = {
+    "kafka": "KAFKA_BOOTSTRAP",
+    "redis": "REDIS_URL",
+    "postgres": "POSTGRES_URL",
+    "s3": "S3_ENDPOINT",
+    "registry": "REGISTRY_URL",
+}
 
 
 def wanted():
@@ -232,6 +254,8 @@ def install():
     names = wanted()
     if "redis" in names:
         need("redis-server", "redis-server")
+    if "postgres" in names:
+        need_postgres()
     if "kafka" in names:
         need("java", "default-jre-headless")
         kafka_jars()
@@ -265,11 +289,12 @@ def die_with_parent():
         LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def spawn(command, folder, name, detached):
+def spawn(command, folder, name, detached, user=None):
     """A process in a session of its own, so that Ctrl-C reaches only us and we can end all of it."""
     with open(folder / f"{name}.log", "ab") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=folder, start_new_session=True,
+            user=user, group=user and pwd.getpwnam(user).pw_gid, extra_groups=[] if user else None,
             preexec_fn=None if detached else die_with_parent,
         )
 
@@ -299,6 +324,15 @@ def redis_answers(port):
         connection.settimeout(5)
         connection.sendall(b"PING\r\n")
         return receive(connection, 5) == b"+PONG"
+
+
+def postgres_answers(port):
+    """True when it lets us in: while it starts it answers with an error."""
+    body = struct.pack(">i", 196608) + b"user\0conjoin\0database\0postgres\0\0"
+    with socket.create_connection(("127.0.0.1", port), 2) as connection:
+        connection.settimeout(5)
+        connection.sendall(struct.pack(">i", len(body) + 4) + body)
+        return receive(connection, 1) == b"R"
 
 
 def s3_answers(port):
@@ -395,8 +429,8 @@ class Services:
     def start(self):
         install()
         began = time.monotonic()
-        begins = {"kafka": self.begin_kafka, "redis": self.begin_redis, "s3": self.begin_s3}
-        begins["registry"] = self.begin_registry
+        begins = {"kafka": self.begin_kafka, "redis": self.begin_redis, "postgres": self.begin_postgres}
+        begins |= {"s3": self.begin_s3, "registry": self.begin_registry}
         begun = [(begins[name], begins[name]()) for name in wanted()]
         for begin, started in begun:
             for left in reversed(range(START_TRIES)):
@@ -423,6 +457,31 @@ class Services:
         command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         process = self.keep(spawn(command, self.folder, "redis", self.detached))
         return "redis", process, port, redis_answers, {"REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+
+    def begin_postgres(self):
+        """Trusts whoever comes. It does not run as root: there it becomes another user."""
+        (port,) = free_ports(1)
+        data, user = self.folder / f"postgres-{port}", None
+        data.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            names = [entry.pw_name for entry in pwd.getpwall()]
+            user = next(name for name in ("postgres", "nobody") if name in names)
+            os.chmod(self.folder, 0o711)
+            shutil.chown(data, user)
+        programs = need_postgres()
+        initialise = [str(programs / "initdb"), "-D", str(data), "-U", "conjoin", "-A", "trust", "-E", "UTF8"]
+        initialise += ["--locale=C", "--no-sync"]
+        group = user and pwd.getpwnam(user).pw_gid
+        done = subprocess.run(
+            initialise, cwd=data, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            user=user, group=group, extra_groups=[] if user else None,
+        )
+        if done.returncode != 0:
+            raise Failure(f"Postgres could not make its storage:\n{done.stdout[-2000:]}")
+        command = [str(programs / "postgres"), "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", ""]
+        process = self.keep(spawn([*command, "-F"], self.folder, "postgres", self.detached, user))
+        address = {"POSTGRES_URL": f"postgres://conjoin@127.0.0.1:{port}/postgres"}
+        return "postgres", process, port, postgres_answers, address
 
     def begin_s3(self):
         (port,) = free_ports(1)

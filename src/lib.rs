@@ -11,6 +11,7 @@ pub mod telemetry;
 pub mod registry;
 pub mod source;
 pub mod decode;
+pub mod dimension;
 pub mod route;
 pub mod join;
 pub mod feature;

@@ -149,6 +149,7 @@ impl Life {
             state: state.clone(),
             clock: clock.clone(),
             gauge: Arc::new(SinkGauge::default()),
+            enricher: None,
             cuts: crossbeam_channel::bounded(1).0,
             work: SinkWork::default(),
         };

@@ -71,6 +71,7 @@ pub fn run(bytes: &[u8]) {
     let world = World {
         exchange: None,
         memory: StateMemoryLimit::new(base.plan.state.memory_bytes),
+        dimensions: None,
         clock: Arc::new(ManualClock::at(super::life::START)),
         entropy: Arc::new(SeededEntropy::new(1)),
         online,

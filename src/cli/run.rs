@@ -113,6 +113,7 @@ fn start(plan: Arc<Plan>, options: RunOptions, args: &RunArgs) -> Result<(), Str
         stop: stop.clone(),
         exchange: None,
         memory: StateMemoryLimit::new(plan.state.memory_bytes),
+        dimensions: None,
     };
     let signals = stop_on_signals(stop.clone()).map_err(|error| format!("cannot listen to signals: {error}"))?;
     let status = Status::start(board.clone());

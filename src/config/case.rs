@@ -9,6 +9,8 @@ pub struct TestCase {
     pub place: TestPlace,
     /// What relative instants count from.
     pub start: EventTime,
+    /// Rows of dimensions, by their number; values in the order of the dimension's columns.
+    pub dimensions: Vec<(usize, Vec<Vec<Value>>)>,
     pub steps: Vec<TestStep>,
     /// All inputs end after the last step.
     pub close: bool,

@@ -2,6 +2,7 @@
 
 use crate::commit::StateSpec;
 use crate::decode::DecodeSpec;
+use crate::dimension::{DimensionSpec, EnrichSpec};
 use crate::event::{Partitioner, SideKind, StreamId};
 use crate::feature::GroupSpec;
 use crate::join::JoinSpec;
@@ -14,12 +15,14 @@ use crate::sink::{ParquetSpec, RowFormat};
 use crate::source::{GroupModeSpec, InputSpec, KafkaConnection};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub pipeline: String,
     pub inputs: Vec<InputSpec>,
     pub streams: Vec<StreamPlan>,
+    pub dimensions: Vec<DimensionPlan>,
     pub groups: Vec<GroupSpec>,
     pub samples: Vec<SamplePlan>,
     pub models: Vec<ModelSpec>,
@@ -40,6 +43,25 @@ pub struct StreamPlan {
     /// Where the schemas are that records name.
     pub registry: Option<RegistrySpec>,
     pub time: StreamTime,
+    /// What its rows get from dimensions, in the order of its columns.
+    pub enrich: Vec<EnrichSpec>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DimensionPlan {
+    pub spec: Arc<DimensionSpec>,
+    /// How the compacted topic is read that it is.
+    pub topic: Option<TopicPlan>,
+}
+
+/// A topic whose records are rows of a dimension.
+#[derive(Clone, Debug)]
+pub struct TopicPlan {
+    pub input: InputSpec,
+    /// How rows are read: the dimension's columns come first.
+    pub rows: StreamPlan,
+    /// What reads from change events that a row is gone; a record without a value says so by itself.
+    pub removals: Option<StreamPlan>,
 }
 
 #[derive(Clone, Debug)]

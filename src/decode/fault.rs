@@ -203,6 +203,7 @@ fn place(place: Place, spec: &DecodeSpec, item: Option<u32>) -> String {
         ColumnFrom::Key => "the message key".to_string(),
         ColumnFrom::Partition => "the partition".to_string(),
         ColumnFrom::BrokerTime => "the broker's timestamp".to_string(),
+        ColumnFrom::Dimension => "a dimension".to_string(),
     }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! In: a [`RawBatch`]. Out: a [`DecodedBatch`] that is a function of the raw batch, the [`DecodeSpec`] and, where records
-//! name their schema, of what the registry holds under these names.
+//! name their schema, of what the registry holds under these names; where the stream has columns of dimensions, of these.
 //! Holds: consumed = accepted + filtered + rejected, in rows (F1); nothing a record contains makes it panic, recurse
 //! without bound or take memory beyond the limits; a row that `where` turns away is no reject, whatever else it lacks.
 //! Does not: know time, duplicates or other streams.
@@ -29,7 +29,7 @@ mod timestamp;
 mod trie;
 pub use spec::*;
 
-use crate::event::{DecodedBatch, RawBatch, RawRecord, RegisteredSchema, RejectKind};
+use crate::event::{DecodedBatch, Enrich, EnrichError, RawBatch, RawRecord, RegisteredSchema, RejectKind};
 use binary::BinaryParser;
 use expressions::FeatureInputs;
 use json::JsonParser;
@@ -98,19 +98,33 @@ impl Decoder {
         }
     }
 
+    /// Of a stream without columns of dimensions; panics at another, which wants to be [enriched](Decoder::decode_with).
     pub fn decode(&mut self, raw: &RawBatch) -> DecodedBatch {
-        self.decode_rows(raw).0
+        self.decode_rows(raw, None).expect("the stream has no columns of dimensions").0
     }
 
-    /// As [`Decoder::decode`], and for each accepted row the index of its record in `raw`.
-    pub fn decode_with_origins(&mut self, raw: &RawBatch) -> (DecodedBatch, Vec<u32>) {
-        let (decoded, accepted) = self.decode_rows(raw);
+    /// Asks `enrich` for the columns that the records do not have.
+    pub fn decode_with(&mut self, raw: &RawBatch, enrich: Option<&dyn Enrich>) -> Result<DecodedBatch, EnrichError> {
+        Ok(self.decode_rows(raw, enrich)?.0)
+    }
+
+    /// As [`Decoder::decode_with`], and for each accepted row the index of its record in `raw`.
+    pub fn decode_with_origins(
+        &mut self,
+        raw: &RawBatch,
+        enrich: Option<&dyn Enrich>,
+    ) -> Result<(DecodedBatch, Vec<u32>), EnrichError> {
+        let (decoded, accepted) = self.decode_rows(raw, enrich)?;
         let origins = self.rows.record_of.iter().zip(accepted).filter_map(|(record, row)| row.then_some(*record));
-        (decoded, origins.collect())
+        Ok((decoded, origins.collect()))
     }
 
     /// The batch, and which of the rows walked are in it.
-    fn decode_rows(&mut self, raw: &RawBatch) -> (DecodedBatch, impl Iterator<Item = bool> + use<>) {
+    fn decode_rows(
+        &mut self,
+        raw: &RawBatch,
+        enrich: Option<&dyn Enrich>,
+    ) -> Result<(DecodedBatch, impl Iterator<Item = bool> + use<>), EnrichError> {
         self.rows.start(raw.records.len());
         let mut refusals = Vec::new();
         for record in 0..raw.records.len() {
@@ -119,7 +133,7 @@ impl Decoder {
             }
         }
         let (spec, features, rows) = (&self.spec, &self.features, &mut self.rows);
-        Settle { spec, features, rows, raw, refusals }.run()
+        Settle { spec, features, rows, raw, refusals }.run(enrich)
     }
 
     fn decode_record(&mut self, index: usize, raw: &RawBatch) -> Result<(), (RejectKind, String)> {

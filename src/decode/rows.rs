@@ -60,7 +60,7 @@ pub(super) struct Note {
 impl Rows {
     pub fn new(spec: &DecodeSpec) -> Self {
         let mut rows = Rows {
-            columns: spec.columns.iter().map(Column::new).collect(),
+            columns: spec.columns[..spec.recorded()].iter().map(Column::new).collect(),
             count: 0,
             record_of: Vec::new(),
             item_of: Vec::new(),
@@ -79,7 +79,7 @@ impl Rows {
             fitted: 0,
             told: Vec::new(),
         };
-        for (index, column) in spec.columns.iter().enumerate() {
+        for (index, column) in spec.columns[..spec.recorded()].iter().enumerate() {
             match &column.from {
                 ColumnFrom::Path(path) => rows.record_trie.add_column(path, index),
                 ColumnFrom::Item(path) => rows.item_trie.add_column(path, index),

@@ -13,8 +13,8 @@ use crate::decode::fault::describe;
 use crate::decode::rows::{Rows, WHOLE};
 use crate::decode::{ColumnSpec, DecodeSpec};
 use crate::event::{
-    DecodedBatch, EventTime, FeatureInput, Fingerprint, RawBatch, RejectKind, Rejected, TIME_END, fingerprints,
-    item_hash,
+    DecodedBatch, Enrich, EnrichError, EventTime, FeatureInput, Fingerprint, RawBatch, RejectKind, Rejected, TIME_END,
+    fingerprints, item_hash,
 };
 use crate::invariant;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -49,10 +49,16 @@ pub(super) struct Settle<'a> {
 
 impl Settle<'_> {
     /// The batch, and which of the rows walked are in it.
-    pub fn run(mut self) -> (DecodedBatch, impl Iterator<Item = bool> + use<>) {
+    pub fn run(
+        mut self,
+        enrich: Option<&dyn Enrich>,
+    ) -> Result<(DecodedBatch, impl Iterator<Item = bool> + use<>), EnrichError> {
         let walked = self.rows.count;
         let consumed = (walked + self.refusals.len()) as u64 + self.rows.empty_arrays;
-        let arrays: Vec<ArrayRef> = self.rows.columns.iter_mut().map(|column| column.take()).collect();
+        let mut arrays: Vec<ArrayRef> = self.rows.columns.iter_mut().map(|column| column.take()).collect();
+        if arrays.len() < self.spec.columns.len() {
+            arrays.extend(self.look_up(&arrays, enrich)?);
+        }
         let all = RecordBatch::try_new(self.spec.schema.clone(), arrays).expect("columns follow the schema");
         let mut verdicts = vec![Verdict::Accepted; walked];
         self.judge_faults(&all, &mut verdicts);
@@ -82,7 +88,32 @@ impl Settle<'_> {
             records: self.raw.records.len() as u64,
             consumed,
         };
-        (decoded, verdicts.into_iter().map(|verdict| verdict == Verdict::Accepted))
+        Ok((decoded, verdicts.into_iter().map(|verdict| verdict == Verdict::Accepted)))
+    }
+
+    /// The columns that are not in the records. Rows that are bad, or that `where` turns away by their records alone, are
+    /// not looked up.
+    fn look_up(&self, recorded: &[ArrayRef], enrich: Option<&dyn Enrich>) -> Result<Vec<ArrayRef>, EnrichError> {
+        let failed = |message: &str| EnrichError::Failed(format!("{}: {message}", self.spec.name));
+        let enrich = enrich.ok_or_else(|| failed("its columns of dimensions were not asked for"))?;
+        let names: Vec<usize> = (0..recorded.len()).collect();
+        let schema = self.spec.schema.project(&names).expect("columns follow the schema");
+        let rows = RecordBatch::try_new(Arc::new(schema), recorded.to_vec()).expect("columns follow the schema");
+        let mut wanted = vec![true; rows.num_rows()];
+        if let Some(filter) = &self.spec.filter
+            && filter.columns.iter().all(|column| *column < recorded.len())
+        {
+            wanted = matches(filter, &rows, &mut Vec::new()).values().iter().collect();
+        }
+        self.rows.notes.iter().for_each(|note| wanted[note.row] = false);
+        let columns = enrich.enrich(self.spec.stream, &rows, &wanted)?;
+        let fields = self.spec.schema.fields().iter().skip(recorded.len());
+        let fit = columns.len() == fields.len()
+            && columns
+                .iter()
+                .zip(fields)
+                .all(|(column, field)| column.data_type() == field.data_type() && column.len() == rows.num_rows());
+        if fit { Ok(columns) } else { Err(failed("a dimension gave other columns than it declares")) }
     }
 
     fn refuse(&mut self, row: usize, kind: RejectKind, message: String, verdicts: &mut [Verdict]) {

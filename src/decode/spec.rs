@@ -130,6 +130,11 @@ pub struct SchemaMisfit {
 }
 
 impl DecodeSpec {
+    /// How many columns come from the record; those behind them are looked up.
+    pub fn recorded(&self) -> usize {
+        self.columns.iter().position(|column| column.from == ColumnFrom::Dimension).unwrap_or(self.columns.len())
+    }
+
     /// What the schema of a file lacks; nothing where each record names its own.
     pub fn schema_misfits(&self) -> Vec<SchemaMisfit> {
         let PayloadSpec::Binary(BinarySpec { source: SchemaSource::File { name, schema, .. }, .. }) = &self.payload
@@ -214,6 +219,8 @@ pub enum ColumnFrom {
     Partition,
     /// The broker's timestamp.
     BrokerTime,
+    /// No part of the record: looked up in a dimension. Such columns come after all others.
+    Dimension,
 }
 
 /// `explode`: one record with an array becomes one row per element.

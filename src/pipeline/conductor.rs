@@ -21,7 +21,7 @@ use crate::pipeline::outbox::OutboxWatch;
 use crate::pipeline::progress::ProgressTeller;
 use crate::pipeline::sinks::SinkGauge;
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Failure, RunError, StopSignal};
+use crate::pipeline::{Dimensions, Failure, RunError, StopSignal};
 use crate::route::Router;
 use crate::source::LogEnd;
 use crate::telemetry::{StreamProgress, Telemetry};
@@ -96,6 +96,8 @@ pub struct Conductor {
     pub names: Names,
     pub clock: Arc<dyn Clock>,
     pub telemetry: Arc<Telemetry>,
+    /// What this run shows of dimensions; in group mode the process does.
+    pub dimensions: Option<Arc<Dimensions>>,
     pub board: Board,
     pub stop: StopSignal,
     pub failure: Failure,
@@ -460,6 +462,9 @@ impl Conductor {
         }
         for ((stream, kind), rows) in &beat.dead {
             self.telemetry.dead_letters(&self.names.streams[*stream as usize], *kind, *rows);
+        }
+        if let Some(dimensions) = &self.dimensions {
+            dimensions.tell(&self.telemetry, now);
         }
         self.telemetry.cell_watermark(Watermark(self.time.watermark()));
         self.outbox.tell(&self.telemetry, now);

@@ -13,12 +13,13 @@ use crate::cell::{CellScope, Mirror};
 use crate::commit::ChainError;
 use crate::config::Plan;
 use crate::env::{Store, StoreError};
+use crate::event::EnrichError;
 use crate::online::{OnlineWriter, WriterLimits};
 use crate::pipeline::build::exchanged_groups;
 use crate::pipeline::exchange::{Exchange, KafkaExchange};
 use crate::pipeline::generation::Generation;
 use crate::pipeline::start::{RunOptions, World, open, run};
-use crate::pipeline::{Board, Failure, Phase, RunError, StopSignal};
+use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, StopSignal};
 use crate::source::kafka::{GroupMember, MemberEvent, MemberOptions, ensure_topic};
 use crate::source::{GroupModeSpec, InputKind, SourceError};
 use std::cell::RefCell;
@@ -52,6 +53,12 @@ pub fn run_group(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<(
     world.board.update(|view| {
         (view.started_ms, view.now_ms, view.phase) = (started_ms, started_ms, Phase::Connecting);
     });
+    // One set for all cells.
+    let dimensions = match Dimensions::open(&plan, &world.clock, &world.board, &world.stop) {
+        Err(RunError::Enrich(EnrichError::Stopped)) => return Ok(()),
+        opened => opened?,
+    };
+    let world = World { dimensions: Some(dimensions), ..world };
     let failure = Failure::new(world.stop.clone());
     let resets = RefCell::new((options.resets, BTreeSet::new()));
     let group = Group { plan, spec, state, world: &world, failure: &failure, resets };
@@ -335,6 +342,7 @@ impl Group<'_> {
             stop: cell.stop.clone(),
             exchange: Some(exchange.clone()),
             memory: self.world.memory.clone(),
+            dimensions: self.world.dimensions.clone(),
         };
         let (resets, done) = &mut *self.resets.borrow_mut();
         let resets = if done.insert(number) { resets.clone() } else { BTreeSet::new() };
@@ -382,6 +390,9 @@ impl Group<'_> {
         }
         let failed = cells.values().filter(|cell| cell.problem.is_some()).count();
         self.world.telemetry.cells(views.len(), failed);
+        if let Some(dimensions) = &self.world.dimensions {
+            dimensions.tell(&self.world.telemetry, now);
+        }
         let of_cell = cells.values().find_map(|cell| cell.problem.clone());
         let of_input = || views.iter().find_map(|view| view.connection_problem.clone());
         let problem = seat.problem.clone().or(of_cell).or_else(of_input);

@@ -13,6 +13,8 @@ mod build;
 mod committer;
 mod compaction;
 mod conductor;
+mod dimensions;
+mod enrich;
 mod exchange;
 mod garbage;
 mod generation;
@@ -35,12 +37,15 @@ mod sources;
 mod start;
 mod stop;
 mod timekeeper;
+mod topics;
 
 pub use answers::Answers;
 pub use board::{Board, Phase, RunView};
 pub use build::{cell_spec, definition, exchanged_groups, routed_streams};
 pub use committer::{BookNames, CommitWork, Committed, Committer, DEAD_LETTERS, input_entries, track_entries};
 pub use conductor::ConductorCut;
+pub use dimensions::Dimensions;
+pub use enrich::Enricher;
 pub use exchange::{Exchange, KafkaExchange, SealedCommit, Told};
 pub use garbage::{Collector, CommitNote, GarbageOutlet, NOTES_MAX, SinkPlace};
 pub use generation::{Generation, single_path};
@@ -60,8 +65,9 @@ pub use stop::{Failure, StopSignal};
 pub use timekeeper::Timekeeper;
 
 use crate::commit::{ChainError, ObjectError};
+use crate::dimension::DimensionError;
 use crate::env::StoreError;
-use crate::event::PositionGap;
+use crate::event::{EnrichError, PositionGap};
 use crate::registry::RegistryError;
 use crate::sample::BuildError;
 use crate::sink::SinkError;
@@ -74,6 +80,10 @@ pub enum RunError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    #[error(transparent)]
+    Dimension(#[from] DimensionError),
+    #[error(transparent)]
+    Enrich(#[from] EnrichError),
     #[error("records are missing: {0}; restore the log, or start anew with --fresh")]
     Gap(#[from] PositionGap),
     #[error(transparent)]

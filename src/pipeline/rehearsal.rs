@@ -9,15 +9,16 @@
 
 use crate::cell::{Applied, CellScope, CellSpec, FeatureHistory, Lane, LaneInput, LaneOutput, Mirror, feature_history};
 use crate::commit::first_layout;
-use crate::config::Plan;
+use crate::config::{Plan, SamplePlan};
 use crate::decode::{DecodeSpec, Decoder, PayloadSpec};
+use crate::env::ManualClock;
 use crate::event::{
-    ColumnType, DurationMs, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, PositionDelta, RawBatch,
-    Rejected, StreamAccount, Value, Watermark, fingerprints,
+    ColumnType, DurationMs, Enrich, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, PositionDelta,
+    RawBatch, Rejected, StreamAccount, Value, Watermark, fingerprints,
 };
-use crate::pipeline::RunError;
 use crate::pipeline::build::{cell_spec, definition, routed_streams};
 use crate::pipeline::timekeeper::Timekeeper;
+use crate::pipeline::{Board, Dimensions, Enricher, RunError, StopSignal};
 use crate::route::Router;
 use crate::sample::build;
 use arrow::array::TimestampMillisecondArray;
@@ -34,6 +35,7 @@ pub struct Rehearsal {
     router: Router,
     /// Of each input's streams.
     decoders: Vec<Vec<Decoder>>,
+    enricher: Option<Arc<Enricher>>,
     lanes: Vec<Lane>,
     history: FeatureHistory,
     applied: Vec<Applied>,
@@ -55,8 +57,13 @@ pub struct Rehearsal {
 
 impl Rehearsal {
     /// Begins with nothing read. `partitions` are all there are; `needed` is the oldest instant that
-    /// [`features`](Rehearsal::features) will be asked for.
-    pub fn new(plan: &Arc<Plan>, partitions: &BTreeSet<PartitionId>, needed: EventTime) -> Rehearsal {
+    /// [`features`](Rehearsal::features) will be asked for; `dimensions` are what rows are enriched from.
+    pub fn new(
+        plan: &Arc<Plan>,
+        partitions: &BTreeSet<PartitionId>,
+        needed: EventTime,
+        dimensions: &Arc<Dimensions>,
+    ) -> Rehearsal {
         let layout = first_layout(&definition(plan), KEY_GROUPS);
         let cell = Arc::new(cell_spec(plan, CellScope::WHOLE, &layout));
         let partitions: Vec<PartitionId> = partitions.iter().copied().collect();
@@ -79,6 +86,13 @@ impl Rehearsal {
             sampled_out: vec![0; plan.samples.len()],
             rejected: Vec::new(),
             published: Vec::new(),
+            enricher: Enricher::new(
+                plan,
+                dimensions,
+                Arc::new(ManualClock::default()),
+                Board::default(),
+                StopSignal::default(),
+            ),
             plan: plan.clone(),
             cell,
             router,
@@ -97,7 +111,8 @@ impl Rehearsal {
         self.router.step(raw.delta, self.now_ms)?;
         self.moved.insert(partition, self.now_ms);
         for number in 0..self.decoders[partition.input as usize].len() {
-            let mut decoded = self.decoders[partition.input as usize][number].decode(raw);
+            let enrich = self.enricher.as_deref().map(|enricher| enricher as &dyn Enrich);
+            let mut decoded = self.decoders[partition.input as usize][number].decode_with(raw, enrich)?;
             let rejected = std::mem::take(&mut decoded.rejected);
             let routed = Arc::new(self.router.route(decoded, rejected.len() as u64));
             self.rejected.extend(rejected);
@@ -175,8 +190,12 @@ impl Rehearsal {
                     let (Some(payload), Some(features)) = (part.payload.in_memory(), part.features.in_memory()) else {
                         unreachable!("nothing was committed, so nothing is on disk");
                     };
-                    let spec = &self.plan.samples[sample as usize].sample;
-                    let built = build(spec, sample, &closed, part, payload, features)?;
+                    let SamplePlan { sample: spec, join, .. } = &self.plan.samples[sample as usize];
+                    let payload = match &self.enricher {
+                        Some(enricher) => enricher.again(join.anchor, payload.clone())?,
+                        None => payload.clone(),
+                    };
+                    let built = build(spec, sample, &closed, part, &payload, features)?;
                     self.sampled_out[sample as usize] += built.sampled_out;
                     self.rows[sample as usize].push(built.batch.rows);
                 }

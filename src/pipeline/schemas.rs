@@ -1,4 +1,4 @@
-//! Schemas: tells decoders what the registry holds under the ids that records name, before they decode them.
+//! Schemas: tells decoders what they need beside the records: what the registry holds under the ids that records name, before they decode them.
 //!
 //! ```text
 //!   raw batch ─> decoder.wants ─ ids ─> kept here? ─ no ─> registry (waits while it is away)
@@ -13,8 +13,9 @@
 use crate::config::Plan;
 use crate::decode::Decoder;
 use crate::env::Clock;
-use crate::event::{DecodedBatch, RawBatch, RegisteredSchema};
-use crate::pipeline::{Board, RunError, StopSignal};
+use crate::event::{DecodedBatch, Enrich, EnrichError, RawBatch, RegisteredSchema};
+use crate::pipeline::enrich::Enricher;
+use crate::pipeline::{Board, Dimensions, RunError, StopSignal};
 use crate::registry::RegistryClient;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,7 @@ pub struct Schemas {
     /// Per stream.
     shelves: Vec<Option<Arc<Shelf>>>,
     told: Mutex<BTreeSet<String>>,
+    enricher: Option<Arc<Enricher>>,
     clock: Arc<dyn Clock>,
     board: Board,
     stop: StopSignal,
@@ -55,7 +57,16 @@ struct Kept {
 }
 
 impl Schemas {
-    pub fn new(plan: &Plan, clock: Arc<dyn Clock>, board: Board, stop: StopSignal) -> Result<Schemas, RunError> {
+    /// Opens the dimensions of the plan where none are given.
+    pub fn new(
+        plan: &Plan,
+        dimensions: Option<Arc<Dimensions>>,
+        clock: Arc<dyn Clock>,
+        board: Board,
+        stop: StopSignal,
+    ) -> Result<Schemas, RunError> {
+        let dimensions = dimensions.map_or_else(|| Dimensions::open(plan, &clock, &board, &stop), Ok)?;
+        let enricher = Enricher::new(plan, &dimensions, clock.clone(), board.clone(), stop.clone());
         let mut by_connection: BTreeMap<&str, Arc<Shelf>> = BTreeMap::new();
         let mut shelves = Vec::with_capacity(plan.streams.len());
         for stream in &plan.streams {
@@ -72,23 +83,43 @@ impl Schemas {
                 }),
             });
         }
-        Ok(Schemas { shelves, told: Mutex::default(), clock, board, stop })
+        Ok(Schemas { shelves, told: Mutex::default(), enricher, clock, board, stop })
     }
 
-    /// Decodes a batch of the decoder's stream; `None` when a stop was requested while the registry was away.
+    /// Decodes a batch of the decoder's stream; `None` when a stop was requested while the registry or a dimension was away.
     pub fn decode(&self, decoder: &mut Decoder, raw: &RawBatch) -> Result<Option<DecodedBatch>, RunError> {
-        Ok(match self.teach(decoder, raw)? {
-            true => {
-                let decoded = decoder.decode(raw);
-                self.tell(decoder);
-                Some(decoded)
-            }
-            false => None,
-        })
+        self.taught(decoder, raw, |decoder, enrich| decoder.decode_with(raw, enrich))
+    }
+
+    /// As [`Schemas::decode`], and for each accepted row the index of its record in `raw`.
+    pub fn decode_with_origins(
+        &self,
+        decoder: &mut Decoder,
+        raw: &RawBatch,
+    ) -> Result<Option<(DecodedBatch, Vec<u32>)>, RunError> {
+        self.taught(decoder, raw, |decoder, enrich| decoder.decode_with_origins(raw, enrich))
+    }
+
+    fn taught<T>(
+        &self,
+        decoder: &mut Decoder,
+        raw: &RawBatch,
+        decode: impl FnOnce(&mut Decoder, Option<&dyn Enrich>) -> Result<T, EnrichError>,
+    ) -> Result<Option<T>, RunError> {
+        if !self.teach(decoder, raw)? {
+            return Ok(None);
+        }
+        let decoded = decode(decoder, self.enricher.as_deref().map(|enricher| enricher as &dyn Enrich));
+        self.tell(decoder);
+        match decoded {
+            Ok(decoded) => Ok(Some(decoded)),
+            Err(EnrichError::Stopped) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Tells the decoder the schemas that `raw` needs; false when a stop was requested while the registry was away.
-    pub fn teach(&self, decoder: &mut Decoder, raw: &RawBatch) -> Result<bool, RunError> {
+    fn teach(&self, decoder: &mut Decoder, raw: &RawBatch) -> Result<bool, RunError> {
         let Some(shelf) = &self.shelves[decoder.spec().stream as usize] else { return Ok(true) };
         for id in decoder.wants(raw) {
             match self.find(shelf, id)? {
@@ -101,7 +132,7 @@ impl Schemas {
     }
 
     /// Says once what a schema lacks.
-    pub fn tell(&self, decoder: &mut Decoder) {
+    fn tell(&self, decoder: &mut Decoder) {
         for news in decoder.schema_news() {
             if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(news.clone()) {
                 tracing::warn!("{news}; records that need it are dead letters");

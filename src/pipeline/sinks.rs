@@ -5,10 +5,10 @@ use crate::config::SamplePlan;
 use crate::env::{Clock, Store};
 use crate::event::{Kept, SideRows, StagedFile};
 use crate::join::{ClosedPart, ClosedRows};
-use crate::pipeline::RunError;
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::outbox::{OutboxBuffers, OutboxCut, SAMPLE_ROWS};
 use crate::pipeline::sides::SideSinks;
+use crate::pipeline::{Enricher, RunError};
 use crate::sample::build;
 use crate::sink::ParquetSink;
 use arrow::array::RecordBatch;
@@ -72,6 +72,8 @@ pub struct SinkThread {
     pub state: Arc<dyn Store>,
     pub clock: Arc<dyn Clock>,
     pub gauge: Arc<SinkGauge>,
+    /// What rows whose dimension had not arrived are looked up in once more.
+    pub enricher: Option<Arc<Enricher>>,
     pub cuts: Sender<CutPart>,
     pub work: SinkWork,
 }
@@ -163,6 +165,15 @@ impl SinkThread {
         self.sinks.iter().flatten().map(ParquetSink::open_bytes).sum()
     }
 
+    /// The payload with what its dimensions have by now. A stop while one is away is a failure: these rows have closed, and
+    /// a commit without them would lose them.
+    fn completed(&self, sample: u16, payload: RecordBatch) -> Result<RecordBatch, RunError> {
+        match &self.enricher {
+            Some(enricher) => Ok(enricher.again(self.samples[sample as usize].join.anchor, payload)?),
+            None => Ok(payload),
+        }
+    }
+
     fn write(&mut self, sample: u16, closed: &ClosedRows, send: bool) -> Result<(u64, u64), RunError> {
         let (mut left_out, mut failed) = (0, 0);
         for part in &closed.parts {
@@ -170,6 +181,7 @@ impl SinkThread {
                 continue;
             }
             let (payload, features) = read_back(self.state.as_ref(), part)?;
+            let payload = self.completed(sample, payload)?;
             let spec = &self.samples[sample as usize].sample;
             let built = build(spec, sample, closed, part, &payload, &features)?;
             left_out += built.sampled_out;

@@ -6,7 +6,7 @@ use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
-use crate::event::{PartitionId, Positions, Track};
+use crate::event::{EnrichError, PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, definition, places, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
@@ -25,7 +25,7 @@ use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sides::{SideSinks, SideStores, side_files, side_name, side_stem, side_stores};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Dimensions, Enricher, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::{InputKind, Source};
@@ -64,6 +64,8 @@ pub struct World {
     pub exchange: Option<Arc<dyn Exchange>>,
     /// What the state of all cells of this process may take together.
     pub memory: Arc<StateMemoryLimit>,
+    /// What rows are enriched from, where the process has opened it already.
+    pub dimensions: Option<Arc<Dimensions>>,
 }
 
 /// How a run went.
@@ -93,7 +95,18 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
         view.started_ms = started_ms;
         view.now_ms = started_ms;
     });
-    let result = Start { plan, options, world: &world, state, started_ms }.run();
+    let open = || Dimensions::open(&plan, &world.clock, &world.board, &world.stop);
+    let dimensions = match world.dimensions.clone().map_or_else(open, Ok) {
+        // Nothing was claimed yet.
+        Err(RunError::Enrich(EnrichError::Stopped)) => {
+            world.board.update(|view| view.phase = Phase::Ended);
+            return Ok(RunSummary { view: world.board.view(), head: 0, online_left: 0 });
+        }
+        opened => opened?,
+    };
+    let (clock, board, stop) = (world.clock.clone(), world.board.clone(), world.stop.clone());
+    let enricher = Enricher::new(&plan, &dimensions, clock, board, stop);
+    let result = Start { plan, options, world: &world, state, dimensions, enricher, started_ms }.run();
     world.board.update(|view| view.phase = Phase::Ended);
     result
 }
@@ -124,6 +137,8 @@ struct Start<'a> {
     options: RunOptions,
     world: &'a World,
     state: Arc<dyn Store>,
+    dimensions: Arc<Dimensions>,
+    enricher: Option<Arc<Enricher>>,
     started_ms: u64,
 }
 
@@ -205,6 +220,7 @@ impl Start<'_> {
                 state: self.state.clone(),
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
+                enricher: self.enricher.clone(),
                 cuts: cuts_in.clone(),
                 work: SinkWork::with(sent, SideSinks::new(&self.plan, &sides, |stem| self.naming(stem, number, head))),
             };
@@ -248,6 +264,7 @@ impl Start<'_> {
             names,
             clock: self.world.clock.clone(),
             telemetry: self.world.telemetry.clone(),
+            dimensions: self.world.exchange.is_none().then(|| self.dimensions.clone()),
             board: self.world.board.clone(),
             stop: self.world.stop.clone(),
             failure: failure.clone(),
@@ -548,7 +565,7 @@ impl Start<'_> {
 
     fn schemas(&self) -> Result<Schemas, RunError> {
         let World { clock, board, stop, .. } = self.world;
-        Schemas::new(&self.plan, clock.clone(), board.clone(), stop.clone())
+        Schemas::new(&self.plan, Some(self.dimensions.clone()), clock.clone(), board.clone(), stop.clone())
     }
 
     fn decoders(&self) -> Vec<Vec<Decoder>> {

@@ -2,7 +2,9 @@
 
 use super::delays::DelayFamily;
 use super::table::{Kind, METRICS, Metric};
-use super::{CommitDone, FeatureProgress, OnlineWrites, OutboxProgress, ParquetProgress, StreamProgress};
+use super::{
+    CommitDone, DimensionProgress, FeatureProgress, OnlineWrites, OutboxProgress, ParquetProgress, StreamProgress,
+};
 use crate::event::{
     AnchorAccount, DelaySketch, FeatureAccount, LabelAccount, RejectKind, StateMemory, StreamAccount, Watermark,
     violations,
@@ -115,6 +117,23 @@ impl Telemetry {
     /// Whether a label stream is cut off.
     pub fn stream_cut_off(&self, stream: &str, is_cut_off: bool) {
         self.set(Metric::StreamCutOff, &[stream], f64::from(u8::from(is_cut_off)));
+    }
+
+    /// What a dimension has counted since the process started, and what it holds.
+    pub fn dimension(&self, dimension: &str, progress: &DimensionProgress) {
+        self.count_to(Metric::DimensionRows, &[dimension, "found"], progress.found);
+        self.count_to(Metric::DimensionRows, &[dimension, "missing"], progress.missing);
+        let counts = [
+            (Metric::DimensionCached, progress.cached),
+            (Metric::DimensionRequests, progress.requests),
+            (Metric::DimensionKeys, progress.requested_keys),
+            (Metric::DimensionFailures, progress.failures),
+            (Metric::DimensionRefreshes, progress.refreshes),
+        ];
+        counts.into_iter().for_each(|(metric, count)| self.count_to(metric, &[dimension], count));
+        self.set(Metric::DimensionAge, &[dimension], progress.age_ms as f64 / 1e3);
+        self.set(Metric::DimensionHeld, &[dimension], progress.rows as f64);
+        self.set(Metric::DimensionSize, &[dimension], progress.bytes as f64);
     }
 
     /// The watermark that closes impressions.

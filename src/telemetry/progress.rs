@@ -67,3 +67,18 @@ pub struct OnlineWrites {
     /// The store will never take them.
     pub refused: u64,
 }
+
+/// What a dimension has counted, and what it holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DimensionProgress {
+    pub found: u64,
+    pub missing: u64,
+    pub cached: u64,
+    pub requests: u64,
+    pub requested_keys: u64,
+    pub failures: u64,
+    pub refreshes: u64,
+    pub age_ms: u64,
+    pub rows: u64,
+    pub bytes: u64,
+}

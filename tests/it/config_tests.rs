@@ -47,7 +47,7 @@ fn every_example_has_tests_that_pass() {
         assert!(told["passed"].as_u64() >= Some(3), "{name}: {told:#}");
         seen.push(stem.to_string());
     }
-    assert_eq!(seen, ["ads", "attribution", "conversions", "feed", "search", "video"]);
+    assert_eq!(seen, ["ads", "attribution", "conversions", "feed", "search", "shop", "video"]);
     assert!(!Path::new(ROOT).join("out/ads").exists(), "a test has written to where its pipeline writes");
 }
 

@@ -13,6 +13,8 @@ mod classics;
 mod cli;
 mod config_tests;
 mod dead_letters;
+mod dimension_stores;
+mod dimensions;
 mod end_to_end;
 mod faults;
 mod formats;

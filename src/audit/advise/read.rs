@@ -171,7 +171,7 @@ impl<'a> Reading<'a> {
             options,
             input,
             decoders: streams.iter().map(decoder).collect(),
-            schemas: Schemas::new(plan, clock, Board::default(), StopSignal::default())?,
+            schemas: Schemas::new(plan, None, clock, Board::default(), StopSignal::default())?,
             partitions: source.partitions().into_iter().map(partition).collect(),
             dead_lettered: 0,
         })

@@ -9,8 +9,9 @@ mod compare;
 mod value;
 
 use crate::config::{CountsOf, ExpectedCounts, ExpectedEntity, LETTER_COLUMNS, Plan, TestCase, TestRecord, TestStep};
+use crate::dimension::Dimension;
 use crate::event::{FeatureAccount, PartitionId, PositionDelta, RawBatch, RawRecord, Rejected, entity_key};
-use crate::pipeline::{Rehearsal, RunError};
+use crate::pipeline::{Dimensions, Rehearsal, RunError};
 use compare::{compare, diff};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -64,7 +65,7 @@ pub struct ComparedColumn {
 pub fn rehearse(plan: &Arc<Plan>, case: &TestCase) -> Result<TestOutcome, RunError> {
     let expected = case.features.iter().flat_map(|(_, rows)| rows);
     let needed = expected.filter_map(|entity| entity.at).min().unwrap_or(i64::MAX);
-    let mut rehearsal = Rehearsal::new(plan, &partitions(plan, case), needed);
+    let mut rehearsal = Rehearsal::new(plan, &partitions(plan, case), needed, &dimensions(plan, case));
     let mut records = BTreeMap::new();
     let written: BTreeSet<u16> = (0..plan.streams.len()).filter_map(|stream| first_input(plan, stream)).collect();
     let inputs = 0..plan.inputs.len() as u16;
@@ -94,6 +95,14 @@ pub fn rehearse(plan: &Arc<Plan>, case: &TestCase) -> Result<TestOutcome, RunErr
         passed: problems.is_empty(),
         problems,
     })
+}
+
+fn dimensions(plan: &Plan, case: &TestCase) -> Arc<Dimensions> {
+    let all = plan.dimensions.iter().enumerate().map(|(number, planned)| {
+        let given = case.dimensions.iter().find(|(of, _)| *of == number);
+        Dimension::of_rows(planned.spec.clone(), given.map_or(&[], |(_, rows)| rows))
+    });
+    Dimensions::of(all.collect())
 }
 
 fn first_input(plan: &Plan, stream: usize) -> Option<u16> {

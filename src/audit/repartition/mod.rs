@@ -183,7 +183,7 @@ impl<'a> Copy<'a> {
             streams: &plan.streams,
             inputs,
             decoders,
-            schemas: Schemas::new(plan, Arc::new(SystemClock::new()), Board::default(), stop.clone())?,
+            schemas: Schemas::new(plan, None, Arc::new(SystemClock::new()), Board::default(), stop.clone())?,
             merge: Merge::new(&source.partitions(), positions),
             paused: BTreeSet::new(),
             running: source.partitions().len(),
@@ -285,11 +285,7 @@ impl<'a> Copy<'a> {
             if verdicts.iter().all(|verdict| matches!(verdict, Verdict::Key { .. })) {
                 break;
             }
-            if !self.schemas.teach(decoder, batch)? {
-                return Ok(None);
-            }
-            let (decoded, origins) = decoder.decode_with_origins(batch);
-            self.schemas.tell(decoder);
+            let Some((decoded, origins)) = self.schemas.decode_with_origins(decoder, batch)? else { return Ok(None) };
             let spec = decoder.spec();
             let columns: Vec<_> = spec.key_sets[spec.route].iter().map(|&column| decoded.rows.column(column)).collect();
             for (row, record) in origins.into_iter().enumerate() {

@@ -140,7 +140,7 @@ impl<'a> Reading<'a> {
         Ok(Reading {
             plan,
             input,
-            schemas: Schemas::new(plan, clock, Board::default(), StopSignal::default())?,
+            schemas: Schemas::new(plan, None, clock, Board::default(), StopSignal::default())?,
             decoders: input.streams.iter().map(decoder).collect(),
             reach: reach.collect(),
             newest: BTreeMap::new(),

@@ -121,6 +121,7 @@ impl Demo {
             stop: self.stop.clone(),
             exchange: None,
             memory: StateMemoryLimit::new(self.plan.state.memory_bytes),
+            dimensions: None,
         };
         let progress = Progress::start(self.board.clone(), records);
         let since = self.clock.monotonic_ms();

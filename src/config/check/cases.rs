@@ -34,6 +34,7 @@ fn one(c: &mut Checker<'_>, raw: &Test, plan: &Plan, path: &Path) -> TestCase {
         name: raw.name.clone(),
         place: place(c, path),
         start,
+        dimensions: dimensions(c, raw, plan, start, &path.key("dimensions")),
         steps: events::check(c, &raw.events, plan, start, &path.key("events")),
         close: raw.close.unwrap_or(true),
         samples: Vec::new(),
@@ -73,6 +74,43 @@ fn one(c: &mut Checker<'_>, raw: &Test, plan: &Plan, path: &Path) -> TestCase {
         case.counts = expected_counts(c, counts, plan, &path.key("counts"));
     }
     case
+}
+
+/// The rows that dimensions have during the test.
+fn dimensions(
+    c: &mut Checker<'_>,
+    raw: &Test,
+    plan: &Plan,
+    start: EventTime,
+    path: &Path,
+) -> Vec<(usize, Vec<Vec<Value>>)> {
+    let mut all = Vec::new();
+    for (name, rows) in raw.dimensions.iter() {
+        let path = path.key(name);
+        let names = || plan.dimensions.iter().map(|dimension| dimension.spec.name.as_str());
+        let Some(number) = names().position(|known| known == name) else {
+            unknown(c, &path, "dimension", name, names());
+            continue;
+        };
+        let columns = &plan.dimensions[number].spec.columns;
+        let mut found = Vec::with_capacity(rows.len());
+        for (at, row) in rows.iter().enumerate() {
+            let path = path.index(at);
+            let known = || columns.iter().map(|column| column.name.as_str());
+            let strangers = row.names().filter(|name| !known().any(|column| column == *name));
+            strangers.for_each(|name| unknown(c, &path.key(name), "column", name, known()));
+            let value = |column: &crate::dimension::DimensionColumn| match row.get(&column.name) {
+                None | Some(AnyValue(Json::Null)) => Value::Null,
+                Some(value) => {
+                    let path = path.key(&column.name);
+                    entity_value(c, &value.0, column.column_type, start, &path).unwrap_or(Value::Null)
+                }
+            };
+            found.push(columns.iter().map(value).collect());
+        }
+        all.push((number, found));
+    }
+    all
 }
 
 fn default_start() -> EventTime {

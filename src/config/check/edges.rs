@@ -45,13 +45,15 @@ pub fn connections(c: &mut Checker<'_>, raw: &Pipeline) {
         let kinds = [
             ("`kafka`", connection.kafka.is_some()),
             ("`redis`", connection.redis.is_some()),
+            ("`postgres`", connection.postgres.is_some()),
             ("`bucket`", connection.bucket.is_some()),
             ("`schema_registry`", connection.schema_registry.is_some()),
         ];
         let given: Vec<&str> = kinds.iter().filter(|(_, given)| *given).map(|(kind, _)| *kind).collect();
         match given.as_slice() {
             [] if !c.is_cut(&path) => {
-                c.error(&path, "an empty connection").expected("`kafka`, `redis`, `bucket` or `schema_registry`");
+                c.error(&path, "an empty connection")
+                    .expected("`kafka`, `redis`, `postgres`, `bucket` or `schema_registry`");
             }
             [] | [_] => {}
             [first, second, ..] => {
@@ -62,6 +64,7 @@ pub fn connections(c: &mut Checker<'_>, raw: &Pipeline) {
         }
         kafka(c, connection, &path.key("kafka"));
         redis(c, connection, &path.key("redis"));
+        postgres(c, connection, &path.key("postgres"));
         places::bucket(c, connection, &path.key("bucket"));
         schemas::connection(c, connection, &path.key("schema_registry"));
     }
@@ -102,6 +105,22 @@ fn redis(c: &mut Checker<'_>, connection: &Connection, path: &Path) {
     }
 }
 
+fn postgres(c: &mut Checker<'_>, connection: &Connection, path: &Path) {
+    let Some(postgres) = &connection.postgres else { return };
+    let at = path.key("url");
+    // The URL may hold a password, so it is not shown.
+    match postgres.url.split_once("://") {
+        Some(("postgres" | "postgresql", rest)) if !rest.is_empty() => {
+            if ["sslmode=require", "sslmode=verify"].iter().any(|mode| rest.contains(mode)) {
+                c.error(&at, "`sslmode`: TLS for Postgres is not supported yet").help("use a trusted network");
+            }
+        }
+        _ => {
+            c.error(&at, "a URL that is not postgres://…").expected("postgres://user@host:port/database");
+        }
+    }
+}
+
 pub fn online(c: &mut Checker<'_>, raw: &Pipeline) -> OnlineSpec {
     let online = raw.online.clone().unwrap_or_default();
     let at = Path::of(&["online", "store"]);
@@ -121,6 +140,10 @@ pub fn online(c: &mut Checker<'_>, raw: &Pipeline) -> OnlineSpec {
             }
             Some(Connection { bucket: Some(_), .. }) => {
                 c.error(&at, format!("`{name}`, a bucket")).expected("a Redis connection, or `memory`");
+                StoreKind::Memory
+            }
+            Some(Connection { postgres: Some(_), .. }) => {
+                c.error(&at, format!("`{name}`, a Postgres connection")).expected("a Redis connection, or `memory`");
                 StoreKind::Memory
             }
             Some(_) => StoreKind::Memory,

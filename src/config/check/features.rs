@@ -113,7 +113,7 @@ fn aggregate_of(
     let function = function(c, raw, path);
     let stream = streams::find(c, streams, &raw.from, &path.key("from"))?;
     let draft = &streams[stream];
-    let sources = [draft.path.key("columns")];
+    let sources = draft.sources();
     let scope = draft.scope();
     let filter = raw.filter.as_ref().map(|filter| c.condition(&path.key("where"), filter, &scope, &sources));
     let columns = entity_columns(c, raw, draft, entity, path);
@@ -236,7 +236,7 @@ fn entity_columns(
             let mut columns = Vec::with_capacity(entity.names.len());
             for name in &entity.names {
                 let found = draft.columns().iter().position(|column| column.name == *name);
-                if found.is_none() && !c.may_be_cut(name, &[draft.path.key("columns")]) {
+                if found.is_none() && !c.may_be_cut(name, &draft.sources()) {
                     c.error(path, format!("the stream `{}` has no column `{name}`", draft.name()))
                         .help(format!("say where it holds the entity: `by: <column of {}>`", draft.name()));
                 }

@@ -70,6 +70,10 @@ pub(super) fn cluster(c: &mut Checker<'_>, raw: &Pipeline, name: &str, at: &Path
             c.error(at, format!("`{name}`, a Redis connection")).expected("a Kafka connection");
             None
         }
+        Some(connection) if connection.postgres.is_some() => {
+            c.error(at, format!("`{name}`, a Postgres connection")).expected("a Kafka connection");
+            None
+        }
         Some(connection) if connection.bucket.is_some() => {
             c.error(at, format!("`{name}`, a bucket")).expected("a Kafka connection");
             None
@@ -95,7 +99,7 @@ pub(super) fn cluster(c: &mut Checker<'_>, raw: &Pipeline, name: &str, at: &Path
     })
 }
 
-fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path) -> Vec<(InputKind, String)> {
+pub fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &Path) -> Vec<(InputKind, String)> {
     let connection = cluster(c, raw, &kafka.connection, &path.key("connection"));
     let start = match kafka.start.as_deref() {
         None | Some("earliest") => KafkaStart::Earliest,

@@ -114,7 +114,7 @@ fn label(
     let select = select(c, raw, draft, path);
     let filter = match &raw.filter {
         None => None,
-        Some(sql) => Some(c.condition(&path.key("where"), sql, &draft.scope(), &[draft.path.key("columns")])?),
+        Some(sql) => Some(c.condition(&path.key("where"), sql, &draft.scope(), &draft.sources())?),
     };
     Some(LabelSpec {
         name: name.into(),

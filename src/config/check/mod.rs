@@ -9,7 +9,9 @@
 
 pub mod cases;
 mod columns;
+mod dimensions;
 mod edges;
+mod enrich;
 mod events;
 mod features;
 mod group_mode;
@@ -23,6 +25,7 @@ mod samples;
 mod schemas;
 mod semantics;
 mod streams;
+mod topics;
 mod wide;
 mod windows;
 
@@ -43,7 +46,8 @@ pub fn check(raw: &Pipeline, tree: &Node, cut: BTreeSet<Path>, cores: usize) -> 
     names::check(c, raw);
     edges::timezone(c, raw);
     edges::connections(c, raw);
-    let mut streams = streams::check(c, raw);
+    let dimensions = dimensions::check(c, raw);
+    let mut streams = streams::check(c, raw, &dimensions);
     let inputs = inputs::check(c, raw, &streams);
     let groups = features::check(c, raw, &mut streams);
     let online = edges::online(c, raw);
@@ -56,17 +60,20 @@ pub fn check(raw: &Pipeline, tree: &Node, cut: BTreeSet<Path>, cores: usize) -> 
     outputs::check(c, raw);
     edges::folders(c, raw);
     edges::unused(c, &streams, &groups, &samples);
+    enrich::finish(c, &streams, &samples, &dimensions);
 
     let streams: Vec<_> = streams.into_iter().map(|draft| draft.plan).collect();
+    let dimensions: Vec<_> = dimensions.into_iter().map(|draft| draft.plan).collect();
     let groups: Vec<_> = groups.into_iter().map(|draft| draft.spec).collect();
     let samples: Vec<_> = samples.into_iter().map(|draft| draft.plan).collect();
-    let semantics = semantics::hashes(&inputs, &streams, &groups, &samples, partitioner);
+    let semantics = semantics::hashes(&inputs, &streams, &dimensions, &groups, &samples, partitioner);
     let failed = checker.found_errors();
     let plan = match (state, &raw.pipeline) {
         (Some(state), Some(pipeline)) if !failed => Some(Plan {
             pipeline: pipeline.clone(),
             inputs,
             streams,
+            dimensions,
             groups,
             samples,
             models,

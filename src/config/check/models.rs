@@ -20,7 +20,7 @@ pub fn check(
     let mut context: Vec<&str> = Vec::new();
     for sample in samples {
         let anchor = &streams[sample.plan.join.anchor as usize];
-        context.extend(anchor.columns().iter().map(|column| column.name.as_str()));
+        context.extend(anchor.plan.decode.schema.fields().iter().map(|field| field.name().as_str()));
     }
     raw.models.iter().map(|(name, model)| one(c, name, model, groups, &context)).collect()
 }

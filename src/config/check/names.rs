@@ -12,11 +12,19 @@ pub fn check(c: &mut Checker<'_>, raw: &Pipeline) {
     }
     all(c, "connections", raw.connections.names());
     all(c, "streams", raw_streams(raw).iter().map(|(name, _)| name.as_str()));
+    all(c, "dimensions", raw.dimensions.names());
     all(c, "features", raw.features.names());
     all(c, "samples", raw.samples.names());
     all(c, "models", raw.models.names());
     for (stream, Entries(columns)) in raw_streams(raw).iter().filter_map(|(n, s)| Some((n, s.columns.as_ref()?))) {
         identifiers(c, &Path::of(&["streams", stream, "columns"]), columns.iter().map(|(name, _)| name.as_str()));
+    }
+    for (stream, spec) in raw_streams(raw) {
+        identifiers(c, &Path::of(&["streams", stream, "enrich"]), spec.enrich.names());
+    }
+    for (dimension, spec) in raw.dimensions.iter() {
+        let columns = spec.columns.iter().flat_map(|columns| columns.names());
+        identifiers(c, &Path::of(&["dimensions", dimension, "columns"]), columns);
     }
     for (group, spec) in raw.features.iter() {
         let path = Path::of(&["features", group]);

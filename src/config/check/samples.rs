@@ -161,7 +161,8 @@ fn one(
 
 /// Where the columns that a sample's expressions see are declared.
 fn sources(anchor: &StreamDraft, used: &[SampleGroup], groups: &[GroupDraft], path: &Path) -> Vec<Path> {
-    let mut sources = vec![anchor.path.key("columns"), path.key("join"), path.key("features"), path.key("columns")];
+    let mut sources = vec![path.key("join"), path.key("features"), path.key("columns")];
+    sources.extend(anchor.sources());
     for used in used {
         let group = &groups[used.group].path;
         sources.extend([group.key("aggregates"), group.key("derived")]);
@@ -227,7 +228,7 @@ fn entity_columns(
             let mut columns = Vec::with_capacity(entity.len());
             for (name, _) in entity {
                 let found = anchor.columns().iter().position(|column| column.name == *name);
-                if found.is_none() && !c.may_be_cut(name, &[anchor.path.key("columns")]) {
+                if found.is_none() && !c.may_be_cut(name, &anchor.sources()) {
                     c.error(at, format!("the impression stream `{}` has no column `{name}`", anchor.name())).help(
                         format!(
                             "say where it holds the entity: `{{ group: {}, by: <column of {}> }}`",

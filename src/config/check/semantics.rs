@@ -5,7 +5,7 @@
 //! without its state has a node of its own (`derived`, `columns`, `negatives`); what a change means is decided in
 //! `commit::change`.
 
-use crate::config::plan::{SamplePlan, StreamPlan};
+use crate::config::plan::{DimensionPlan, SamplePlan, StreamPlan};
 use crate::config::sql::type_name;
 use crate::decode::{ColumnFrom, ColumnSpec, PayloadSpec};
 use crate::event::{Expression, Partitioner, Value};
@@ -19,6 +19,7 @@ use std::fmt::Write;
 pub fn hashes(
     inputs: &[InputSpec],
     streams: &[StreamPlan],
+    dimensions: &[DimensionPlan],
     groups: &[GroupSpec],
     samples: &[SamplePlan],
     partitioner: Partitioner,
@@ -26,7 +27,7 @@ pub fn hashes(
     let mut hashes = BTreeMap::new();
     let mut add = |name: String, text: String| hashes.insert(name, hex(&text));
     for stream in streams {
-        add(format!("streams.{}", stream.name), stream_text(inputs, stream));
+        add(format!("streams.{}", stream.name), stream_text(inputs, stream, dimensions));
     }
     for group in groups {
         add(format!("features.{}", group.name), group_text(streams, group));
@@ -61,7 +62,7 @@ fn sql(expression: Option<&Expression>) -> String {
     expression.map_or("-".into(), |expression| format!("{} : {}", expression.sql, type_name(&expression.data_type)))
 }
 
-fn stream_text(inputs: &[InputSpec], stream: &StreamPlan) -> String {
+fn stream_text(inputs: &[InputSpec], stream: &StreamPlan, dimensions: &[DimensionPlan]) -> String {
     let decode = &stream.decode;
     let mut text = String::new();
     for input in inputs.iter().filter(|input| input.streams.contains(&decode.stream)) {
@@ -77,6 +78,14 @@ fn stream_text(inputs: &[InputSpec], stream: &StreamPlan) -> String {
     }
     for column in &decode.columns {
         line!(text, "column {}", column_text(column));
+    }
+    // Where a dimension lies, and how often it is read, may change: its rows still mean the same.
+    for enrich in &stream.enrich {
+        let spec = &dimensions[enrich.dimension].spec;
+        let column = |index: &usize| spec.columns[*index].name.as_str();
+        let key: Vec<&str> = spec.key.iter().map(column).collect();
+        let (on, as_of) = (names(&decode.columns, &enrich.on), spec.valid_from.as_ref().map_or("-", column));
+        line!(text, "enrich {} from {} by {} on {on} as of {as_of}", enrich.alias, spec.name, key.join(","));
     }
     if let Some(explode) = &decode.explode {
         line!(text, "explode {:?}", explode.path);
@@ -102,6 +111,7 @@ fn column_text(column: &ColumnSpec) -> String {
         ColumnFrom::Key => "key".into(),
         ColumnFrom::Partition => "partition".into(),
         ColumnFrom::BrokerTime => "broker_time".into(),
+        ColumnFrom::Dimension => "dimension".into(),
     };
     let unit = column.unit.name();
     let default = match &column.default {

@@ -1,6 +1,7 @@
 //! Streams: columns, filter, time and keys become a decode plan.
 
-use super::{Checker, columns, defaults, duration_or, name_path, raw_streams, schemas};
+use super::dimensions::DimensionDraft;
+use super::{Checker, columns, defaults, duration_or, enrich, name_path, raw_streams, schemas};
 use crate::config::diagnostic::suggestion;
 use crate::config::plan::StreamPlan;
 use crate::config::raw::{self, Names, Pipeline, Stream};
@@ -29,7 +30,16 @@ impl StreamDraft {
     }
 
     pub fn scope(&self) -> Scope {
-        Scope::of(&self.plan.decode.schema)
+        let mut scope = Scope::default();
+        for (column, field) in self.columns().iter().zip(self.plan.decode.schema.fields()) {
+            scope.push(&column.name, field.data_type().clone(), field.is_nullable());
+        }
+        scope
+    }
+
+    /// Where its columns are declared.
+    pub fn sources(&self) -> [Path; 2] {
+        [self.path.key("columns"), self.path.key("enrich")]
     }
 
     /// The number of the key set with these columns, which is new if need be.
@@ -44,7 +54,7 @@ impl StreamDraft {
     /// Finds a column by name, or tells that there is none.
     pub fn column(&self, c: &mut Checker<'_>, name: &str, at: &Path) -> Option<usize> {
         let found = self.columns().iter().position(|column| column.name == name);
-        if found.is_none() && !c.may_be_cut(name, &[self.path.key("columns")]) {
+        if found.is_none() && !c.may_be_cut(name, &self.sources()) {
             let known = self.columns().iter().map(|column| column.name.as_str());
             let help = suggestion(name, known).unwrap_or_else(|| "the stream declares no columns".into());
             c.error(at, format!("the stream `{}` has no column {}", self.name(), shown_text(name))).help(help);
@@ -87,11 +97,11 @@ pub fn find(c: &mut Checker<'_>, streams: &[StreamDraft], name: &str, at: &Path)
     found
 }
 
-pub fn check(c: &mut Checker<'_>, raw: &Pipeline) -> Vec<StreamDraft> {
+pub fn check(c: &mut Checker<'_>, raw: &Pipeline, dimensions: &[DimensionDraft]) -> Vec<StreamDraft> {
     let mut drafts = Vec::new();
     for (name, stream) in raw_streams(raw) {
         let path = Path::of(&["streams", name]);
-        match one(c, drafts.len() as StreamId, name, stream, raw, &path) {
+        match one(c, drafts.len() as StreamId, name, stream, (raw, dimensions), &path) {
             Some(draft) => drafts.push(draft),
             None => c.cut(path),
         }
@@ -115,18 +125,23 @@ fn one(
     id: StreamId,
     name: &str,
     raw: &Stream,
-    pipeline: &Pipeline,
+    (pipeline, dimensions): (&Pipeline, &[DimensionDraft]),
     path: &Path,
 ) -> Option<StreamDraft> {
-    let columns = columns::check(c, raw, path);
+    let mut columns = columns::check(c, raw, path);
     let explode = match &raw.explode {
         Some(explode) => columns::explode(c, explode, &columns, &path.key("explode")),
         None => None,
     };
-    let fields: Vec<Field> = columns
+    let (enrich, enriched) = enrich::check(c, raw, &columns, dimensions, path);
+    let mut fields: Vec<Field> = columns
         .iter()
         .map(|column| Field::new(&column.name, column.column_type.arrow(), column.nullable && column.default.is_none()))
         .collect();
+    for column in enriched {
+        fields.push(Field::new(enrich::output_name(&column.name), column.column_type.arrow(), true));
+        columns.push(column);
+    }
     let (payload, registry) = schemas::payload(c, pipeline, raw, path);
     let decode = DecodeSpec {
         stream: id,
@@ -158,10 +173,11 @@ fn one(
         sparse: raw.sparse.unwrap_or(false),
         max_drift_ms: duration_or(&raw.max_drift, defaults::MAX_DRIFT),
     };
-    let mut draft = StreamDraft { plan: StreamPlan { name: name.into(), decode, registry, time }, path: path.clone() };
+    let mut draft =
+        StreamDraft { plan: StreamPlan { name: name.into(), decode, registry, time, enrich }, path: path.clone() };
     if let Some(filter) = &raw.filter {
         let scope = draft.scope();
-        draft.plan.decode.filter = c.condition(&path.key("where"), filter, &scope, &[path.key("columns")]);
+        draft.plan.decode.filter = c.condition(&path.key("where"), filter, &scope, &draft.sources());
     }
     let time = event_time(c, &draft, raw);
     let keys = keys(c, &mut draft, raw);
@@ -173,6 +189,7 @@ fn one(
 fn event_time(c: &mut Checker<'_>, draft: &StreamDraft, raw: &Stream) -> Option<usize> {
     let at = draft.path.key("time");
     let index = draft.column(c, &raw.time, &at)?;
+    enrich::own_columns(c, draft, vec![index], &at)?;
     let column = &draft.columns()[index];
     if column.column_type != ColumnType::Timestamp {
         let (name, column_type) = (column.name.clone(), column.column_type.name());
@@ -194,7 +211,11 @@ fn event_time(c: &mut Checker<'_>, draft: &StreamDraft, raw: &Stream) -> Option<
 fn keys(c: &mut Checker<'_>, draft: &mut StreamDraft, raw: &Stream) -> Option<()> {
     let path = draft.path.clone();
     let given = |c: &mut Checker<'_>, draft: &StreamDraft, names: &Option<Names>, key: &str| {
-        names.as_ref().map(|names| draft.all_columns(c, names, &path.key(key)))
+        let at = path.key(key);
+        names.as_ref().map(|names| {
+            let columns = draft.all_columns(c, names, &at)?;
+            enrich::own_columns(c, draft, columns, &at)
+        })
     };
     let id = given(c, draft, &raw.id, "id");
     let key = given(c, draft, &raw.key, "key");

@@ -48,15 +48,9 @@ impl Wide {
     }
 
     pub fn anchor(&mut self, c: &mut Checker<'_>, anchor: &StreamDraft, at: &Path) {
-        for field in anchor.plan.decode.schema.fields() {
-            self.push(
-                c,
-                at,
-                field.name().clone(),
-                field.name().clone(),
-                field.data_type().clone(),
-                field.is_nullable(),
-            );
+        for (column, field) in anchor.columns().iter().zip(anchor.plan.decode.schema.fields()) {
+            let (output, name) = (field.name().clone(), column.name.clone());
+            self.push(c, at, output, name, field.data_type().clone(), field.is_nullable());
         }
     }
 

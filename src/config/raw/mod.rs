@@ -12,6 +12,7 @@
     reason = "keys that can only be refused, or mean nothing but their default, are known and never read"
 )]
 
+mod dimension;
 mod pipeline;
 mod read;
 mod sample;
@@ -19,6 +20,7 @@ mod scalar;
 mod stream;
 mod test;
 
+pub use dimension::*;
 pub use pipeline::*;
 pub use read::from_tree;
 pub use sample::*;

@@ -1,6 +1,6 @@
 //! Raw keys of the whole file, of features, models, and where things go.
 
-use super::{Connection, Duration, Entries, Later, Names, Sample, Size, Sql, Stream, Test};
+use super::{Connection, Dimension, Duration, Entries, Later, Names, Sample, Size, Sql, Stream, Test};
 use crate::config::defaults;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -25,9 +25,9 @@ pub struct Pipeline {
     /// The streams of events, by name.
     #[schemars(required)]
     pub streams: Option<Entries<Stream>>,
-    /// Tables that rows are enriched from.
-    #[schemars(extend("x-later" = "dimensions are not supported yet"))]
-    pub dimensions: Option<Later>,
+    /// Tables that rows are enriched from, by name.
+    #[serde(default)]
+    pub dimensions: Entries<Dimension>,
     /// Feature groups: aggregates of one entity, by name.
     #[serde(default)]
     pub features: Entries<Group>,

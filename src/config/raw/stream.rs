@@ -1,6 +1,6 @@
 //! Raw keys of `connections:` and `streams:`.
 
-use super::{Duration, Entries, Instant, JsonPath, Later, Names, Scalar, Sql};
+use super::{Duration, Enrich, Entries, Instant, JsonPath, Later, Names, Scalar, Sql};
 use crate::config::defaults;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -13,6 +13,8 @@ pub struct Connection {
     pub kafka: Option<KafkaCluster>,
     /// A Redis server.
     pub redis: Option<Redis>,
+    /// A Postgres server.
+    pub postgres: Option<Postgres>,
     /// A bucket of an object store.
     pub bucket: Option<Bucket>,
     /// A schema registry.
@@ -41,6 +43,14 @@ pub struct KafkaCluster {
 #[serde(deny_unknown_fields)]
 pub struct Redis {
     /// Such as `redis://user:password@host:6379/0`.
+    pub url: String,
+}
+
+/// A Postgres server.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Postgres {
+    /// Such as `postgres://user:password@host:5432/database`.
     pub url: String,
 }
 
@@ -80,7 +90,7 @@ pub struct Bucket {
 
 /// A stream of events: where it comes from, how it is read, what its time and keys are. Exactly one of `kafka`, `file`
 /// and `memory` says where from.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Stream {
     /// Read from Kafka topics. A topic that several streams name is read once.
@@ -128,9 +138,10 @@ pub struct Stream {
     /// A record whose time lies before it (seconds taken for milliseconds) goes to dead letters.
     #[schemars(extend("default" = defaults::MIN_TIME))]
     pub min_time: Option<Instant>,
-    /// Columns looked up in a dimension.
-    #[schemars(extend("x-later" = "enrichment from dimensions is not supported yet"))]
-    pub enrich: Option<Later>,
+    /// Columns looked up in dimensions, by the name that they begin with: `<name>.<column>` in expressions, `<name>_<column>`
+    /// in rows. A row whose key a dimension does not have gets nulls.
+    #[serde(default)]
+    pub enrich: Entries<Enrich>,
     /// How the producer partitions the topic.
     #[schemars(extend("x-later" = "`partitioner` belongs to group mode, which is not supported yet"))]
     pub partitioner: Option<Later>,

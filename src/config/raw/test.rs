@@ -26,6 +26,9 @@ pub struct Test {
     /// The instant that durations count from.
     #[schemars(extend("default" = defaults::TEST_START))]
     pub start: Option<Instant>,
+    /// By dimension, all rows that it has during the test; columns that are left out are null. Default: none.
+    #[serde(default)]
+    pub dimensions: Entries<Vec<Entries<AnyValue>>>,
     /// What happens, in the order of arrival over all streams.
     pub events: Vec<TestEvent>,
     /// Whether all inputs end after the last event, so that all that is pending closes. With `false` it stays pending.

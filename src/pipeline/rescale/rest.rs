@@ -230,6 +230,8 @@ fn sink(
         state: state.clone(),
         clock: clock.clone(),
         gauge: Arc::new(SinkGauge::default()),
+        // What had closed had waited long enough.
+        enricher: None,
         // It is not run as a thread: what it gives is taken from its hand.
         cuts: crossbeam_channel::bounded(0).0,
         work: SinkWork::default(),

@@ -344,6 +344,7 @@ fn sink(plan: &Plan, lane: usize, head: &Manifest, mount: &Mount, clock: Arc<Man
         state: Arc::new(mount.clone()),
         clock,
         gauge: Arc::new(SinkGauge::default()),
+        enricher: None,
         cuts: crossbeam_channel::bounded(1).0,
         work: SinkWork::default(),
     }

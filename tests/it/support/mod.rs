@@ -95,6 +95,7 @@ pub fn plan() -> Plan {
     Plan {
         pipeline: "ctr".to_owned(),
         inputs: Vec::new(),
+        dimensions: Vec::new(),
         streams: Vec::new(),
         groups: groups(),
         samples: Vec::new(),
