@@ -69,6 +69,8 @@ pub struct SamplePlan {
     pub join: JoinSpec,
     pub sample: SampleSpec,
     pub parquet: Option<ParquetSpec>,
+    /// Where rows that correct others go, by the time of their emission; beside `parquet`.
+    pub corrections: Option<ParquetSpec>,
     pub kafka: Option<KafkaOutPlan>,
     /// Where rows go that are in no sample; kinds that are not here are counted only.
     pub side: Vec<SidePlan>,

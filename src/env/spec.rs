@@ -112,6 +112,21 @@ impl Place {
         }
     }
 
+    /// A sibling, whose name is this one's with more behind it. `None` where there is no name: a root, or a whole bucket.
+    pub fn beside(&self, more: &str) -> Option<Place> {
+        match self {
+            Place::Folder(folder) => {
+                let mut name = folder.file_name()?.to_os_string();
+                name.push(more);
+                Some(Place::Folder(folder.with_file_name(name)))
+            }
+            Place::Bucket(spec) if spec.prefix.is_empty() => None,
+            Place::Bucket(spec) => {
+                Some(Place::Bucket(BucketSpec { prefix: format!("{}{more}", spec.prefix), ..spec.clone() }))
+            }
+        }
+    }
+
     /// The folder, if it is one.
     pub fn folder(&self) -> Option<&Path> {
         match self {

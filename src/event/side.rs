@@ -12,10 +12,12 @@ pub enum SideKind {
     ExpiredLabels,
     /// Copies, and records with a known id and other content.
     Duplicates,
+    /// Labels that ended without an impression, for whatever reason.
+    Unmatched,
 }
 
 impl SideKind {
-    pub const ALL: [SideKind; 3] = [SideKind::Late, SideKind::ExpiredLabels, SideKind::Duplicates];
+    pub const ALL: [SideKind; 4] = [SideKind::Late, SideKind::ExpiredLabels, SideKind::Duplicates, SideKind::Unmatched];
 
     /// The name in pipeline files, in manifests and in the names of files.
     pub fn name(self) -> &'static str {
@@ -23,6 +25,7 @@ impl SideKind {
             SideKind::Late => "late",
             SideKind::ExpiredLabels => "expired_labels",
             SideKind::Duplicates => "duplicates",
+            SideKind::Unmatched => "unmatched",
         }
     }
 
@@ -32,6 +35,7 @@ impl SideKind {
             SideKind::Late => 1,
             SideKind::ExpiredLabels => 2,
             SideKind::Duplicates => 3,
+            SideKind::Unmatched => 4,
         }
     }
 }

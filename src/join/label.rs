@@ -6,7 +6,7 @@
 //! A label is resolved when its impression closes, not when it arrives: so the answer does not depend on which of the
 //! two came first, an early label needs no place of its own, and a label never moves.
 
-use crate::event::{DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount, SideReason, SideRows};
+use crate::event::{DecodedBatch, DelaySketch, EventTime, Fingerprint, LabelAccount, SideKind, SideReason, SideRows};
 use crate::join::index::{Index, RowRef};
 use crate::join::side::{expired, kept_columns, with_places};
 use crate::join::{LabelSpec, RestoreError, Take};
@@ -109,6 +109,8 @@ pub struct Labels {
     pub schema: SchemaRef,
     /// Which are told when they leave unmatched; `None` where nobody asked.
     told: Option<Vec<SideRows>>,
+    /// As which kinds.
+    tell: Vec<SideKind>,
     pub buckets: BTreeMap<u32, LabelBucket>,
     pub ids: Index,
     /// The newest label of each key.
@@ -136,19 +138,20 @@ pub enum Admission {
 }
 
 impl Labels {
-    pub fn new(mut spec: LabelSpec, stream: &SchemaRef, tell: bool) -> Self {
+    pub fn new(mut spec: LabelSpec, stream: &SchemaRef, tell: &[SideKind]) -> Self {
         spec.select = match spec.take {
             Take::First | Take::Last | Take::All(_) => spec.select,
             Take::Sum(column) | Take::Min(column) | Take::Max(column) => vec![column],
             // A batch without columns has no length: the first one stands for the row.
             Take::Any | Take::Count => vec![0],
         };
-        let (kept, schema) = kept_columns(&spec, stream, tell);
+        let (kept, schema) = kept_columns(&spec, stream, !tell.is_empty());
         Labels {
             spec,
             kept,
             schema,
-            told: tell.then(Vec::new),
+            told: (!tell.is_empty()).then(Vec::new),
+            tell: tell.to_vec(),
             buckets: BTreeMap::new(),
             ids: Index::default(),
             chains: Index::default(),
@@ -395,7 +398,9 @@ impl Labels {
                 }
             }
             if let Some(told) = &mut self.told {
-                told.extend(expired(label, &self.schema, &bucket, gone));
+                for kind in &self.tell {
+                    told.extend(expired(*kind, label, &self.schema, &bucket, &gone));
+                }
             }
             if bucket.stored_rows < bucket.rows() {
                 self.expired_unstored.push((number, bucket));

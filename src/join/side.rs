@@ -84,17 +84,18 @@ pub(super) fn kept_columns(spec: &LabelSpec, stream: &SchemaRef, whole: bool) ->
 
 /// Labels of a bucket that leave unmatched.
 pub(super) fn expired(
+    kind: SideKind,
     label: usize,
     schema: &SchemaRef,
     bucket: &LabelBucket,
-    told: Vec<(u32, SideReason)>,
+    told: &[(u32, SideReason)],
 ) -> Option<SideRows> {
-    let (rows, reasons): (Vec<u32>, Vec<SideReason>) = told.into_iter().unzip();
+    let (rows, reasons): (Vec<u32>, Vec<SideReason>) = told.iter().copied().unzip();
     if rows.is_empty() {
         return None;
     }
     let event_time: Vec<EventTime> = rows.iter().map(|row| bucket.event_time[*row as usize]).collect();
     let all = concat_batches(schema, bucket.parts.iter().map(|part| &part.columns)).expect("one stream, one schema");
     let rows = take_record_batch(&all, &UInt32Array::from(rows)).expect("row numbers are in range");
-    Some(SideRows { kind: SideKind::ExpiredLabels, label: Some(label), reasons, event_time, rows })
+    Some(SideRows { kind, label: Some(label), reasons, event_time, rows })
 }

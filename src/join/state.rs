@@ -130,10 +130,13 @@ impl JoinState {
     /// `label_streams` gives each label stream's schema and keys, in the order of `spec.labels`.
     pub fn new(spec: Arc<JoinSpec>, keys: AnchorKeys, label_streams: &[(SchemaRef, LabelKeys)]) -> Self {
         let labels = spec.labels.iter().zip(label_streams);
-        let tell = spec.side.contains(&SideKind::ExpiredLabels);
+        let tell: Vec<SideKind> = [SideKind::ExpiredLabels, SideKind::Unmatched]
+            .into_iter()
+            .filter(|kind| spec.side.contains(kind))
+            .collect();
         JoinState {
             by_key: (keys.key != keys.id).then(Index::default),
-            labels: labels.map(|(label, (schema, _))| Labels::new(label.clone(), schema, tell)).collect(),
+            labels: labels.map(|(label, (schema, _))| Labels::new(label.clone(), schema, &tell)).collect(),
             label_keys: label_streams.iter().map(|(_, keys)| *keys).collect(),
             schedule: (spec.emit != Emit::Wait).then(Schedule::default),
             longest_ms: spec.longest_ms(),
@@ -433,6 +436,7 @@ impl JoinState {
             if came_at > ts.saturating_add(reach) {
                 labels.account.late += 1;
                 told.add(SideKind::Late, row, SideReason::Late);
+                told.add(SideKind::Unmatched, row, SideReason::Late);
                 continue;
             }
             let new = NewLabel {

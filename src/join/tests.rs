@@ -20,7 +20,7 @@ fn labels(take: Take) -> Labels {
         select: vec![0],
         filter: None,
     };
-    Labels::new(spec, &schema, false)
+    Labels::new(spec, &schema, &[])
 }
 
 fn label(id: u128, ts: i64, content: u64, came_at: i64) -> NewLabel {

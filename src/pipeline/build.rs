@@ -145,7 +145,7 @@ fn placed(plan: &Plan, cell: &CellSpec, stream: usize) -> Option<Placed> {
 pub fn places(plan: &Plan) -> BTreeMap<String, Place> {
     let samples = plan.samples.iter();
     let sides = side_files(plan).into_iter();
-    let sides = sides.map(|side| (side_name(side.sample, side.kind), side.parquet.path.clone()));
+    let sides = sides.map(|side| (side.name(), side.parquet.path.clone()));
     samples
         .filter_map(|sample| Some((format!("samples.{}", sample.sample.name), sample.parquet.as_ref()?.path.clone())))
         .chain(sides)

@@ -1,6 +1,7 @@
 //! Sides: where the rows go that are in no sample: into files with the next commit, or to a topic by the outbox.
 //!
 //! Such rows are few and in no state: so a file of them ends at every cut that has any, and is named by its manifest.
+//! Rows that correct others are in state until a file holds them: their files end with those of their sample.
 
 use crate::config::{Plan, SamplePlan};
 use crate::env::{Place, Store};
@@ -16,30 +17,54 @@ pub fn side_name(sample: &SamplePlan, kind: SideKind) -> String {
     format!("side.{}.{}", sample.sample.name, kind.name())
 }
 
-/// As its files are called.
-pub fn side_stem(sample: &SamplePlan, kind: SideKind) -> String {
-    format!("{}.{}", sample.sample.name, kind.name())
-}
-
-/// A side output that is written to files.
+/// Files beside those of a sample.
 #[derive(Clone, Copy)]
 pub struct SideFiles<'p> {
     pub number: usize,
     pub sample: &'p SamplePlan,
-    pub kind: SideKind,
+    /// Of a side output; `None` of rows that correct others.
+    pub kind: Option<SideKind>,
     pub parquet: &'p ParquetSpec,
+}
+
+impl SideFiles<'_> {
+    /// As manifests call them.
+    pub fn name(&self) -> String {
+        match self.kind {
+            Some(kind) => side_name(self.sample, kind),
+            None => format!("corrections.{}", self.sample.sample.name),
+        }
+    }
+
+    /// As they are called.
+    pub fn stem(&self) -> String {
+        let what = self.kind.map_or("corrections", SideKind::name);
+        format!("{}.{what}", self.sample.sample.name)
+    }
 }
 
 /// All of them.
 pub fn side_files(plan: &Plan) -> Vec<SideFiles<'_>> {
     let samples = plan.samples.iter().enumerate();
     let files = samples.flat_map(|(number, sample)| {
-        let side = sample.side.iter();
-        side.filter_map(move |side| {
-            Some(SideFiles { number, sample, kind: side.kind, parquet: side.parquet.as_ref()? })
-        })
+        let side = sample.side.iter().map(|side| (Some(side.kind), side.parquet.as_ref()));
+        let all = side.chain([(None, sample.corrections.as_ref())]);
+        all.filter_map(move |(kind, parquet)| Some(SideFiles { number, sample, kind, parquet: parquet? }))
     });
     files.collect()
+}
+
+/// What one sink thread writes corrections to, by their samples.
+pub type CorrectionSinks = BTreeMap<usize, (String, ParquetSink)>;
+
+pub fn correction_sinks(plan: &Plan, stores: &SideStores, naming: impl Fn(&str) -> FileNaming) -> CorrectionSinks {
+    let files = side_files(plan).into_iter().filter(|file| file.kind.is_none());
+    let sink = |file: SideFiles<'_>| {
+        let (name, naming) = (file.name(), naming(&file.stem()));
+        let sink = ParquetSink::new(file.parquet, file.sample.sample.schema.clone(), naming, stores[&name].clone());
+        (file.number, (name, sink))
+    };
+    files.map(sink).collect()
 }
 
 /// The stores of their files, by the names of the outputs.
@@ -50,7 +75,7 @@ pub fn side_stores(
     open: &dyn Fn(&Place) -> Result<Arc<dyn Store>, RunError>,
 ) -> Result<SideStores, RunError> {
     let files = side_files(plan).into_iter();
-    files.map(|side| Ok((side_name(side.sample, side.kind), open(&side.parquet.path)?))).collect()
+    files.map(|side| Ok((side.name(), open(&side.parquet.path)?))).collect()
 }
 
 /// What one sink thread has of the side outputs.
@@ -68,15 +93,14 @@ impl SideSinks {
             return None;
         }
         let file = |side: SideFiles<'_>| {
-            let name = side_name(side.sample, side.kind);
-            let naming = naming(&side_stem(side.sample, side.kind));
+            let (name, naming) = (side.name(), naming(&side.stem()));
             let sink = ParquetSink::new(side.parquet, side_schema(), naming, stores[&name].clone());
-            (side.number, side.kind, name, sink)
+            Some((side.number, side.kind?, name, sink))
         };
         Some(SideSinks {
             streams: plan.samples.iter().map(|sample| streams(plan, sample)).collect(),
             inputs: plan.inputs.iter().map(|input| input.name.clone()).collect(),
-            files: side_files(plan).into_iter().map(file).collect(),
+            files: side_files(plan).into_iter().filter_map(file).collect(),
         })
     }
 

@@ -7,9 +7,9 @@ use crate::event::{Kept, SideRows, StagedFile};
 use crate::join::{ClosedPart, ClosedRows};
 use crate::pipeline::lanes::CutPart;
 use crate::pipeline::outbox::{OutboxBuffers, OutboxCut, SAMPLE_ROWS};
-use crate::pipeline::sides::SideSinks;
+use crate::pipeline::sides::{CorrectionSinks, SideSinks};
 use crate::pipeline::{Enricher, RunError};
-use crate::sample::build;
+use crate::sample::{Built, build};
 use crate::sink::ParquetSink;
 use arrow::array::RecordBatch;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -88,12 +88,14 @@ pub struct SinkWork {
     outbox: Option<OutboxBuffers>,
     /// Where rows that are in no sample are written.
     sides: Option<SideSinks>,
+    /// Where rows that correct others are written; with the others where there is none.
+    corrections: CorrectionSinks,
 }
 
 impl SinkWork {
     /// Of a sink that writes more than the files of samples.
-    pub fn with(outbox: Option<OutboxBuffers>, sides: Option<SideSinks>) -> SinkWork {
-        SinkWork { outbox, sides, ..SinkWork::default() }
+    pub fn with(outbox: Option<OutboxBuffers>, sides: Option<SideSinks>, corrections: CorrectionSinks) -> SinkWork {
+        SinkWork { outbox, sides, corrections, ..SinkWork::default() }
     }
 }
 
@@ -140,7 +142,10 @@ impl SinkThread {
                     let Some(sink) = sink.as_mut().filter(|_| roll) else { continue };
                     files.extend(sink.finish()?.into_iter().map(|file| (sample, file)));
                 }
-                let side_files = self.work.sides.as_mut().map(SideSinks::cut).transpose()?.unwrap_or_default();
+                let mut side_files = self.work.sides.as_mut().map(SideSinks::cut).transpose()?.unwrap_or_default();
+                for (name, sink) in self.work.corrections.values_mut().filter(|_| roll) {
+                    side_files.extend(sink.finish()?.into_iter().map(|file| (name.clone(), file)));
+                }
                 let (sampled_out, failed_values) = (self.work.sampled_out.clone(), self.work.failed_values.clone());
                 let outbox =
                     self.work.outbox.as_mut().map(|outbox| outbox.cut(number)).transpose()?.unwrap_or_default();
@@ -156,13 +161,18 @@ impl SinkThread {
     fn look(&self) {
         let now = self.clock.now_ms();
         let fresh = self.open_bytes().saturating_sub(self.work.written_before);
-        let due = self.sinks.iter().flatten().any(|sink| sink.due(now)) || fresh >= UNSTORED_BYTES_MAX;
+        let due = self.open().any(|sink| sink.due(now)) || fresh >= UNSTORED_BYTES_MAX;
         self.gauge.due.store(due, Ordering::Relaxed);
         self.gauge.open_bytes.store(self.open_bytes(), Ordering::Relaxed);
     }
 
+    /// Those whose files end with a roll.
+    fn open(&self) -> impl Iterator<Item = &ParquetSink> {
+        self.sinks.iter().flatten().chain(self.work.corrections.values().map(|(_, sink)| sink))
+    }
+
     fn open_bytes(&self) -> u64 {
-        self.sinks.iter().flatten().map(ParquetSink::open_bytes).sum()
+        self.open().map(ParquetSink::open_bytes).sum()
     }
 
     /// The payload with what its dimensions have by now. A stop while one is away is a failure: these rows have closed, and
@@ -171,6 +181,23 @@ impl SinkThread {
         match &self.enricher {
             Some(enricher) => Ok(enricher.again(self.samples[sample as usize].join.anchor, payload)?),
             None => Ok(payload),
+        }
+    }
+
+    /// Rows that correct others go to files of their own, by the time of their emission.
+    fn write_files(&mut self, sample: u16, built: &Built) -> Result<(), RunError> {
+        let (number, now) = (sample as usize, self.clock.now_ms());
+        let apart = built.corrections.as_ref().zip(self.work.corrections.get_mut(&number));
+        let Some((corrections, (_, sink))) = apart else {
+            return match &mut self.sinks[number] {
+                Some(sink) => Ok(sink.write(&built.batch, now)?),
+                None => Ok(()),
+            };
+        };
+        sink.write(&corrections.of(&built.batch, true), now)?;
+        match &mut self.sinks[number] {
+            Some(sink) => Ok(sink.write(&corrections.of(&built.batch, false), now)?),
+            None => Ok(()),
         }
     }
 
@@ -187,9 +214,7 @@ impl SinkThread {
             left_out += built.sampled_out;
             failed += built.failed_values;
             self.gauge.rows.fetch_add(built.batch.rows.num_rows() as u64, Ordering::Relaxed);
-            if let Some(sink) = &mut self.sinks[sample as usize] {
-                sink.write(&built.batch, self.clock.now_ms())?;
-            }
+            self.write_files(sample, &built)?;
             if let (Some(outbox), Some(keys), true) = (&mut self.work.outbox, &built.batch.event_id, send) {
                 outbox.push(sample as usize, SAMPLE_ROWS, keys, &built.batch.rows)?;
             }

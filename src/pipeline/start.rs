@@ -22,7 +22,7 @@ use crate::pipeline::outages::outages_of;
 use crate::pipeline::outbox::OutboxParts;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
-use crate::pipeline::sides::{SideSinks, SideStores, side_files, side_name, side_stem, side_stores};
+use crate::pipeline::sides::{SideSinks, SideStores, correction_sinks, side_files, side_stores};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Board, Dimensions, Enricher, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
@@ -222,7 +222,11 @@ impl Start<'_> {
                 gauge: gauge.clone(),
                 enricher: self.enricher.clone(),
                 cuts: cuts_in.clone(),
-                work: SinkWork::with(sent, SideSinks::new(&self.plan, &sides, |stem| self.naming(stem, number, head))),
+                work: SinkWork::with(
+                    sent,
+                    SideSinks::new(&self.plan, &sides, |stem| self.naming(stem, number, head)),
+                    correction_sinks(&self.plan, &sides, |stem| self.naming(stem, number, head)),
+                ),
             };
             threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
             let outlets = LaneOutlets {
@@ -493,9 +497,9 @@ impl Start<'_> {
         let mut sinks: Vec<SinkPlace> =
             samples.filter_map(|(name, store)| Some(place(name, format!("samples.{name}"), store.as_ref()?))).collect();
         sinks.extend(side_files(&self.plan).into_iter().map(|side| {
-            let name = side_name(side.sample, side.kind);
+            let name = side.name();
             let store = &sides[&name];
-            place(&side_stem(side.sample, side.kind), name, store)
+            place(&side.stem(), name, store)
         }));
         // Their files go by another name than the sink in a manifest.
         sinks.push(place(crate::sink::DEAD_LETTERS, DEAD_LETTERS.into(), dead_letters));

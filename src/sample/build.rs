@@ -19,6 +19,32 @@ pub struct Built {
     pub sampled_out: u64,
     /// Values that an expression could not compute: null in the row, counted here.
     pub failed_values: u64,
+    /// Where there are any.
+    pub corrections: Option<Corrections>,
+}
+
+/// Which rows of a batch correct others, and when each row was emitted.
+#[derive(Debug)]
+pub struct Corrections {
+    is_one: Vec<bool>,
+    emit_ts: Vec<EventTime>,
+}
+
+impl Corrections {
+    /// Those rows that are corrections, by the time of their emission; or the others, by that of their impressions.
+    pub fn of(&self, batch: &SampleBatch, corrections: bool) -> SampleBatch {
+        let mask: BooleanArray = self.is_one.iter().map(|is_one| Some(*is_one == corrections)).collect();
+        let times = if corrections { &self.emit_ts } else { &batch.impression_time };
+        let kept = times.iter().zip(&self.is_one).filter(|(_, is_one)| **is_one == corrections).map(|(ts, _)| *ts);
+        let rows = filter_record_batch(&batch.rows, &mask).expect("there is one for each row");
+        SampleBatch {
+            sample: batch.sample,
+            rows,
+            impression_time: kept.collect(),
+            event_id: None,
+            bucket: batch.bucket,
+        }
+    }
 }
 
 /// Why rows cannot be built: the plan and the data disagree, which no input can cause, but a damaged state.
@@ -160,7 +186,16 @@ fn narrow(
         event_id,
         bucket: closed.bucket as i64,
     };
-    Ok(Built { batch, sampled_out, failed_values: wide.failed })
+    let corrections = part.emission.as_ref().and_then(|emission| corrections(emission, keep.as_ref()));
+    Ok(Built { batch, sampled_out, failed_values: wide.failed, corrections })
+}
+
+/// Of the rows that are kept.
+fn corrections(emission: &Emission, keep: Option<&BooleanArray>) -> Option<Corrections> {
+    let kept = (0..emission.kind.len()).filter(|row| keep.is_none_or(|keep| keep.value(*row)));
+    let (is_one, emit_ts): (Vec<bool>, Vec<EventTime>) =
+        kept.map(|row| (emission.kind[row] == EmitKind::Correction, emission.emit_ts[row])).unzip();
+    is_one.contains(&true).then_some(Corrections { is_one, emit_ts })
 }
 
 /// Whether each row was decided while a label stream was cut off.

@@ -12,6 +12,7 @@ mod change;
 mod classics;
 mod cli;
 mod config_tests;
+mod corrections;
 mod dead_letters;
 mod dimension_stores;
 mod dimensions;

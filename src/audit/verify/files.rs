@@ -33,6 +33,17 @@ pub struct FilesCompared {
 }
 
 impl FilesCompared {
+    /// And those of another folder.
+    pub fn add(&mut self, other: FilesCompared) {
+        self.named += other.named;
+        self.named_rows += other.named_rows;
+        self.unpublished += other.unpublished;
+        self.missing.extend(other.missing);
+        self.damaged.extend(other.damaged);
+        self.extra.extend(other.extra);
+        self.of_others += other.of_others;
+    }
+
     pub fn bad(&self) -> usize {
         self.missing.len() + self.damaged.len() + self.extra.len()
     }

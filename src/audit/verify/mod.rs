@@ -27,8 +27,8 @@ pub use input::ReadRange;
 use crate::audit::{AuditError, OwnState, open_existing, own_state};
 use crate::commit::{Manifest, SampleNode, changed_nodes, first_impression};
 use crate::config::{Plan, SamplePlan};
-use crate::env::Store;
-use crate::event::{CloseReason, EventTime, Fingerprint, Payload, StreamAccount};
+use crate::env::{Place, Store};
+use crate::event::{CloseReason, EventTime, Fingerprint, Payload, StagedFile, StreamAccount};
 use crate::feature::null_where;
 use crate::join::{ClosedPart, ClosedRows, FeatureLayout, Features};
 use crate::pipeline::outages_of;
@@ -143,9 +143,10 @@ pub fn verify(plan: &Plan, options: VerifyOptions) -> Result<VerifyReport, Audit
     for (number, sample) in plan.samples.iter().enumerate() {
         let sink = format!("samples.{}", sample.sample.name);
         let files = named.get(&sink).map_or(&[][..], Vec::as_slice);
+        let corrections = named.get(&format!("corrections.{}", sample.sample.name)).map_or(&[][..], Vec::as_slice);
         let node = &head.layout.samples[number];
         let audit = SampleAudit { plan, head, node, state, log: &log, groups: &groups, number, sample, options };
-        match audit.run(&sink, files)? {
+        match audit.run(&sink, files, corrections)? {
             Some(compared) => report.samples.push(compared),
             None => report.problems.push(format!("{sink} writes no Parquet: there is nothing to compare")),
         }
@@ -191,14 +192,13 @@ struct SampleAudit<'a> {
 }
 
 impl SampleAudit<'_> {
-    fn run(&self, sink: &str, named: &[crate::event::StagedFile]) -> Result<Option<SampleCompared>, AuditError> {
+    fn run(
+        &self,
+        sink: &str,
+        named: &[StagedFile],
+        corrections: &[StagedFile],
+    ) -> Result<Option<SampleCompared>, AuditError> {
         let Some(parquet) = &self.sample.parquet else { return Ok(None) };
-        let store = open_existing(&parquet.path)?;
-        let (files, readable) = match &store {
-            Some(store) => files::compare_files(self.state, self.head, sink, named, store.as_ref())?,
-            None if named.is_empty() => Default::default(),
-            None => return Err(AuditError::Asked(format!("the folder {} is gone", parquet.path))),
-        };
         let spec = &self.sample.join;
         let decode = |stream: u16| &self.plan.streams[stream as usize].decode;
         let before_ms = (0..spec.labels.len()).map(|label| spec.ahead_ms(label)).max().unwrap_or(0);
@@ -219,16 +219,12 @@ impl SampleAudit<'_> {
         let mut expected = Side::new(schema, &id).map_err(broken)?;
         let sampled_out = self.expect(&anchors, &joins, &mut expected)?;
         let mut found = Side::new(schema, &id).map_err(broken)?;
-        let (mut files, mut rows_read) = (files, 0);
-        if let Some(store) = &store {
-            let old = self.files_of_old_rows(named);
-            for path in readable {
-                if let Some(rows) = old.get(path.as_str()) {
-                    rows_read += rows;
-                    continue;
-                }
-                rows_read += self.find(store.as_ref(), &path, &mut found, &mut files);
-            }
+        let (mut files, mut rows_read) = self.find_all(sink, &parquet.path, named, &mut found)?;
+        if let Some(beside) = &self.sample.corrections {
+            let sink = format!("corrections.{}", self.sample.sample.name);
+            let (more, rows) = self.find_all(&sink, &beside.path, corrections, &mut found)?;
+            files.add(more);
+            rows_read += rows;
         }
         let run_counts = counts.cloned().unwrap_or_default();
         let lost_rows = files.named_rows.saturating_sub(rows_read);
@@ -278,7 +274,7 @@ impl SampleAudit<'_> {
     }
 
     /// Files without a row that is compared, by path, with their rows: their columns may be others.
-    fn files_of_old_rows<'f>(&self, named: &'f [crate::event::StagedFile]) -> BTreeMap<&'f str, u64> {
+    fn files_of_old_rows<'f>(&self, named: &'f [StagedFile]) -> BTreeMap<&'f str, u64> {
         let old = named.iter().filter(|file| file.max_time < self.node.rows_since);
         old.flat_map(|file| [(file.staged.as_str(), file.rows), (file.path.as_str(), file.rows)]).collect()
     }
@@ -345,6 +341,31 @@ impl SampleAudit<'_> {
         let closed = ClosedRows { bucket: 0, reason, outages, parts: Vec::new() };
         let built = build(spec, self.number as u16, &closed, &part, &payload, &features)?;
         Ok((built.batch.rows, built.sampled_out))
+    }
+
+    /// Takes the rows of all files of a sink, and gives how the files are and how many rows they hold.
+    fn find_all(
+        &self,
+        sink: &str,
+        place: &Place,
+        named: &[StagedFile],
+        found: &mut Side,
+    ) -> Result<(FilesCompared, u64), AuditError> {
+        let Some(store) = open_existing(place)? else {
+            return match named {
+                [] => Ok(Default::default()),
+                _ => Err(AuditError::Asked(format!("the folder {place} is gone"))),
+            };
+        };
+        let (mut files, readable) = files::compare_files(self.state, self.head, sink, named, store.as_ref())?;
+        let (old, mut rows_read) = (self.files_of_old_rows(named), 0);
+        for path in readable {
+            rows_read += match old.get(path.as_str()) {
+                Some(rows) => *rows,
+                None => self.find(store.as_ref(), &path, found, &mut files),
+            };
+        }
+        Ok((files, rows_read))
     }
 
     /// Takes the rows of a file, and gives how many it holds; what cannot be read is damage.

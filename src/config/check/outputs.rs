@@ -67,9 +67,10 @@ pub fn writes<'r>(name: &str, sample: &'r Sample) -> Vec<(Path, &'r Write)> {
 
 /// The side outputs that are more than counted.
 fn written(sample: &Sample) -> impl Iterator<Item = (SideKind, &Write)> {
-    let Side { late, expired_labels, duplicates, unmatched: _ } = &sample.side;
-    let kinds = [(SideKind::Late, late), (SideKind::ExpiredLabels, expired_labels), (SideKind::Duplicates, duplicates)];
-    kinds.into_iter().filter_map(|(kind, out)| match out {
+    let Side { late, expired_labels, duplicates, unmatched } = &sample.side;
+    let kinds =
+        [late, expired_labels, duplicates, unmatched].into_iter().zip(SideKind::ALL).map(|(out, kind)| (kind, out));
+    kinds.filter_map(|(kind, out)| match out {
         Some(SideOut::Write(write)) => Some((kind, write)),
         Some(SideOut::Count(_)) | None => None,
     })

@@ -156,7 +156,9 @@ fn one(
         wide: wide.schema(),
         schema: Arc::new(Schema::new(schema)),
     };
-    Some(SamplePlan { join, sample, parquet, kafka, side, guard })
+    let rows = parquet.as_ref().filter(|_| join.correct_ms > 0);
+    let corrections = rows.and_then(|rows| corrections_beside(c, rows, &path.key("write").key("parquet").key("path")));
+    Some(SamplePlan { join, sample, parquet, corrections, kafka, side, guard })
 }
 
 /// Where the columns that a sample's expressions see are declared.
@@ -272,6 +274,17 @@ fn negatives(c: &mut Checker<'_>, raw: &Sample, wide: &Wide, sources: &[Path], p
     }
     let filter = c.condition(&at.key("where"), &negatives.filter, wide.scope(), sources)?;
     Some(NegativesSpec { filter, keep: negatives.keep })
+}
+
+/// Rows that correct others are a dataset of their own: what was read once does not change.
+fn corrections_beside(c: &mut Checker<'_>, rows: &ParquetSpec, at: &Path) -> Option<ParquetSpec> {
+    let Some(path) = rows.path.beside("-corrections") else {
+        c.error(at, format!("`{}`, which has no name", rows.path))
+            .expected("a folder or a prefix with a name")
+            .help("with `correct_for`, corrections are written beside it, to <path>-corrections");
+        return None;
+    };
+    Some(ParquetSpec { path, ..rows.clone() })
 }
 
 /// What says of a row that a label stream was cut off.

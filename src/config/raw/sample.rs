@@ -1,6 +1,6 @@
 //! Raw keys of `samples:`.
 
-use super::{Duration, Entries, Later, Names, Size, Sql};
+use super::{Duration, Entries, Names, Size, Sql};
 use crate::config::defaults;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -64,9 +64,10 @@ pub struct Side {
     /// Copies, and records with a known id and other content.
     #[schemars(extend("default" = "count"))]
     pub duplicates: Option<SideOut>,
-    /// Labels that came after `correct_for`.
-    #[schemars(extend("x-later" = "nothing is unmatched before there are corrections"))]
-    pub unmatched: Option<Later>,
+    /// All labels that ended without an impression and corrected none: those of `late` that are labels, and those of
+    /// `expired_labels`.
+    #[schemars(extend("default" = "count"))]
+    pub unmatched: Option<SideOut>,
 }
 
 /// What becomes of one kind of rows.

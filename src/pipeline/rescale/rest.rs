@@ -14,7 +14,7 @@ use crate::pipeline::committer::{DEAD_LETTERS, check_unpublished, publish_files}
 use crate::pipeline::left::left_behind;
 use crate::pipeline::outages::outages_of;
 use crate::pipeline::restore::{self, Objects, Sorted, through};
-use crate::pipeline::sides::{SideFiles, side_files, side_name, side_stem};
+use crate::pipeline::sides::{SideFiles, side_files};
 use crate::pipeline::sinks::{SinkGauge, SinkInput, SinkThread, SinkWork};
 use crate::sink::{FileNaming, ParquetSink, older_staged, verify};
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,10 +43,7 @@ impl Outputs {
     pub fn open(plan: &Plan, entropy: &dyn Entropy) -> Result<Outputs, RunError> {
         let parquet = plan.samples.iter().map(|sample| sample.parquet.as_ref());
         let samples = parquet.map(|spec| spec.map(|spec| open(&spec.path, entropy)).transpose());
-        let side = |side: SideFiles<'_>| {
-            let stem = side_stem(side.sample, side.kind);
-            Ok((side_name(side.sample, side.kind), (stem, open(&side.parquet.path, entropy)?)))
-        };
+        let side = |side: SideFiles<'_>| Ok((side.name(), (side.stem(), open(&side.parquet.path, entropy)?)));
         Ok(Outputs {
             sides: side_files(plan).into_iter().map(side).collect::<Result<_, RunError>>()?,
             samples: samples.collect::<Result<_, _>>()?,

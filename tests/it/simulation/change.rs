@@ -34,7 +34,7 @@ const ONE_SAMPLE_MORE: &[(&str, &str)] = &[(
     "samples:\n",
     "samples:\n  more:\n    from: impressions\n    serving_lag: 3s\n    join:\n      first: { stream: clicks, within: 20s, \
      before: 3s, take: first, select: [event_id] }\n      buys: { stream: buys, within: 150s, before: 5s, take: count }\n    \
-     features: [item]\n",
+     features: [item]\n    write: { parquet: { path: files-more } }\n",
 )];
 
 type Cells = BTreeMap<String, String>;

@@ -157,6 +157,7 @@ samples:
       of_listed: {{ stream: buys, on: listed, by: click_id, within: 10s, take: last, select: [event_id] }}
     {features}
     {negatives}
+    write: {{ parquet: {{ path: files }} }}
 state: {{ path: nowhere, lanes: {lanes} }}
 "#,
             sparse = self.sparse_clicks,
