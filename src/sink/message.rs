@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(
             read(0),
             serde_json::json!({ "id": "a\"ü", "device": "ios", "position": -1, "spent": i64::MIN, "price": 0.1,
-                "score": 0.1f32, "clicked": true, "at": 1, "items": [1, null] })
+                "score": 0.1, "clicked": true, "at": 1, "items": [1, null] })
         );
         let second = read(1);
         assert_eq!((&second["device"], &second["price"], &second["items"]), (&().into(), &().into(), &().into()));

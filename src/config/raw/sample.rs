@@ -237,7 +237,7 @@ pub struct Write {
     /// Parquet files.
     pub parquet: Option<Parquet>,
     /// A Kafka topic, for those who train as samples come: each row goes there once its commit is made, with its impression's
-    /// id as the key. See docs/OUTPUTS.md.
+    /// id as the key (in side outputs the record's own). See docs/OUTPUTS.md.
     pub kafka: Option<KafkaOut>,
 }
 

@@ -250,7 +250,8 @@ impl OutboxWatch {
         }
     }
 
-    /// Waits until nothing waits, at most so long in all; what waits then is sent by the next process.
+    /// Waits until nothing waits, at most so long for each outlet, and no longer once one is not done in time: what waits
+    /// then is sent by the next process.
     pub fn drain(&self, time: Duration) {
         for outlet in &self.0 {
             let busy = |waiting: &mut Waiting| !waiting.cuts.is_empty() && !waiting.closed;
