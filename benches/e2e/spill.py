@@ -15,6 +15,7 @@ import csv
 import glob
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -94,6 +95,7 @@ def run(args, folder, out, memory):
     shutil.rmtree(out, ignore_errors=True)
     command = [args.binary, "run", PIPELINE, "--json", "--set", f"state.memory={memory}"]
     begun, lines, told = time.monotonic(), [], None
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen(command, env={**os.environ, "DATA_DIR": folder, "OUT_DIR": out}, stdout=subprocess.PIPE)
     while process.poll() is None:
         rss, told = rss_kib(process.pid), newest(out) or told
@@ -106,7 +108,9 @@ def run(args, folder, out, memory):
     output = process.stdout.read().decode().strip()
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)} failed with status {process.returncode}")
-    return {"wall_s": wall, "lines": lines, "report": json.loads(output.splitlines()[-1])}
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_s": wall, "cpu_s": cpu, "lines": lines, "report": json.loads(output.splitlines()[-1])}
 
 
 def result(out):
@@ -139,7 +143,7 @@ def main():
     generate(folder, per_day, args.row_bytes)
     with open(os.path.join(folder, "expected.json")) as file:
         expected = json.load(file)
-    walls, peaks, hashes, curves = {}, {}, set(), {}
+    walls, cpu, peaks, hashes, curves = {}, {}, {}, set(), {}
     for pair in range(args.pairs):
         kinds = [args.memory, UNLIMITED]
         for memory in kinds if pair % 2 == 0 else reversed(kinds):
@@ -151,10 +155,11 @@ def main():
             right &= done["report"]["violations"] == 0
             peak = max(line[1] for line in done["lines"]) / 1024
             walls.setdefault(memory, []).append(done["wall_s"])
+            cpu.setdefault(memory, []).append(done["cpu_s"])
             peaks.setdefault(memory, []).append(peak)
             curves.setdefault(memory, done["lines"])
             print(
-                f"pair {pair + 1}, {memory:>6}: {done['wall_s']:.1f} s, {expected['events'] / done['wall_s'] / 1e3:.0f} k events/s, "
+                f"pair {pair + 1}, {memory:>6}: {done['wall_s']:.1f} s, {done['cpu_s']:.1f} s CPU, {expected['events'] / done['wall_s'] / 1e3:.0f} k events/s, "
                 f"{done['report']['commits']} commits, {peak:.0f} MiB RSS at most, load before {before}, {'exact' if right else 'WRONG'}",
                 file=sys.stderr,
             )
@@ -175,6 +180,7 @@ def main():
         "pending_bytes_max": most * args.row_bytes,
         "throughput_spilling_over_in_memory": [round(ratio, 3) for ratio in ratios],
         "throughput_ratio_median": round(statistics.median(ratios), 3),
+        "cpu_spilling_over_in_memory": round(statistics.median(cpu[args.memory]) / statistics.median(cpu[UNLIMITED]), 3),
         "rss_mib_max_spilling": round(max(peaks[args.memory])),
         "rss_mib_max_in_memory": round(max(peaks[UNLIMITED])),
         "limit_mib": round(limit / MIB),
