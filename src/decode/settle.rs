@@ -13,8 +13,8 @@ use crate::decode::fault::describe;
 use crate::decode::rows::{Rows, WHOLE};
 use crate::decode::{ColumnSpec, DecodeSpec};
 use crate::event::{
-    DecodedBatch, Enrich, EnrichError, EventTime, FeatureInput, Fingerprint, RawBatch, RejectKind, Rejected, TIME_END, fingerprints,
-    item_hash,
+    DecodedBatch, Enrich, EnrichError, EventTime, FeatureInput, Fingerprint, RawBatch, RejectKind, Rejected, TIME_END,
+    fingerprints, item_hash,
 };
 use crate::invariant;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
@@ -108,9 +108,10 @@ impl Settle<'_> {
         let columns = enrich.enrich(self.spec.stream, &rows, &wanted)?;
         let fields = self.spec.schema.fields().iter().skip(recorded.len());
         let fit = columns.len() == fields.len()
-            && columns.iter().zip(fields).all(|(column, field)| {
-                column.data_type() == field.data_type() && column.len() == rows.num_rows()
-            });
+            && columns
+                .iter()
+                .zip(fields)
+                .all(|(column, field)| column.data_type() == field.data_type() && column.len() == rows.num_rows());
         if fit { Ok(columns) } else { Err(failed("a dimension gave other columns than it declares")) }
     }
 

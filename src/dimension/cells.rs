@@ -3,8 +3,8 @@
 use super::{DimensionColumn, DimensionTime};
 use crate::event::{ColumnType, Value};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, StringBuilder,
-    TimestampMillisecondBuilder,
+    Array, ArrayRef, AsArray, BooleanBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder,
+    StringBuilder, TimestampMillisecondBuilder,
 };
 use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::{DataType, Int32Type, Int64Type, TimestampMillisecondType};

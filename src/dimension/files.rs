@@ -11,9 +11,7 @@
 
 use super::cells::{Cells, expected, parse};
 use super::table::{Origin, Table};
-use super::{
-    Ask, DimensionError, DimensionFiles, DimensionGauge, DimensionSource, DimensionSpec, FileFormat, Found,
-};
+use super::{Ask, DimensionError, DimensionFiles, DimensionGauge, DimensionSource, DimensionSpec, FileFormat, Found};
 use crate::env::{Place, Store, open_place};
 use crate::event::{ColumnType, Value};
 use arrow::array::{ArrayRef, RecordBatch};
@@ -224,8 +222,9 @@ fn fit(spec: &DimensionSpec, rows: &RecordBatch) -> Result<RecordBatch, String> 
             let (name, found) = (&column.source_name, found.data_type());
             return Err(format!("the column `{name}` is {found}, declared as {}", column.column_type.name()));
         }
-        cast_with_options(found, &wanted, &strict)
-            .map_err(|error| format!("the column `{}` does not fit {}: {error}", column.name, column.column_type.name()))
+        cast_with_options(found, &wanted, &strict).map_err(|error| {
+            format!("the column `{}` does not fit {}: {error}", column.name, column.column_type.name())
+        })
     };
     let columns = spec.columns.iter().map(column).collect::<Result<Vec<_>, String>>()?;
     RecordBatch::try_new(spec.schema(), columns).map_err(|error| error.to_string())
@@ -264,7 +263,9 @@ fn columns_of(schema: &Schema) -> Vec<(String, ColumnType)> {
         let value = if let DataType::Dictionary(_, value) = data_type { value.as_ref() } else { data_type };
         Some(match value {
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => ColumnType::String,
-            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 => ColumnType::Int32,
+            DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::UInt8 | DataType::UInt16 => {
+                ColumnType::Int32
+            }
             DataType::Int64 | DataType::UInt32 | DataType::UInt64 => ColumnType::Int64,
             DataType::Float16 | DataType::Float32 => ColumnType::Float32,
             DataType::Float64 | DataType::Decimal128(..) => ColumnType::Float64,

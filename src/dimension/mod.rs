@@ -26,8 +26,8 @@ use postgres::PostgresTable;
 use redis::RedisHashes;
 use remote::Remote;
 pub use spec::*;
-pub use topic::{ChangedRecord, Changes};
 use topic::TopicTable;
+pub use topic::{ChangedRecord, Changes};
 
 use crate::event::{EventTime, Fingerprint, Value};
 use arrow::array::{ArrayRef, RecordBatch};

@@ -181,8 +181,7 @@ impl Fetch for PostgresTable {
     fn fetch(&self, keys: &[ArrayRef]) -> Result<Vec<Vec<Row>>, DimensionError> {
         let count = keys.first().map_or(0, |key| key.len());
         self.with(|connection| {
-            let arrays: Vec<String> =
-                keys.iter().zip(&connection.keys).map(|(key, of)| array_text(key, *of)).collect();
+            let arrays: Vec<String> = keys.iter().zip(&connection.keys).map(|(key, of)| array_text(key, *of)).collect();
             let arrays: Vec<&(dyn ::postgres::types::ToSql + Sync)> = arrays.iter().map(|text| text as _).collect();
             let mut rows: Vec<Vec<Row>> = (0..count).map(|_| Vec::new()).collect();
             for row in connection.client.query(&connection.query, &arrays)? {

@@ -105,7 +105,11 @@ impl RedisHashes {
             }
             other => {
                 let error = other.extract_error().err();
-                let message = format!("Redis {}: {}", self.label, error.map_or("an answer of another kind".into(), |e| e.to_string()));
+                let message = format!(
+                    "Redis {}: {}",
+                    self.label,
+                    error.map_or("an answer of another kind".into(), |e| e.to_string())
+                );
                 return Err(DimensionError { dimension: self.spec.name.clone(), message, retry: true });
             }
         };

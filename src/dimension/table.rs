@@ -117,7 +117,8 @@ impl Table {
         let prints = fingerprints(&keys, rows.num_rows(), spec.partitioner);
         let has_null = |row: usize| keys.iter().any(|key| key.is_null(row));
         let nulls: Vec<bool> = (0..rows.num_rows()).map(has_null).collect();
-        let times = spec.valid_from.map(|column| rows.column(column).as_primitive::<TimestampMillisecondType>().clone());
+        let times =
+            spec.valid_from.map(|column| rows.column(column).as_primitive::<TimestampMillisecondType>().clone());
         let chunk = self.chunks.len() as u32;
         let mut identities = Vec::with_capacity(rows.num_rows());
         for (row, print) in prints.into_iter().enumerate() {
@@ -201,7 +202,9 @@ impl Table {
             interleave(&parts, &places)
         };
         // Texts of more than 2 GB do not fit one chunk: then the rows stay where they are.
-        let Ok(columns) = (0..schema.fields().len()).map(column).collect::<Result<Vec<ArrayRef>, ArrowError>>() else { return };
+        let Ok(columns) = (0..schema.fields().len()).map(column).collect::<Result<Vec<ArrayRef>, ArrowError>>() else {
+            return;
+        };
         let Ok(rows) = RecordBatch::try_new(schema, columns) else { return };
         let origin = match &first.origin {
             Origin::Files(version) => Origin::Files(version.clone()),

@@ -12,7 +12,7 @@ use crate::dimension::{Dimension, DimensionSource};
 use crate::env::Clock;
 use crate::event::EnrichError;
 use crate::pipeline::topics::{Follower, may_pass};
-use crate::pipeline::{Board, RunError, StopSignal};
+use crate::pipeline::{Board, Phase, RunError, StopSignal, World};
 use crate::telemetry::{DimensionProgress, Telemetry};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,19 @@ pub struct Dimensions {
 }
 
 impl Dimensions {
+    /// Those that the process has opened already, or of its own; `None` when a stop was requested while one was away.
+    pub(super) fn of_run(plan: &Plan, world: &World) -> Result<Option<Arc<Dimensions>>, RunError> {
+        let open = || Dimensions::open(plan, &world.clock, &world.board, &world.stop);
+        match world.dimensions.clone().map_or_else(open, Ok) {
+            Ok(dimensions) => Ok(Some(dimensions)),
+            Err(RunError::Enrich(EnrichError::Stopped)) => {
+                world.board.update(|view| view.phase = Phase::Ended);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads all there is to read and goes on doing so. What is away is waited for; a stop that is requested meanwhile ends
     /// it with [`EnrichError::Stopped`].
     pub fn open(
@@ -126,11 +139,7 @@ impl Dimensions {
 }
 
 /// Tries until it is there.
-fn until_there<T>(
-    attempt: &dyn Fn() -> Result<T, RunError>,
-    board: &Board,
-    stop: &StopSignal,
-) -> Result<T, RunError> {
+fn until_there<T>(attempt: &dyn Fn() -> Result<T, RunError>, board: &Board, stop: &StopSignal) -> Result<T, RunError> {
     let (mut backoff, mut problem) = (BACKOFF_MIN, false);
     loop {
         match attempt() {

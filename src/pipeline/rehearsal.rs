@@ -13,12 +13,12 @@ use crate::config::{Plan, SamplePlan};
 use crate::decode::{DecodeSpec, Decoder, PayloadSpec};
 use crate::env::ManualClock;
 use crate::event::{
-    ColumnType, DurationMs, Enrich, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, Payload, PositionDelta,
-    RawBatch, Rejected, StreamAccount, Value, Watermark, fingerprints,
+    ColumnType, DurationMs, Enrich, EventTime, FeatureBatch, KEY_GROUPS, LaneCounts, PartitionId, Payload,
+    PositionDelta, RawBatch, Rejected, StreamAccount, Value, Watermark, fingerprints,
 };
-use crate::pipeline::{Board, Dimensions, Enricher, RunError, StopSignal};
 use crate::pipeline::build::{cell_spec, definition, routed_streams};
 use crate::pipeline::timekeeper::Timekeeper;
+use crate::pipeline::{Board, Dimensions, Enricher, RunError, StopSignal};
 use crate::route::Router;
 use crate::sample::build;
 use arrow::array::TimestampMillisecondArray;

@@ -6,11 +6,12 @@ use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
-use crate::event::{EnrichError, PartitionId, Positions, Track};
+use crate::event::{PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, definition, places, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
+use crate::pipeline::enrich::decode_workers;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
@@ -20,7 +21,7 @@ use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Dimensions, Enricher, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
@@ -88,18 +89,11 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
         view.started_ms = started_ms;
         view.now_ms = started_ms;
     });
-    let open = || Dimensions::open(&plan, &world.clock, &world.board, &world.stop);
-    let dimensions = match world.dimensions.clone().map_or_else(open, Ok) {
-        // Nothing was claimed yet.
-        Err(RunError::Enrich(EnrichError::Stopped)) => {
-            world.board.update(|view| view.phase = Phase::Ended);
-            return Ok(RunSummary { view: world.board.view(), head: 0, online_left: 0 });
-        }
-        opened => opened?,
+    let Some(dimensions) = Dimensions::of_run(&plan, &world)? else {
+        // A stop came before anything was claimed.
+        return Ok(RunSummary { view: world.board.view(), head: 0, online_left: 0 });
     };
-    let (clock, board, stop) = (world.clock.clone(), world.board.clone(), world.stop.clone());
-    let enricher = Enricher::new(&plan, &dimensions, clock, board, stop);
-    let result = Start { plan, options, world: &world, state, dimensions, enricher, started_ms }.run();
+    let result = Start { plan, options, world: &world, state, dimensions, started_ms }.run();
     world.board.update(|view| view.phase = Phase::Ended);
     result
 }
@@ -131,7 +125,6 @@ struct Start<'a> {
     world: &'a World,
     state: Arc<dyn Store>,
     dimensions: Arc<Dimensions>,
-    enricher: Option<Arc<Enricher>>,
     started_ms: u64,
 }
 
@@ -196,6 +189,7 @@ impl Start<'_> {
         let online = self.online(batches_per_tick)?;
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell, self.mirror());
+        let schemas = Arc::new(self.schemas()?);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head))?;
         self.world.board.update(|view| view.phase = Phase::Running);
@@ -210,7 +204,7 @@ impl Start<'_> {
                 state: self.state.clone(),
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
-                enricher: self.enricher.clone(),
+                enricher: schemas.enricher.clone(),
                 cuts: cuts_in.clone(),
                 work: SinkWork::default(),
             };
@@ -234,8 +228,7 @@ impl Start<'_> {
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
-        let schemas = Arc::new(self.schemas()?);
-        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
+        let decoding = Decoding { workers: decode_workers(&self.plan), decoders: || self.decoders(), schemas };
         let stop = self.world.stop.clone();
         let mut intake = Intake::start(opened.sources, decoding, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);

@@ -144,7 +144,8 @@ fn a_store_that_is_away_is_an_error_that_passes_and_one_that_refuses_is_not() {
     let prefix = unique("dimension");
     let error = redis_items("redis://127.0.0.1:1/0", &prefix).load(0).expect_err("nobody listens");
     assert!(error.retry && error.to_string().starts_with("dimension items: Redis cache (127.0.0.1:1)"), "{error}");
-    let error = postgres_items("postgres://conjoin:secret@127.0.0.1:1/postgres", "t", CACHE).load(0).expect_err("nobody");
+    let error =
+        postgres_items("postgres://conjoin:secret@127.0.0.1:1/postgres", "t", CACHE).load(0).expect_err("nobody");
     assert!(error.retry && error.to_string().contains("Postgres shop (127.0.0.1:1)"), "{error}");
     assert!(!error.to_string().contains("secret"), "{error}");
     let error = postgres_items(&env("POSTGRES_URL"), "shop.none", CACHE).load(0).expect_err("there is no table");
@@ -203,7 +204,11 @@ fn postgres_gives_the_version_that_held_at_the_time_of_the_row() {
     let after = find(start);
     assert_eq!(floats(&after, 0), [Some(3.25), Some(1.0), None, Some(4.0), None, None]);
     assert_eq!(after.columns[3].as_primitive::<arrow::datatypes::Int32Type>().iter().next(), Some(None));
-    assert_eq!((of(&dimension.gauge.requests), of(&dimension.gauge.requested_keys)), (1, 6), "all versions came at once");
+    assert_eq!(
+        (of(&dimension.gauge.requests), of(&dimension.gauge.requested_keys)),
+        (1, 6),
+        "all versions came at once"
+    );
 
     // A server that hangs up is asked again on a new connection.
     client

@@ -89,7 +89,13 @@ fn rows_are_enriched_as_of_their_time_and_what_they_get_is_a_column_like_any_oth
     fs::write(folder.path().join("p.yaml"), PIPELINE).expect("the pipeline can be written");
     write_items(
         &data.join("items.parquet"),
-        &[("a", "ann", 2.0, 0), ("b", "bob", 4.0, 0), ("a", "eve", 8.0, 60), ("c", "cy", 500.0, 0), ("late", "l", 1.5, 300)],
+        &[
+            ("a", "ann", 2.0, 0),
+            ("b", "bob", 4.0, 0),
+            ("a", "eve", 8.0, 60),
+            ("c", "cy", 500.0, 0),
+            ("late", "l", 1.5, 300),
+        ],
     );
     fs::write(data.join("authors.csv"), "id,country\nx,at\ny,\n").expect("the file can be written");
     let impressions = [
@@ -260,7 +266,8 @@ state: {{ path: state, commit_every: 100ms }}
     ];
     kafka.produce(&items, &changes);
     let produce = |request: &str, item: &str, user: &str, shop: i64, page: &str, at: i64| {
-        let value = json!({"request_id": request, "item": item, "user": user, "shop": shop, "page": page, "ts": START + at});
+        let value =
+            json!({"request_id": request, "item": item, "user": user, "shop": shop, "page": page, "ts": START + at});
         let value = value.to_string();
         kafka.produce(&feed, &[change(0, request, Some(&value))]);
     };

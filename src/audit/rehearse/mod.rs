@@ -9,8 +9,8 @@ mod compare;
 mod value;
 
 use crate::config::{CountsOf, ExpectedCounts, ExpectedEntity, LETTER_COLUMNS, Plan, TestCase, TestRecord, TestStep};
-use crate::event::{FeatureAccount, PartitionId, PositionDelta, RawBatch, RawRecord, Rejected, entity_key};
 use crate::dimension::Dimension;
+use crate::event::{FeatureAccount, PartitionId, PositionDelta, RawBatch, RawRecord, Rejected, entity_key};
 use crate::pipeline::{Dimensions, Rehearsal, RunError};
 use compare::{compare, diff};
 use serde::Serialize;

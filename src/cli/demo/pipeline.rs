@@ -120,7 +120,7 @@ impl Demo {
             board: self.board.clone(),
             stop: self.stop.clone(),
             exchange: None,
-        dimensions: None,
+            dimensions: None,
         };
         let progress = Progress::start(self.board.clone(), records);
         let since = self.clock.monotonic_ms();

@@ -52,7 +52,8 @@ pub fn connections(c: &mut Checker<'_>, raw: &Pipeline) {
         let given: Vec<&str> = kinds.iter().filter(|(_, given)| *given).map(|(kind, _)| *kind).collect();
         match given.as_slice() {
             [] if !c.is_cut(&path) => {
-                c.error(&path, "an empty connection").expected("`kafka`, `redis`, `postgres`, `bucket` or `schema_registry`");
+                c.error(&path, "an empty connection")
+                    .expected("`kafka`, `redis`, `postgres`, `bucket` or `schema_registry`");
             }
             [] | [_] => {}
             [first, second, ..] => {

@@ -73,7 +73,13 @@ fn one(
     let find = |draft: &DimensionDraft| draft.plan.spec.name == raw.dimension;
     let Some(number) = dimensions.iter().position(find) else {
         let known: Vec<&str> = dimensions.iter().map(|draft| draft.plan.spec.name.as_str()).collect();
-        c.unknown(&path.key("dimension"), "dimension", &raw.dimension, known, &Path::of(&["dimensions", &raw.dimension]));
+        c.unknown(
+            &path.key("dimension"),
+            "dimension",
+            &raw.dimension,
+            known,
+            &Path::of(&["dimensions", &raw.dimension]),
+        );
         return None;
     };
     let spec = &dimensions[number].plan.spec;
@@ -177,9 +183,12 @@ fn waits(c: &mut Checker<'_>, stream: &StreamDraft, samples: &[SampleDraft]) {
                     .help("a row that waits for nothing else has nowhere to wait: it feeds features at once");
             }
             Some((longest_ms, sample)) if retry_ms > longest_ms => {
-                c.error(&at.key("for"), format!("{retry_ms} ms, but the sample `{sample}` writes a row after {longest_ms} ms"))
-                    .expected("at most what the row waits for its labels")
-                    .help("a longer window (`within`) lets it wait longer");
+                c.error(
+                    &at.key("for"),
+                    format!("{retry_ms} ms, but the sample `{sample}` writes a row after {longest_ms} ms"),
+                )
+                .expected("at most what the row waits for its labels")
+                .help("a longer window (`within`) lets it wait longer");
             }
             Some(_) => {}
         }
@@ -187,12 +196,7 @@ fn waits(c: &mut Checker<'_>, stream: &StreamDraft, samples: &[SampleDraft]) {
 }
 
 /// What only the whole file tells: names that joins have too, dimensions that nobody uses or that depend on the moment.
-pub fn finish(
-    c: &mut Checker<'_>,
-    streams: &[StreamDraft],
-    samples: &[SampleDraft],
-    dimensions: &[DimensionDraft],
-) {
+pub fn finish(c: &mut Checker<'_>, streams: &[StreamDraft], samples: &[SampleDraft], dimensions: &[DimensionDraft]) {
     for sample in samples {
         let anchor = &streams[sample.plan.join.anchor as usize].plan;
         for label in &sample.plan.join.labels {

@@ -71,6 +71,10 @@ pub fn topics(c: &mut Checker<'_>, raw: &Pipeline, kafka: &KafkaTopics, path: &P
             c.error(&at, format!("`{name}`, a Redis connection")).expected("a Kafka connection");
             None
         }
+        Some(connection) if connection.postgres.is_some() => {
+            c.error(&at, format!("`{name}`, a Postgres connection")).expected("a Kafka connection");
+            None
+        }
         Some(connection) if connection.bucket.is_some() => {
             c.error(&at, format!("`{name}`, a bucket")).expected("a Kafka connection");
             None

@@ -172,7 +172,8 @@ fn one(
         sparse: raw.sparse.unwrap_or(false),
         max_drift_ms: duration_or(&raw.max_drift, defaults::MAX_DRIFT),
     };
-    let mut draft = StreamDraft { plan: StreamPlan { name: name.into(), decode, registry, time, enrich }, path: path.clone() };
+    let mut draft =
+        StreamDraft { plan: StreamPlan { name: name.into(), decode, registry, time, enrich }, path: path.clone() };
     if let Some(filter) = &raw.filter {
         let scope = draft.scope();
         draft.plan.decode.filter = c.condition(&path.key("where"), filter, &scope, &draft.sources());

@@ -83,7 +83,8 @@ pub fn plan(
     let (payload, registry) = schemas::payload(c, file, &stream, &at);
     let spec = |id: StreamId, mut columns: Vec<ColumnSpec>, filter: Option<&str>, key: Vec<usize>| {
         columns.push(column(TIME, ColumnType::Timestamp, ColumnFrom::BrokerTime));
-        let field = |column: &ColumnSpec| Field::new(enrich::output_name(&column.name), column.column_type.arrow(), true);
+        let field =
+            |column: &ColumnSpec| Field::new(enrich::output_name(&column.name), column.column_type.arrow(), true);
         let schema = Schema::new(columns.iter().map(field).collect::<Vec<_>>());
         let filter = filter.map(|filter| {
             sql::predicate(filter, &Scope::of(&schema)).expect("the condition is ours and the columns are there")
