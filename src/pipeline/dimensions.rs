@@ -3,8 +3,8 @@
 //!   files  ── one thread each: look, read what changed ──┐
 //!   topics ── one thread each: follow ───────────────────┴─> the table that look-ups see
 //!
-//! Holds: every table is whole, and every server has answered, before the first record is read; what cannot be refreshed stays as it was, is told and
-//! counted. One set serves all cells of a process.
+//! Holds: every table is whole, and every server has answered, before the first record is read; what cannot be refreshed
+//! stays as it was, is told and counted. One set serves all cells of a process.
 //! Does not: know streams.
 
 use crate::config::{Plan, TopicPlan};
