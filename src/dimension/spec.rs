@@ -69,6 +69,13 @@ pub enum DimensionSource {
     Topic,
 }
 
+impl DimensionSource {
+    /// Whether it is asked key by key, and not held in memory as a whole.
+    pub fn is_asked(&self) -> bool {
+        matches!(self, DimensionSource::Redis(_) | DimensionSource::Postgres(_))
+    }
+}
+
 /// A file, or all files of a folder.
 #[derive(Clone, Debug)]
 pub struct DimensionFiles {

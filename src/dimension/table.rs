@@ -135,6 +135,9 @@ impl Table {
             self.put_one(print, Version { from, chunk, row: row as u32 });
             identities.push(Some(Identity { print, from }));
         }
+        if rows.num_rows() == 0 {
+            return identities;
+        }
         self.chunks.push(Chunk { rows, origin });
         if self.chunks.len() > self.chunks_max || (self.dead > DEAD_ROWS_MIN && self.dead > self.rows) {
             self.clear_away();

@@ -55,6 +55,9 @@ impl TopicTable {
     }
 
     pub fn apply(&self, changes: &Changes<'_>) {
+        if changes.records.is_empty() {
+            return;
+        }
         let mut last: BTreeMap<u128, ChangedRecord<'_>> = BTreeMap::new();
         for record in &changes.records {
             last.insert(xxh3_128(record.key), *record);

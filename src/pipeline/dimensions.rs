@@ -3,8 +3,8 @@
 //!   files  ── one thread each: look, read what changed ──┐
 //!   topics ── one thread each: follow ───────────────────┴─> the table that look-ups see
 //!
-//! Holds: every table is whole, and every server has answered, before the first record is read; what cannot be refreshed stays as it was, is told and
-//! counted. One set serves all cells of a process.
+//! Holds: every table is whole, and every server has answered, before the first record is read; what cannot be refreshed
+//! stays as it was, is told and counted. One set serves all cells of a process.
 //! Does not: know streams.
 
 use crate::config::{Plan, TopicPlan};
@@ -12,7 +12,7 @@ use crate::dimension::{Dimension, DimensionSource};
 use crate::env::Clock;
 use crate::event::EnrichError;
 use crate::pipeline::topics::{Follower, may_pass};
-use crate::pipeline::{Board, RunError, StopSignal};
+use crate::pipeline::{Board, Phase, RunError, StopSignal, World};
 use crate::telemetry::{DimensionProgress, Telemetry};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +30,19 @@ pub struct Dimensions {
 }
 
 impl Dimensions {
+    /// Those that the process has opened already, or of its own; `None` when a stop was requested while one was away.
+    pub(super) fn of_run(plan: &Plan, world: &World) -> Result<Option<Arc<Dimensions>>, RunError> {
+        let open = || Dimensions::open(plan, &world.clock, &world.board, &world.stop);
+        match world.dimensions.clone().map_or_else(open, Ok) {
+            Ok(dimensions) => Ok(Some(dimensions)),
+            Err(RunError::Enrich(EnrichError::Stopped)) => {
+                world.board.update(|view| view.phase = Phase::Ended);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads all there is to read and goes on doing so. What is away is waited for; a stop that is requested meanwhile ends
     /// it with [`EnrichError::Stopped`].
     pub fn open(

@@ -23,6 +23,16 @@ use std::time::Duration;
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
+/// Batches that may wait for stores at one time.
+const LOOKUPS_IN_FLIGHT_MIN: usize = 4;
+
+/// How many threads decode: one per lane; more where batches wait for stores, which costs no core.
+pub(super) fn decode_workers(plan: &Plan) -> usize {
+    let asked = |enrich: &EnrichSpec| plan.dimensions[enrich.dimension].spec.source.is_asked();
+    let waits = plan.streams.iter().flat_map(|stream| &stream.enrich).any(asked);
+    plan.state.lanes.max(if waits { LOOKUPS_IN_FLIGHT_MIN } else { 1 })
+}
+
 /// Looks up for all streams of a plan.
 pub struct Enricher {
     dimensions: Arc<Dimensions>,

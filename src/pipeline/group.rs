@@ -13,7 +13,6 @@ use crate::cell::{CellScope, Mirror};
 use crate::commit::ChainError;
 use crate::config::Plan;
 use crate::env::{Store, StoreError};
-use crate::event::EnrichError;
 use crate::online::{OnlineWriter, WriterLimits};
 use crate::pipeline::build::exchanged_groups;
 use crate::pipeline::exchange::{Exchange, KafkaExchange};
@@ -54,10 +53,7 @@ pub fn run_group(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<(
         (view.started_ms, view.now_ms, view.phase) = (started_ms, started_ms, Phase::Connecting);
     });
     // One set for all cells.
-    let dimensions = match Dimensions::open(&plan, &world.clock, &world.board, &world.stop) {
-        Err(RunError::Enrich(EnrichError::Stopped)) => return Ok(()),
-        opened => opened?,
-    };
+    let Some(dimensions) = Dimensions::of_run(&plan, &world)? else { return Ok(()) };
     let world = World { dimensions: Some(dimensions), ..world };
     let failure = Failure::new(world.stop.clone());
     let resets = RefCell::new((options.resets, BTreeSet::new()));

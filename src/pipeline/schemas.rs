@@ -34,7 +34,8 @@ pub struct Schemas {
     /// Per stream.
     shelves: Vec<Option<Arc<Shelf>>>,
     told: Mutex<BTreeSet<String>>,
-    enricher: Option<Arc<Enricher>>,
+    /// What looks rows up, for those who do so again.
+    pub(super) enricher: Option<Arc<Enricher>>,
     clock: Arc<dyn Clock>,
     board: Board,
     stop: StopSignal,

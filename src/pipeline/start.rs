@@ -6,11 +6,12 @@ use crate::config::{Plan, StreamPlan};
 use crate::decode::Decoder;
 use crate::env::failpoint::{self, Failpoint};
 use crate::env::{Clock, Entropy, Place, Store, open_place, probe};
-use crate::event::{EnrichError, PartitionId, Positions, Track};
+use crate::event::{PartitionId, Positions, Track};
 use crate::online::{OnlineStore, OnlineWriter, WriterLimits};
 use crate::pipeline::build::{cell_spec, definition, places, routed_streams};
 use crate::pipeline::committer::{BookNames, CommitWork, Committer, DEAD_LETTERS, GroupNames, SampleNames};
 use crate::pipeline::conductor::{Conductor, Ending, Names};
+use crate::pipeline::enrich::decode_workers;
 use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
@@ -25,7 +26,7 @@ use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sides::{SideSinks, SideStores, correction_sinks, side_files, side_stores};
 use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Dimensions, Enricher, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::{InputKind, Source};
@@ -95,18 +96,11 @@ pub fn run(plan: Arc<Plan>, options: RunOptions, world: World) -> Result<RunSumm
         view.started_ms = started_ms;
         view.now_ms = started_ms;
     });
-    let open = || Dimensions::open(&plan, &world.clock, &world.board, &world.stop);
-    let dimensions = match world.dimensions.clone().map_or_else(open, Ok) {
-        // Nothing was claimed yet.
-        Err(RunError::Enrich(EnrichError::Stopped)) => {
-            world.board.update(|view| view.phase = Phase::Ended);
-            return Ok(RunSummary { view: world.board.view(), head: 0, online_left: 0 });
-        }
-        opened => opened?,
+    let Some(dimensions) = Dimensions::of_run(&plan, &world)? else {
+        // A stop came before anything was claimed.
+        return Ok(RunSummary { view: world.board.view(), head: 0, online_left: 0 });
     };
-    let (clock, board, stop) = (world.clock.clone(), world.board.clone(), world.stop.clone());
-    let enricher = Enricher::new(&plan, &dimensions, clock, board, stop);
-    let result = Start { plan, options, world: &world, state, dimensions, enricher, started_ms }.run();
+    let result = Start { plan, options, world: &world, state, dimensions, started_ms }.run();
     world.board.update(|view| view.phase = Phase::Ended);
     result
 }
@@ -138,7 +132,6 @@ struct Start<'a> {
     world: &'a World,
     state: Arc<dyn Store>,
     dimensions: Arc<Dimensions>,
-    enricher: Option<Arc<Enricher>>,
     started_ms: u64,
 }
 
@@ -205,6 +198,7 @@ impl Start<'_> {
         let online = self.online(batches_per_tick)?;
         let frontier = Frontier::new(cell.lanes);
         let history = feature_history(&cell, self.mirror());
+        let schemas = Arc::new(self.schemas()?);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let memory = CellMemory::new(&self.world.memory, cell.lanes);
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head, &memory))?;
@@ -220,7 +214,7 @@ impl Start<'_> {
                 state: self.state.clone(),
                 clock: self.world.clock.clone(),
                 gauge: gauge.clone(),
-                enricher: self.enricher.clone(),
+                enricher: schemas.enricher.clone(),
                 cuts: cuts_in.clone(),
                 work: SinkWork::with(
                     sent,
@@ -250,7 +244,9 @@ impl Start<'_> {
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
         let told = progress.teller();
-        let mut intake = self.intake(opened.sources, paused.clone(), progress, &failure)?;
+        let decoding = Decoding { workers: decode_workers(&self.plan), decoders: || self.decoders(), schemas };
+        let stop = self.world.stop.clone();
+        let mut intake = Intake::start(opened.sources, decoding, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
         let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());
         let time = Timekeeper::new(cell.clone(), mirror, names.streams.clone(), &router);
@@ -553,18 +549,6 @@ impl Start<'_> {
             view.commit_number = head.number;
         });
         Ok(lanes)
-    }
-
-    fn intake(
-        &self,
-        sources: Vec<Box<dyn Source>>,
-        paused: PauseList,
-        progress: Progress,
-        failure: &Failure,
-    ) -> Result<Intake, RunError> {
-        let schemas = Arc::new(self.schemas()?);
-        let decoding = Decoding { workers: self.plan.state.lanes.max(1), decoders: || self.decoders(), schemas };
-        Ok(Intake::start(sources, decoding, paused, progress, self.world.stop.clone(), failure.clone()))
     }
 
     fn schemas(&self) -> Result<Schemas, RunError> {

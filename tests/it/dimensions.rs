@@ -6,6 +6,7 @@ use crate::support::env;
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use crate::support::oracle::Row;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use conjoin::event::{Partitioner, partition_of};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value as Json, json};
 use std::fs;
@@ -129,13 +130,13 @@ fn rows_are_enriched_as_of_their_time_and_what_they_get_is_a_column_like_any_oth
     assert_eq!(
         found,
         [
-            "r1|a|x|ann|2.0|at|2.0|null|false",
-            "r2|a|y|eve|8.0|null|8.0|null|true",
-            "r3|zz|z|null|null|null|null|null|null",
-            "r5|null|x|null|null|at|null|null|null",
+            "r1|a|x|ann|2.0|at|2.0|0.0|false",
+            "r2|a|y|eve|8.0|null|8.0|0.0|true",
+            "r3|zz|z|null|null|null|null|0.0|null",
+            "r5|null|x|null|null|at|null|0.0|null",
             "r6|a|x|eve|8.0|at|null|8.0|true",
-            "r7|late|x|null|null|at|null|null|null",
-            "r8|late|x|l|1.5|at|null|null|false",
+            "r7|late|x|null|null|at|null|0.0|null",
+            "r8|late|x|l|1.5|at|null|0.0|false",
         ],
         "{out}"
     );
@@ -383,4 +384,63 @@ state: {{ path: state }}
             ("r4".into(), vec![json!("eins"), json!("0:2"), json!("eins")]),
         ]
     );
+}
+
+#[test]
+fn cells_of_a_group_share_the_dimensions_of_their_process() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let kafka = KafkaProducer::new();
+    let topics = [kafka.create_topic("feed", 2), kafka.create_topic("clicks", 2)];
+    let pipeline = format!(
+        r#"
+version: 1
+pipeline: {name}
+connections: {{ main: {{ kafka: {{ brokers: "{brokers}" }} }} }}
+dimensions:
+  pages: {{ csv: {{ path: pages.csv }}, key: page, columns: {{ page: string, site: string }} }}
+streams:
+  impressions:
+    kafka: {{ connection: main, topics: [{feed}] }}
+    columns: {{ request_id: string, page: string, ts: timestamp }}
+    time: ts
+    id: request_id
+    idle_after: 2s
+    enrich: {{ page: {{ dimension: pages, on: page }} }}
+  clicks:
+    kafka: {{ connection: main, topics: [{clicks}] }}
+    columns: {{ event_id: string, request_id: string, ts: timestamp }}
+    time: ts
+    id: event_id
+    key: request_id
+    idle_after: 2s
+samples:
+  ctr:
+    from: impressions
+    join: {{ click: {{ stream: clicks, within: 1s }} }}
+    write: {{ parquet: {{ path: out, roll: {{ age: 1s }} }} }}
+state: {{ path: state, commit_every: 200ms, lanes: 1 }}
+group_mode: {{ instance: one, session_timeout: 6s }}
+"#,
+        name = unique("grouped"),
+        brokers = brokers(),
+        feed = topics[0],
+        clicks = topics[1],
+    );
+    fs::write(folder.path().join("pipeline.yaml"), pipeline).expect("the pipeline can be written");
+    fs::write(folder.path().join("pages.csv"), "page,site\nhome,one\n").expect("the file can be written");
+    let mut expected = Vec::new();
+    for number in 0..8 {
+        let request = format!("r{number}");
+        let home = Partitioner::Murmur2.home(request.as_bytes());
+        let page = if number % 2 == 0 { "home" } else { "none" };
+        let value = json!({"request_id": request, "page": page, "ts": START + number}).to_string();
+        kafka.produce(&topics[0], &[change(partition_of(home, 2) as i32, &request, Some(&value))]);
+        expected.push((request, vec![if number % 2 == 0 { json!("one") } else { json!(null) }]));
+    }
+    let run = Conjoin::run(folder.path(), "run", &[]);
+    wait_for("all rows", || (binary::rows(&folder.path().join("out")).len() == 8).then_some(()));
+    assert_eq!(by_request(&folder.path().join("out"), &["page_site"]), expected);
+    run.terminate();
+    let mut run = run;
+    assert!(run.wait().success(), "{}", run.errors());
 }

@@ -77,7 +77,7 @@ fn one(c: &mut Checker<'_>, file: &Pipeline, name: &str, raw: &Dimension, path: 
         }
         (Some(name), None) => VersionFrom::Column(found(c, &columns, &one_name(name), &path.key("version"))?[0]),
         (None, Some(_)) => VersionFrom::None,
-        (None, None) if raw.redis.is_some() || raw.postgres.is_some() => VersionFrom::None,
+        (None, None) if source.as_ref()?.is_asked() => VersionFrom::None,
         (None, None) => VersionFrom::Source,
     };
     let topic = match &raw.kafka {
