@@ -29,7 +29,7 @@ use crate::pipeline::timekeeper::Timekeeper;
 use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
-use crate::source::{InputKind, Source};
+use crate::source::InputKind;
 use crate::telemetry::Telemetry;
 use crossbeam_channel::bounded;
 use std::collections::{BTreeMap, BTreeSet};
