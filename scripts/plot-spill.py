@@ -14,6 +14,14 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 
 MIB = 1 << 20
+POINTS = 400
+
+
+def thinned(rows):
+    """Of every stretch the largest values: a peak is not lost."""
+    step = max(1, len(rows) // POINTS)
+    stretches = [rows[start : start + step] for start in range(0, len(rows), step)]
+    return [{key: max(row[key] for row in stretch) for key in stretch[0]} for stretch in stretches]
 
 
 def main():
@@ -25,7 +33,7 @@ def main():
             curves.setdefault(row.pop("state_memory"), []).append({key: float(value) for key, value in row.items()})
     if len(curves) != 2:
         sys.exit(f"{sys.argv[1]} has {len(curves)} runs, not one that spills and one that does not")
-    (little, spilling), (_, in_memory) = curves.items()
+    (little, spilling), (_, in_memory) = [(memory, thinned(rows)) for memory, rows in curves.items()]
     limit = int(little.removesuffix("MB")) * 1_000_000 / MIB
     if max(row["spilled"] for row in spilling) == 0:
         sys.exit("the first run of the file has spilled nothing")
@@ -40,11 +48,12 @@ def main():
     parts = [[row[part] / MIB for row in spilling] for part in ("index", "labels", "payload")]
     axes[1].stackplot(seconds, parts, labels=["index", "labels", "payload in memory, at the cut"], alpha=0.5)
     axes[1].axhline(limit, color="black", linewidth=0.8, linestyle="--", label=f"state.memory, {limit:.0f} MiB")
-    axes[1].set_ylim(0, max(limit, max(row["rss_kib"] for row in spilling) / 1024) * 1.45)
+    axes[1].set_ylim(0, max(limit, max(row["rss_kib"] for row in spilling) / 1024) * 1.7)
     for axis in axes:
         axis.set_xlabel("seconds")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7, loc="upper left")
+    axes[0].legend(fontsize=7, loc="center right")
+    axes[1].legend(fontsize=7, loc="upper left")
     axes[0].set_ylabel("MiB")
     figure.suptitle(f"a window of 24 h: {max(row['pending'] for row in spilling):,.0f} impressions pending at most", fontsize=10)
     figure.tight_layout()
