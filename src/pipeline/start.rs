@@ -243,9 +243,8 @@ impl Start<'_> {
         threads.extend(outbox.senders.into_iter().map(|sender| failure.spawn("outbox", || sender.run())));
         threads.push(failure.spawn("garbage", move || collector.run(notes_out)));
         let (paused, progress) = (PauseList::default(), Progress::default());
-        let told = progress.teller();
+        let (told, stop) = (progress.teller(), self.world.stop.clone());
         let decoding = Decoding { workers: decode_workers(&self.plan), decoders: || self.decoders(), schemas };
-        let stop = self.world.stop.clone();
         let mut intake = Intake::start(opened.sources, decoding, paused.clone(), progress, stop, failure.clone());
         threads.append(&mut intake.threads);
         let mirror = self.world.exchange.as_ref().map(|exchange| exchange.mirror().clone());

@@ -6,10 +6,8 @@ use crate::config::plan::DimensionPlan;
 use crate::config::raw::{self, Dimension, Names, Pipeline};
 use crate::config::tree::{Path, shown_text};
 use crate::decode::{ColumnFrom, ColumnSpec, TimeUnitSpec};
-use crate::dimension::{
-    CacheSpec, DimensionColumn, DimensionFiles, DimensionSource, DimensionSpec, DimensionTime, FileFormat, KeyPart,
-    PostgresDimension, RedisDimension, VersionFrom, parquet_columns,
-};
+use crate::dimension::{CacheSpec, DimensionColumn, DimensionFiles, DimensionSource, DimensionSpec, DimensionTime};
+use crate::dimension::{FileFormat, KeyPart, PostgresDimension, RedisDimension, VersionFrom, parquet_columns};
 use crate::env::Place;
 use crate::event::ColumnType;
 use std::sync::Arc;
