@@ -37,6 +37,7 @@ mod sources;
 mod start;
 mod stop;
 mod timekeeper;
+mod workers;
 mod topics;
 
 pub use answers::Answers;

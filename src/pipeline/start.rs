@@ -16,7 +16,7 @@ use crate::pipeline::exchange::Exchange;
 use crate::pipeline::garbage::{Collector, GarbageOutlet, NOTES_MAX, SinkPlace};
 use crate::pipeline::generation::{check_current, single_path};
 use crate::pipeline::intake::{Decoding, Intake, PauseList};
-use crate::pipeline::lanes::{Frontier, LANE_QUEUE_MAX, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet, deliver_restored};
+use crate::pipeline::lanes::{Frontier, LaneOutlets, ONLINE_FLUSH_MAX, OnlineOutlet};
 use crate::pipeline::left::left_behind;
 use crate::pipeline::memory::{CellMemory, StateMemoryLimit};
 use crate::pipeline::outages::outages_of;
@@ -24,9 +24,9 @@ use crate::pipeline::outbox::OutboxParts;
 use crate::pipeline::progress::Progress;
 use crate::pipeline::restore::{self, Objects};
 use crate::pipeline::sides::{SideSinks, SideStores, correction_sinks, side_files, side_stores};
-use crate::pipeline::sinks::{SINK_QUEUE_MAX, SinkGauge, SinkThread, SinkWork};
+use crate::pipeline::sinks::{SinkThread, SinkWork};
 use crate::pipeline::timekeeper::Timekeeper;
-use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, Schemas, StopSignal, lanes, sources};
+use crate::pipeline::{Board, Dimensions, Failure, Phase, RunError, Schemas, StopSignal, sources, workers};
 use crate::route::Router;
 use crate::sink::{DeadLetterSink, FileNaming, ParquetSink};
 use crate::source::InputKind;
@@ -181,8 +181,7 @@ impl Start<'_> {
         let (cuts_in, cuts_out) = bounded(CUT_QUEUE_MAX);
         let ((done_in, done_out), (notes_in, notes_out)) = (bounded(2), bounded(NOTES_MAX));
         let objects = failpoint::step(Failpoint::RestoreList, || restore::list(self.state.as_ref(), head))?;
-        let sample_stores = self.sample_stores()?;
-        let names = self.names(&opened.files);
+        let (sample_stores, names) = (self.sample_stores()?, self.names(&opened.files));
         let garbage = GarbageOutlet::new(notes_in);
         let outbox = OutboxParts::new(&self.plan, self.world, &self.state, (head, &objects), &writer);
         let mut committer = self.committer(chain, objects.clone(), &sample_stores, done_in, garbage, writer)?;
@@ -204,40 +203,32 @@ impl Start<'_> {
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head, &memory))?;
         self.world.board.update(|view| view.phase = Phase::Running);
         for (number, ((lane, closed), sent)) in restored.into_iter().zip(outbox.sinks).enumerate() {
-            let (lane_in, lane_out) = bounded(LANE_QUEUE_MAX);
-            let (sink_in, sink_out) = bounded(SINK_QUEUE_MAX);
-            let gauge = Arc::new(SinkGauge::default());
+            let naming = |stem: &str| self.naming(stem, number, head);
+            let side_sinks = SideSinks::new(&self.plan, &sides, naming);
+            let work = SinkWork::with(sent, side_sinks, correction_sinks(&self.plan, &sides, naming));
             let sink = SinkThread {
                 lane: number,
                 samples: self.plan.samples.clone(),
                 sinks: self.parquet_sinks(number, head, &sample_stores),
                 state: self.state.clone(),
                 clock: self.world.clock.clone(),
-                gauge: gauge.clone(),
+                gauge: Arc::default(),
                 enricher: schemas.enricher.clone(),
                 cuts: cuts_in.clone(),
-                work: SinkWork::with(
-                    sent,
-                    SideSinks::new(&self.plan, &sides, |stem| self.naming(stem, number, head)),
-                    correction_sinks(&self.plan, &sides, |stem| self.naming(stem, number, head)),
-                ),
+                work,
             };
-            threads.push(failure.spawn(&format!("sink-{number}"), move || sink.run(sink_out)));
-            let outlets = LaneOutlets {
-                sink: sink_in.clone(),
+            let outlets = |sink| LaneOutlets {
+                sink,
                 cuts: cuts_in.clone(),
                 online: OnlineOutlet::new(online.sender(), batches_per_tick, head),
                 frontier: frontier.clone(),
                 lanes: cell.lanes,
                 memory: memory.lane(number).clone(),
             };
-            let body = move || match deliver_restored(closed, &sink_in) {
-                true => lanes::run(number, lane, lane_out, outlets),
-                false => Ok(()),
-            };
-            threads.push(failure.spawn(&format!("lane-{number}"), body));
-            lane_inputs.push(lane_in);
-            gauges.push(gauge);
+            let worker = workers::start(&failure, (lane, closed), sink, outlets);
+            threads.extend(worker.threads);
+            lane_inputs.push(worker.input);
+            gauges.push(worker.gauge);
         }
         threads.push(failure.spawn("committer", move || committer.run(cuts_out)));
         threads.extend(outbox.senders.into_iter().map(|sender| failure.spawn("outbox", || sender.run())));
@@ -278,10 +269,8 @@ impl Start<'_> {
             memory,
         };
         threads.push(failure.spawn("conductor", move || conductor.run()));
-        for thread in threads {
-            // A thread's panic is the failure already.
-            let _ = thread.join();
-        }
+        // A thread's panic is the failure already.
+        threads.into_iter().for_each(|thread| drop(thread.join()));
         let online_left = online.stop(ONLINE_FLUSH_MAX).map_or_else(|left| left.0.backlog_entities, |_| 0);
         match failure.take() {
             Some(error) => Err(error),
