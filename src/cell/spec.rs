@@ -66,7 +66,8 @@ pub struct SampleCell {
     pub serving_lag_ms: DurationMs,
     /// The feature groups stitched onto the sample.
     pub groups: Vec<Stitched>,
-    /// No file waits for its rows: what has closed leaves with the next cut.
+    /// Its rows go to a topic alone: no file waits for them, and what has closed leaves the state of the join with the next
+    /// cut.
     pub leaves_at_cut: bool,
 }
 

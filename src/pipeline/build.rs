@@ -89,7 +89,7 @@ pub fn cell_spec(plan: &Plan, scope: CellScope, layout: &Layout) -> CellSpec {
             label_streams: label_streams.collect(),
             serving_lag_ms: sample_plan.sample.serving_lag_ms,
             groups: stitched.collect(),
-            leaves_at_cut: sample_plan.parquet.is_none(),
+            leaves_at_cut: sample_plan.parquet.is_none() && sample_plan.kafka.is_some(),
         }
     });
     let samples = samples.collect();

@@ -70,10 +70,10 @@ pub fn correction_sinks(plan: &Plan, stores: &SideStores, naming: impl Fn(&str) 
 /// The stores of their files, by the names of the outputs.
 pub type SideStores = BTreeMap<String, Arc<dyn Store>>;
 
-pub fn side_stores(
-    plan: &Plan,
-    open: &dyn Fn(&Place) -> Result<Arc<dyn Store>, RunError>,
-) -> Result<SideStores, RunError> {
+/// How a place is opened.
+type Open<'o> = dyn Fn(&Place) -> Result<Arc<dyn Store>, RunError> + 'o;
+
+pub fn side_stores(plan: &Plan, open: &Open<'_>) -> Result<SideStores, RunError> {
     let files = side_files(plan).into_iter();
     files.map(|side| Ok((side.name(), open(&side.parquet.path)?))).collect()
 }
