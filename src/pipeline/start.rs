@@ -195,11 +195,10 @@ impl Start<'_> {
         // A tick takes one batch of each group from each lane.
         let batches_per_tick = cell.lanes * cell.groups.len();
         let online = self.online(batches_per_tick)?;
-        let frontier = Frontier::new(cell.lanes);
+        let (frontier, memory) = (Frontier::new(cell.lanes), CellMemory::new(&self.world.memory, cell.lanes));
         let history = feature_history(&cell, self.mirror());
         let schemas = Arc::new(self.schemas()?);
         let (mut lane_inputs, mut gauges, mut threads) = (Vec::new(), Vec::new(), Vec::new());
-        let memory = CellMemory::new(&self.world.memory, cell.lanes);
         let restored = failpoint::step(Failpoint::Restore, || self.restore(&cell, &history, &objects, head, &memory))?;
         self.world.board.update(|view| view.phase = Phase::Running);
         for (number, ((lane, closed), sent)) in restored.into_iter().zip(outbox.sinks).enumerate() {
