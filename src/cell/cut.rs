@@ -25,6 +25,10 @@ pub enum LaneRestoreError {
 /// One block on its way back to a lane: closed ids first, then impressions, the newest segments first; then the others in
 /// the order of their segments.
 #[derive(Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most blocks of a restore are the large ones, and each lives for a moment"
+)]
 pub enum RestoredBlock {
     /// Impressions with what belongs to their segment. Without a segment id they are written again at the next cut.
     Impressions {

@@ -243,22 +243,6 @@ fn c7_a_store_that_is_away_for_seconds_is_waited_for() {
 }
 
 #[test]
-fn fault_31_payload_that_left_memory_is_read_back_from_the_bucket() {
-    let setup = Setup::new("spilled", IMPRESSIONS / 4);
-    let text = pipeline(&setup.proxy.endpoint(), &setup.place, "memory: 1KB, ");
-    fs::write(setup.folder.path().join("bucket.yaml"), text).unwrap();
-    setup.finish();
-    setup.check();
-    let store = setup.store();
-    let spilled = |path: &str| {
-        let manifest: Json = serde_json::from_slice(&store.read(path).unwrap()).unwrap();
-        manifest["counts"]["samples"][0]["memory"]["spilled"].as_u64().unwrap_or(0)
-    };
-    let most = store.list("state/manifests/").unwrap().iter().map(|manifest| spilled(&manifest.path)).max();
-    assert!(most > Some(100_000), "{most:?} bytes were on disk alone");
-}
-
-#[test]
 fn c8_a_store_that_ignores_conditions_is_refused_before_anything_is_claimed() {
     let careless = CarelessStore::start();
     let folder = workspace(1_000);
