@@ -24,8 +24,9 @@ use arrow::datatypes::{Int64Type, UInt8Type, UInt32Type, UInt64Type};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Rows per segment: bounds what is read back at once.
+/// Rows, and bytes of payload, per segment: bounds what is read back at once.
 const SEGMENT_ROWS_MAX: usize = 65_536;
+const SEGMENT_BYTES_MAX: usize = 8 << 20;
 
 /// What a cut adds and what it lets go.
 #[derive(Debug, Default)]
@@ -398,13 +399,16 @@ fn seal(parts: Vec<Part>) -> Vec<Part> {
     for part in parts {
         let fits = |group: &Vec<Part>| {
             let first = &group[0];
-            let rows: usize = group.iter().map(|part| part.rows as usize).sum();
+            let (rows, bytes) = group
+                .iter()
+                .fold((0, 0), |(rows, bytes), part| (rows + part.rows as usize, bytes + part.payload_bytes));
             let known = |part: &Part| part.entities.iter().map(Vec::is_empty).collect::<Vec<_>>();
             first.segment.is_none()
                 && part.segment.is_none()
                 && first.features.is_some() == part.features.is_some()
                 && known(first) == known(&part)
                 && rows + part.rows as usize <= SEGMENT_ROWS_MAX
+                && bytes + part.payload_bytes <= SEGMENT_BYTES_MAX
         };
         match sealed.last_mut().filter(|group| fits(group)) {
             Some(group) => group.push(part),
