@@ -215,20 +215,18 @@ impl Committer {
         let Written { bytes: state_bytes, copied: copied_bytes, columns } =
             self.write_state(number, blocks, &needed_from)?;
         let files = self.collect_files(sinks, parts.dead_letters)?;
-        let is_side = |file: &FileEntry| self.work.sides.contains_key(&file.sink);
-        let of_sample = |file: &&FileEntry| file.sink != DEAD_LETTERS && !is_side(file);
-        let rows: u64 = files.iter().filter(of_sample).map(|file| file.file.rows).sum();
         let head = self.chain.head();
         let mut totals = head.totals;
         for entry in &files {
             if entry.sink == DEAD_LETTERS {
                 totals.dead_letter_files += 1;
                 totals.dead_letter_rows += entry.file.rows;
-            } else if is_side(entry) {
+            } else if self.work.sides.contains_key(&entry.sink) {
                 totals.side_files += 1;
                 totals.side_rows += entry.file.rows;
             } else {
                 totals.files += 1;
+                totals.file_rows += entry.file.rows;
                 totals.file_bytes += entry.file.bytes;
                 let progress = self.work.files.entry(entry.file.sample.clone()).or_default();
                 progress.files += 1;
@@ -236,7 +234,6 @@ impl Committer {
                 progress.bytes += entry.file.bytes;
             }
         }
-        totals.file_rows += rows;
         totals.state_bytes_written += state_bytes + written_bytes;
         totals.state_bytes_copied += copied_bytes;
         self.check_books(&counts, &conductor, totals.dead_letter_rows);

@@ -388,7 +388,7 @@ impl Conductor {
         if self.cut(now, true, beat) && self.wait_for_commit(beat) {
             self.outbox.drain(OUTBOX_DRAIN_MAX);
             // So that nothing is sent again by the next process.
-            if self.outbox.sent() > beat.sent && self.cut(now, true, beat) {
+            if self.outbox.sent() > beat.acknowledged && self.cut(now, true, beat) {
                 self.wait_for_commit(beat);
             }
         }
