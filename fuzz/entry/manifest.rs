@@ -55,10 +55,9 @@ pub fn of_books(message: &str) -> bool {
 /// Looks at a state, and lives a life on it from claim to end, which goes well if it is `whole`. If it is not, its books
 /// may lie.
 pub fn go_on(disk: &Disk, plan: &Arc<Plan>, whole: bool) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| live_on(disk, plan, whole))) {
-        if whole || !panic.downcast_ref::<String>().is_some_and(|message| of_books(message)) {
-            resume_unwind(panic);
-        }
+    let Err(panic) = catch_unwind(AssertUnwindSafe(|| live_on(disk, plan, whole))) else { return };
+    if whole || !panic.downcast_ref::<String>().is_some_and(|message| of_books(message)) {
+        resume_unwind(panic);
     }
 }
 

@@ -208,7 +208,8 @@ fn f1_f5_through_any_deaths_each_row_of_a_side_output_is_there_once_and_as_many_
         assert_eq!(places.len(), rows, "{story}: a record is there twice");
         let mut sent = topic.rows();
         let mut filed: Vec<String> = all[1].iter().map(|row| Json::from_iter(row.clone()).to_string()).collect();
-        (sent.sort(), filed.sort());
+        sent.sort();
+        filed.sort();
         assert_eq!(sent, filed, "{story}");
     }
 }

@@ -155,7 +155,7 @@ fn said(joined: &Joined<'_>, instant: i64) -> BTreeMap<&'static str, String> {
     BTreeMap::from([
         ("first_event_id", of(known(0).next(), "event_id")),
         ("first_ts", of(known(0).next(), "ts")),
-        ("last_event_id", of(known(1).last(), "event_id")),
+        ("last_event_id", of(known(1).next_back(), "event_id")),
         ("click_any", (known(2).count() > 0).to_string()),
         ("clicks_count", known(3).count().to_string()),
         ("buys_count", known(4).count().to_string()),
@@ -164,7 +164,7 @@ fn said(joined: &Joined<'_>, instant: i64) -> BTreeMap<&'static str, String> {
         ("most_value", number(values(7).max())),
         ("listed_event_id", format!("[{}]", listed.join(","))),
         ("of_click_count", known(9).count().to_string()),
-        ("of_listed_event_id", of(known(10).last(), "event_id")),
+        ("of_listed_event_id", of(known(10).next_back(), "event_id")),
     ])
 }
 

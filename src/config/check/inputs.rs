@@ -75,7 +75,7 @@ pub(super) fn cluster(c: &mut Checker<'_>, raw: &Pipeline, name: &str, at: &Path
             None
         }
         Some(connection) if connection.postgres.is_some() => {
-            c.error(&at, format!("`{name}`, a Postgres connection")).expected("a Kafka connection");
+            c.error(at, format!("`{name}`, a Postgres connection")).expected("a Kafka connection");
             None
         }
         Some(connection) if connection.bucket.is_some() => {

@@ -69,7 +69,8 @@ impl Outbox {
     /// What a reader takes that keeps, for each partition and chain, the commit and row of the last message it took, and
     /// drops what is not beyond it. Whatever the reader drops must be a copy of what it took.
     pub fn taken(&self) -> Vec<Sent> {
-        let (mut last, mut taken): (BTreeMap<(i32, String), (u64, u64)>, Vec<Sent>) = Default::default();
+        let mut last: BTreeMap<(i32, String), (u64, u64)> = BTreeMap::new();
+        let mut taken: Vec<Sent> = Vec::new();
         let mut known: BTreeMap<(String, u64, u64), (String, Vec<u8>)> = BTreeMap::new();
         for sent in self.sent() {
             let at = (sent.commit, sent.row);
