@@ -21,6 +21,7 @@ mod verify;
 
 use crate::config::{self, Diagnostics, LoadOptions, Loaded, Plan, TestCase};
 use clap::{Parser, Subcommand};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -145,7 +146,12 @@ fn eprint_text(text: &str) {
 /// A line for people or pipes.
 #[expect(clippy::disallowed_macros, reason = "the command line speaks to people here, and nowhere else")]
 fn print_text(text: &str) {
-    println!("{}", text.trim_end());
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Ok(()) => {}
+        // Whoever reads has seen enough, as in `conjoin inspect FILE | head`.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(error) => eprint_text(&format!("error: standard output: {error}")),
+    }
 }
 
 fn generate_events(options: &generate::GenOptions) -> ExitCode {

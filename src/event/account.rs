@@ -296,6 +296,7 @@ impl AddAssign for Totals {
         self.side_files += other.side_files;
         self.side_rows += other.side_rows;
         self.state_bytes_written += other.state_bytes_written;
+        self.state_bytes_copied += other.state_bytes_copied;
     }
 }
 
