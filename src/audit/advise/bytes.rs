@@ -93,13 +93,12 @@ impl Probe {
     pub fn finish(mut self) -> Result<(RowBytes, Vec<LabelBytes>), AuditError> {
         let per_row = |bytes: usize, rows: usize| if rows == 0 { 0.0 } else { bytes as f64 / rows as f64 };
         let labels = self.labels.into_iter().map(|(mut state, rows)| {
-            let memory = per_row(state.memory().total() as usize, rows);
-            Ok(LabelBytes { memory, disk: per_row(disk_bytes(state.cut(0, 1, 0, false).blocks)?, rows) })
+            let (memory, disk) = at_rest(&mut state)?;
+            Ok(LabelBytes { memory: per_row(memory, rows), disk: per_row(disk, rows) })
         });
         let labels = labels.collect::<Result<Vec<LabelBytes>, AuditError>>()?;
-        let state = &mut self.impressions;
-        let memory = per_row(state.memory().total() as usize, self.rows);
-        let disk = per_row(disk_bytes(state.cut(0, 1, 0, false).blocks)?, self.rows);
+        let (memory, disk) = at_rest(&mut self.impressions)?;
+        let (memory, disk) = (per_row(memory, self.rows), per_row(disk, self.rows));
         let bytes = RowBytes {
             measured_rows: self.rows as u64,
             impression_memory: memory + self.feature_bytes,
@@ -107,6 +106,13 @@ impl Probe {
         };
         Ok((bytes, labels))
     }
+}
+
+/// What a state takes in memory and on disk once commits have written it: with the second one it keeps no room to grow.
+fn at_rest(state: &mut JoinState) -> Result<(usize, usize), AuditError> {
+    let disk = disk_bytes(state.cut(0, 1, 0, false).blocks)?;
+    state.cut(0, 2, 0, false);
+    Ok((state.memory().total() as usize, disk))
 }
 
 fn disk_bytes(blocks: Vec<StateBlock>) -> Result<usize, AuditError> {
