@@ -144,7 +144,6 @@ fn eprint_text(text: &str) {
 }
 
 /// A line for people or pipes.
-#[expect(clippy::disallowed_macros, reason = "the command line speaks to people here, and nowhere else")]
 fn print_text(text: &str) {
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
         Ok(()) => {}
