@@ -4,6 +4,8 @@ SHELL := bash
 .ONESHELL:
 .DEFAULT_GOAL := help
 CARGO ?= cargo
+# Seconds without a line after which a test is taken to hang.
+SILENT_MAX := 600
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 .PHONY: help preflight build test soak fuzz demo bench services docs fmt lint clean
@@ -23,11 +25,11 @@ test: preflight ## format, clippy and all tests, with a Kafka, a Redis, a Postgr
 	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)
 	CONJOIN_PYTHON=$$(scripts/venv.sh scores numpy onnxruntime)
 	export ORT_DYLIB_PATH CONJOIN_PYTHON
-	scripts/with-services $(CARGO) test --locked --tests --no-fail-fast $(TESTS)
+	scripts/with-services scripts/watched.py $(SILENT_MAX) $(CARGO) test --locked --tests --no-fail-fast $(TESTS)
 
 soak: preflight ## simulated lives with random faults for SECONDS (default 60); ends with one line of JSON; RSS=FILE.csv notes memory
 	$(if $(RSS),export SOAK_RSS=$(abspath $(RSS)))
-	SOAK_SECONDS=$(or $(SECONDS),60) $(CARGO) test --locked --test it -- --ignored --exact --nocapture simulation::storm::soak
+	SOAK_SECONDS=$(or $(SECONDS),60) CARGO_PROFILE_DEV_OPT_LEVEL=1 $(CARGO) test --locked --test it -- --ignored --exact --nocapture simulation::storm::soak
 
 fuzz: preflight ## every fuzz target for SECONDS (default 60), one after another; ends with one line of JSON
 	ORT_DYLIB_PATH=$$(scripts/onnxruntime.sh)

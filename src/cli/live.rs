@@ -7,7 +7,7 @@
 //! Does not: know what a request is.
 
 use crate::config::Plan;
-use crate::env::{Clock, SystemClock};
+use crate::env::{Clock, SystemClock, resident_bytes};
 use crate::event::EventTime;
 use crate::model::Model;
 use crate::online::{OnlineStore, WriterSnapshot, WriterStats};
@@ -109,13 +109,6 @@ fn metrics_text(telemetry: &Telemetry, view: &RunView) -> String {
         telemetry.memory_resident(bytes);
     }
     telemetry.render()
-}
-
-/// As the operating system counts it, where it tells.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
 #[cfg(test)]

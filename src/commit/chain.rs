@@ -276,9 +276,10 @@ fn create(store: &dyn Store, manifest: &Manifest) -> Result<(CommitOutcome, Stri
     let bytes = seal(manifest);
     let sha256 = hex(&Sha256::digest(&bytes));
     let path = path_of(manifest.number);
+    let written = || overtaken(store, manifest).map(|lost| lost.unwrap_or(CommitOutcome::Committed));
     loop {
         match store.create(&path, &bytes) {
-            Ok(Created::Yes) => return Ok((overtaken(store, manifest)?.unwrap_or(CommitOutcome::Committed), sha256)),
+            Ok(Created::Yes) => return Ok((written()?, sha256)),
             Ok(Created::AlreadyThere) => {}
             Err(error) if error.kind == StoreErrorKind::Unknown => {}
             Err(error) => return Err(error.into()),
@@ -290,13 +291,16 @@ fn create(store: &dyn Store, manifest: &Manifest) -> Result<(CommitOutcome, Stri
         };
         match protocol::resolve(manifest, found.as_ref()) {
             CommitOutcome::WriteAgain => continue,
+            // Also a write whose answer was lost may have found the number free again.
+            CommitOutcome::Committed => return Ok((written()?, sha256)),
             outcome => return Ok((outcome, sha256)),
         }
     }
 }
 
 /// A number that could be written may have been freed: who slept while others committed so often that what they wrote
-/// under it is forgotten has lost it all the same.
+/// under it is forgotten has lost it all the same. Who was overtaken between its write and this look did commit, and loses
+/// nothing by stopping: who came after goes on from there.
 fn overtaken(store: &dyn Store, manifest: &Manifest) -> Result<Option<CommitOutcome>, ChainError> {
     let Some(last) = numbers(store)?.into_iter().max().filter(|last| *last > manifest.number) else { return Ok(None) };
     let (last, _) = read(store, last)?;
@@ -307,7 +311,7 @@ fn overtaken(store: &dyn Store, manifest: &Manifest) -> Result<Option<CommitOutc
 pub(super) mod tests {
     use super::*;
     use crate::commit::manifest::InputEntry;
-    use crate::env::MemoryStore;
+    use crate::env::{MemoryStore, StoreFault, StoreOperation};
 
     fn identity(writer: &str, definition: &'static Definition) -> Identity<'static> {
         Identity { pipeline: "p", definition, resets: &NO_RESETS, writer: writer.into(), chain: 7, now_ms: 1 }
@@ -370,6 +374,28 @@ pub(super) mod tests {
         let left = forget_strays(store.as_ref(), new.head().number).unwrap();
         assert_eq!((left.first(), left.last()), (Some(&21), Some(&41)));
         assert_eq!(numbers(store.as_ref()).unwrap(), left);
+    }
+
+    #[test]
+    fn f12_nor_can_it_when_the_answer_to_that_write_is_lost() {
+        let memory = MemoryStore::default();
+        let store: Arc<dyn Store> = Arc::new(memory.clone());
+        let mut old = Chain::claim(store.clone(), &identity("a", &NONE)).unwrap();
+        let mut new = Chain::claim(store.clone(), &identity("b", &NONE)).unwrap();
+        for _ in 0..40 {
+            new.commit(new.head().clone()).unwrap();
+        }
+        forget_manifests(store.as_ref(), &(0..21).collect::<Vec<_>>()).unwrap();
+        memory.set_fault_hook(|operation, _| match operation {
+            StoreOperation::Create => StoreFault::FailAfter(std::io::ErrorKind::TimedOut),
+            _ => StoreFault::None,
+        });
+        let next = old.head().clone();
+        assert!(matches!(old.commit(next), Err(ChainError::Fenced { epoch: 2, .. })));
+        assert_eq!(old.head().number, 0, "nothing of it happened");
+        // Where nobody came between, a lost answer is no loss.
+        new.commit(new.head().clone()).unwrap();
+        assert_eq!(new.head().number, 42);
     }
 
     #[test]

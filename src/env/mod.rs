@@ -3,7 +3,7 @@
 //!   commit, sink, pipeline ──> Clock, Entropy, Store ──┬── the real ones: system clock, OS entropy, a folder or a bucket
 //!                                                      └── the simulated ones: a clock set by hand, a seed, memory
 //!
-//! In: paths relative to a store's root, with `/`. Out: bytes, times, random numbers.
+//! In: paths relative to a store's root, with `/`. Out: bytes, times, random numbers, and how much memory there is in use.
 //! Holds: an object under its final name is complete and never changes; a create-only write succeeds at most once.
 //! Does not: know what it stores, or decide when something is due. Only a bucket tries again what failed.
 
@@ -16,6 +16,7 @@ mod local;
 mod memory;
 mod bucket;
 mod place;
+mod process;
 
 pub use bucket::*;
 pub use clock::*;
@@ -23,5 +24,6 @@ pub use entropy::*;
 pub use local::*;
 pub use memory::*;
 pub use place::*;
+pub use process::*;
 pub use spec::*;
 pub use store::*;

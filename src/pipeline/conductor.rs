@@ -466,6 +466,7 @@ impl Conductor {
         if let Some(dimensions) = &self.dimensions {
             dimensions.tell(&self.telemetry, now);
         }
+        self.memory.limit().look();
         self.telemetry.cell_watermark(Watermark(self.time.watermark()));
         self.outbox.tell(&self.telemetry, now);
         let (depth, capacity) = self.intake.depth();

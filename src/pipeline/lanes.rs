@@ -181,7 +181,7 @@ fn deliver(number: usize, out: &mut LaneOutput, roll: bool, outlets: &mut LaneOu
     }
     if let Some(mut cut) = out.cut.take() {
         outlets.online.at_cut(cut.number);
-        outlets.memory.set_fixed(cut.counts.fixed_bytes());
+        outlets.memory.at_cut(&cut.counts);
         let marker = SinkInput::Cut { number: cut.number, roll };
         if outlets.sink.send(marker).is_err() {
             return Ok(false);

@@ -1,23 +1,33 @@
 //! Memory: how much of `state.memory` the lanes of this process may take, whatever cells they belong to.
 //!
-//!   5/8   index, labels, tiles; what is left of it holds payload that is on disk too, and the rest of that is spilled
-//!   1/8   rows that came since the last cut: past it the next cut comes early
-//!   1/8   rows of the cut under way: when both are full, reading waits for the commit
-//!   1/8   that cut as it is encoded
+//!   index, labels, tiles, and in what is left payload that is on disk too; the rest of that is spilled    5/8 at most
+//!   1/16   rows that came since the last cut: past it the next cut comes early
+//!   1/16   rows of the cut under way: when both are full, reading waits for the commit
+//!   1/16   row groups of files that are open
+//!   what else the process takes: batches on their way, that cut as it is encoded, models, the allocator's own
 //!
-//! Does not: count what is on its way to a lane or in a file that is open; those have bounds of their own.
+//! The last is not added up but seen: it is what the process has beyond what its lanes say they hold, and the more it is,
+//! the less payload stays.
 
 use crate::cell::Lane;
+use crate::env::resident_bytes;
+use crate::event::LaneCounts;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// Rows between cuts may take so much, however little memory there is: below it commits would be all that happens.
 const FRESH_BYTES_MIN: u64 = 256 << 10;
+/// Row groups that wait in memory for their end: of one sink at least and at most.
+const ROW_GROUPS_BYTES: (u64, u64) = (4 << 20, 64 << 20);
+/// Of the most that was seen beside the state, what is believed at the next look: peaks matter, and pass.
+const BESIDE_KEPT: (u64, u64) = (127, 128);
 
 /// The memory of a process, which its lanes share.
 pub struct StateMemoryLimit {
     bytes: u64,
     lanes: Mutex<Vec<Weak<LaneMemory>>>,
+    /// What the process has beside what lanes hold: the most of late.
+    beside: AtomicU64,
     overdrawn: AtomicBool,
 }
 
@@ -28,6 +38,8 @@ pub struct LaneMemory {
     fixed: AtomicU64,
     /// Rows that came since then.
     fresh: AtomicU64,
+    /// Payload in memory at the last cut, less what has left it since.
+    payload: AtomicU64,
 }
 
 impl LaneMemory {
@@ -39,18 +51,27 @@ impl LaneMemory {
         self.fresh.store(bytes as u64, Ordering::Relaxed);
     }
 
+    /// What a lane holds at a cut.
+    pub fn at_cut(&self, counts: &LaneCounts) {
+        self.set_fixed(counts.fixed_bytes());
+        self.payload.store(counts.samples.iter().map(|sample| sample.memory.payload).sum(), Ordering::Relaxed);
+    }
+
     /// What a lane holds that was brought back.
     pub fn restored(&self, lane: &Lane) {
-        self.set_fixed(lane.counts().fixed_bytes());
+        self.at_cut(&lane.counts());
         self.set_fresh(lane.fresh_bytes());
     }
 
-    /// Bytes of payload that the lane may keep in memory though they are on disk. Lanes with more rows have more of it.
+    /// Bytes of payload that the lane may keep in memory though they are on disk, and from now on does. Lanes with more
+    /// rows have more of it.
     pub fn keep(&self) -> usize {
-        let (lanes, fixed) = self.limit.held();
+        let (lanes, fixed) = self.limit.fixed();
         let room = self.limit.resident_max().saturating_sub(fixed) as u128;
         let mine = self.fixed.load(Ordering::Relaxed) as u128 + 1;
-        (room * mine / (fixed as u128 + lanes.max(1) as u128)) as usize
+        let keep = (room * mine / (fixed as u128 + lanes.max(1) as u128)) as u64;
+        self.payload.fetch_min(keep, Ordering::Relaxed);
+        keep as usize
     }
 }
 
@@ -63,8 +84,8 @@ pub struct CellMemory {
 impl CellMemory {
     pub fn new(limit: &Arc<StateMemoryLimit>, lanes: usize) -> CellMemory {
         let lane = |_| {
-            let (limit, fixed, fresh) = (limit.clone(), AtomicU64::new(0), AtomicU64::new(0));
-            Arc::new(LaneMemory { limit, fixed, fresh })
+            let (fixed, fresh, payload) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+            Arc::new(LaneMemory { limit: limit.clone(), fixed, fresh, payload })
         };
         let lanes: Vec<_> = (0..lanes).map(lane).collect();
         let mut all = limit.lanes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,7 +103,7 @@ impl CellMemory {
 
     /// Bytes of rows that the lanes may take in before a cut.
     fn fresh_max(&self) -> u64 {
-        (self.limit.bytes / 8 * self.lanes.len() as u64 / self.limit.held().0.max(1)).max(FRESH_BYTES_MIN)
+        (self.limit.share() * self.lanes.len() as u64 / self.limit.fixed().0.max(1)).max(FRESH_BYTES_MIN)
     }
 
     /// Whether lanes that were sent so many bytes since the last cut are to be sent more before the next one.
@@ -98,39 +119,74 @@ impl CellMemory {
 
 impl StateMemoryLimit {
     pub fn new(bytes: u64) -> Arc<StateMemoryLimit> {
-        Arc::new(StateMemoryLimit { bytes, lanes: Mutex::default(), overdrawn: AtomicBool::new(false) })
+        let (beside, overdrawn) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(StateMemoryLimit { bytes, lanes: Mutex::default(), beside, overdrawn })
     }
 
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// How many lanes there are, and what all of them cannot let go of.
-    fn held(&self) -> (u64, u64) {
+    /// How many lanes there are, and the sum of what they say.
+    fn sum(&self, of: impl Fn(&LaneMemory) -> u64) -> (u64, u64) {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         lanes.retain(|lane| lane.strong_count() > 0);
-        let fixed = lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.fixed.load(Ordering::Relaxed));
-        (lanes.len() as u64, fixed.sum())
+        (lanes.len() as u64, lanes.iter().filter_map(Weak::upgrade).map(|lane| of(&lane)).sum())
     }
 
+    /// How many lanes there are, and what all of them cannot let go of.
+    fn fixed(&self) -> (u64, u64) {
+        self.sum(|lane| lane.fixed.load(Ordering::Relaxed))
+    }
+
+    fn share(&self) -> u64 {
+        self.bytes / 16
+    }
+
+    /// Of the state, at rest between two commits.
     fn resident_max(&self) -> u64 {
-        self.bytes / 8 * 5
+        let beside = self.beside.load(Ordering::Relaxed);
+        (self.bytes / 8 * 5).min(self.bytes.saturating_sub(beside + 2 * self.share()))
+    }
+
+    /// Bytes of row groups that one of so many sinks may keep open.
+    pub fn row_groups_bytes(&self, sinks: usize) -> usize {
+        (self.share() / sinks.max(1) as u64).clamp(ROW_GROUPS_BYTES.0, ROW_GROUPS_BYTES.1) as usize
+    }
+
+    /// Takes note of what the process has.
+    pub fn look(&self) {
+        let held = |lane: &LaneMemory| {
+            [&lane.fixed, &lane.fresh, &lane.payload].iter().map(|part| part.load(Ordering::Relaxed)).sum()
+        };
+        if let Some(resident) = resident_bytes() {
+            self.saw(resident.saturating_sub(self.sum(held).1));
+        }
+        self.tell();
+    }
+
+    fn saw(&self, beside: u64) {
+        let before = self.beside.load(Ordering::Relaxed);
+        let faded = before / BESIDE_KEPT.1 * BESIDE_KEPT.0;
+        self.beside.store(beside.max(faded), Ordering::Relaxed);
     }
 
     /// Says it when what cannot leave memory does not fit into it any more, and when it does again.
-    pub fn look(&self) {
-        let (_, fixed) = self.held();
+    fn tell(&self) {
+        let (_, fixed) = self.fixed();
         let (overdrawn, limit, holds) = (fixed > self.resident_max(), self.bytes, self.resident_max());
         if overdrawn == self.overdrawn.swap(overdrawn, Ordering::Relaxed) {
             return;
         }
         if overdrawn {
+            let beside = self.beside.load(Ordering::Relaxed);
             tracing::warn!(
                 fixed,
+                beside,
                 limit,
-                "keys, labels and feature tiles alone take more than the {holds} bytes that `state.memory` leaves for them: \
-                 all payload has left memory, and it goes on growing past the limit. Raise `state.memory`, shorten the \
-                 windows, or run more processes"
+                "keys, labels and feature tiles alone take more than the {holds} bytes that `state.memory` leaves for them \
+                 beside what else the process has: all payload has left memory, and it goes on growing past the limit. \
+                 Raise `state.memory`, shorten the windows, or run more processes"
             );
         } else {
             tracing::info!(fixed, limit, "keys, labels and feature tiles fit into `state.memory` again");
@@ -161,8 +217,33 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_due_when_an_eighth_is_fresh_and_more_cells_have_less_each() {
+    fn what_the_process_has_beside_its_state_leaves_less_of_it_in_memory() {
         let limit = StateMemoryLimit::new(80 * MIB);
+        let cell = CellMemory::new(&limit, 1);
+        let keep = || cell.lane(0).keep() as u64;
+        cell.lane(0).set_fixed(10 * MIB);
+        limit.saw(20 * MIB);
+        assert_eq!(keep(), 40 * MIB, "there is enough for all");
+        limit.saw(40 * MIB);
+        assert_eq!(keep(), 20 * MIB, "80 less 40 beside, 10 fixed, and 10 for rows that come");
+        limit.saw(0);
+        assert!((20 * MIB..21 * MIB).contains(&keep()), "a peak is remembered");
+        (0..1_000).for_each(|_| limit.saw(0));
+        assert_eq!(keep(), 40 * MIB, "and forgotten");
+        limit.saw(200 * MIB);
+        assert_eq!(keep(), 0);
+    }
+
+    #[test]
+    fn row_groups_of_all_sinks_share_a_sixteenth() {
+        let limit = StateMemoryLimit::new(320 * MIB);
+        assert_eq!(limit.row_groups_bytes(2), 10 << 20);
+        assert_eq!((limit.row_groups_bytes(0), limit.row_groups_bytes(100)), (20 << 20, 4 << 20));
+    }
+
+    #[test]
+    fn a_cut_is_due_when_a_sixteenth_is_fresh_and_more_cells_have_less_each() {
+        let limit = StateMemoryLimit::new(160 * MIB);
         let mine = CellMemory::new(&limit, 2);
         mine.lane(0).set_fresh(6 << 20);
         mine.lane(1).set_fresh(4 << 20);

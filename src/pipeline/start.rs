@@ -407,10 +407,13 @@ impl Start<'_> {
         head: &Manifest,
         stores: &[Option<Arc<dyn Store>>],
     ) -> Vec<Option<ParquetSink>> {
+        let files = stores.iter().flatten().count() * self.plan.state.lanes;
+        let row_groups = self.world.memory.row_groups_bytes(files);
         let sinks = self.plan.samples.iter().zip(stores).map(|(sample, store)| {
             let (spec, store) = (sample.parquet.as_ref()?, store.as_ref()?);
             let naming = self.naming(&sample.sample.name, lane, head);
-            Some(ParquetSink::new(spec, sample.sample.schema.clone(), naming, store.clone()))
+            let sink = ParquetSink::new(spec, sample.sample.schema.clone(), naming, store.clone());
+            Some(sink.bounded(row_groups))
         });
         sinks.collect()
     }

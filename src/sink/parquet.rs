@@ -23,8 +23,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// A sink that would open one more finishes its largest file first.
 pub const OPEN_FILES_MAX: usize = 32;
-/// Encoded bytes that wait in memory for the end of their row group, over all open files of a sink. Past it the
-/// largest row group ends early.
+/// Encoded bytes that wait in memory for the end of their row group, over all open files of a sink, unless it is told to
+/// take less. Past it the largest row group ends early.
 const ROW_GROUPS_BYTES_MAX: usize = 64 << 20;
 
 pub struct ParquetSink {
@@ -37,6 +37,7 @@ pub struct ParquetSink {
     /// Complete, waiting for the next cut.
     finished: Vec<StagedFile>,
     next_seq: u64,
+    row_groups_bytes_max: usize,
     /// When the oldest row that is in no cut yet arrived.
     oldest_arrival_ms: Option<i64>,
     rows: u64,
@@ -53,9 +54,15 @@ impl ParquetSink {
             open: BTreeMap::new(),
             finished: Vec::new(),
             next_seq: 0,
+            row_groups_bytes_max: ROW_GROUPS_BYTES_MAX,
             oldest_arrival_ms: None,
             rows: 0,
         }
+    }
+
+    /// The same with a limit of its own for row groups in memory.
+    pub fn bounded(self, row_groups_bytes_max: usize) -> ParquetSink {
+        ParquetSink { row_groups_bytes_max, ..self }
     }
 
     /// Takes rows that arrived at `now_ms` (wall time, for the roll by age).
@@ -134,7 +141,7 @@ impl ParquetSink {
     }
 
     fn bound_row_groups(&mut self) -> Result<(), SinkError> {
-        while self.open.values().map(|file| file.writer.memory_size()).sum::<usize>() > ROW_GROUPS_BYTES_MAX {
+        while self.open.values().map(|file| file.writer.memory_size()).sum::<usize>() > self.row_groups_bytes_max {
             let largest = self.open.values_mut().max_by_key(|file| file.writer.memory_size());
             largest.expect("the sum is above zero").flush_row_group()?;
         }

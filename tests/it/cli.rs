@@ -1,5 +1,6 @@
 //! The binary as people use it: exit codes, what it prints, what it leaves behind.
 
+use crate::support::binary::{Begun, ended, output};
 use arrow::array::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -22,7 +23,7 @@ pub(crate) fn conjoin(folder: &Path, args: &[&str]) -> Command {
 }
 
 pub(crate) fn finish(folder: &Path, args: &[&str]) -> (i32, String, String) {
-    outcome(conjoin(folder, args).output().expect("the binary starts"))
+    outcome(output(&mut conjoin(folder, args)))
 }
 
 fn outcome(output: Output) -> (i32, String, String) {
@@ -299,19 +300,15 @@ fn a_run_that_is_told_to_stop_commits_and_the_next_one_comes_to_the_same_samples
     assert_eq!(code, 0, "{errors}");
     let manifests = || files(&folder.path().join("out/state/manifests"), ".json").len();
     // Many short commits: the second manifest is there long before the end.
-    let mut run = conjoin(folder.path(), &["run", "p.yaml", "--set", "state.commit_every=20ms"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary starts");
+    let mut run = Begun::new(&mut conjoin(folder.path(), &["run", "p.yaml", "--set", "state.commit_every=20ms"]));
     let since = Instant::now();
     while manifests() < 2 {
-        assert!(run.try_wait().expect("it can be asked").is_none(), "it ended before it could be stopped");
+        assert!(run.child.try_wait().expect("it can be asked").is_none(), "it ended before it could be stopped");
         assert!(since.elapsed() < DEADLINE, "nothing was committed");
         std::thread::sleep(Duration::from_millis(5));
     }
-    terminate(&run);
-    let (code, out, errors) = outcome(run.wait_with_output().expect("it ends"));
+    terminate(&run.child);
+    let (code, out, errors) = outcome(run.end());
     assert_eq!(code, 0, "{errors}");
     assert!(errors.contains("stopping in order"), "{errors}");
     let interrupted = rows(&folder.path().join("out/samples")).len();
@@ -372,6 +369,7 @@ impl Server {
 
     pub(crate) fn ask(&mut self, method: &str, path: &str, body: &str) -> (u16, String) {
         let mut connection = TcpStream::connect(&self.addr).expect("the server listens");
+        connection.set_read_timeout(Some(DEADLINE)).expect("it can be set");
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
@@ -385,7 +383,8 @@ impl Server {
 
     pub(crate) fn stop(&mut self) -> i32 {
         terminate(&self.process);
-        self.process.wait().expect("it ends").code().unwrap_or(-1)
+        let log = self.log.path();
+        ended(&mut self.process, || fs::read_to_string(log).expect("the log is text")).code().unwrap_or(-1)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Guard: a label stream that is cut off while impressions go on, with the real binary and a real Kafka.
 
-use crate::support::binary::{Conjoin, rows, wait_for};
+use crate::cli::conjoin;
+use crate::support::binary::{Conjoin, output, rows, wait_for};
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use crate::support::oracle::Row;
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::Command;
 use tempfile::TempDir;
 
 const START: i64 = 1_767_225_600_000;
@@ -81,11 +81,7 @@ state: {{ path: state, commit_every: 100ms, lanes: 2 }}
     }
 
     fn inspect(&self) -> Option<Value> {
-        let told = Command::new(env!("CARGO_BIN_EXE_conjoin"))
-            .args(["inspect", "pipeline.yaml", "--json"])
-            .current_dir(self.path())
-            .output()
-            .unwrap();
+        let told = output(&mut conjoin(self.path(), &["inspect", "pipeline.yaml", "--json"]));
         serde_json::from_slice(&told.stdout).ok()
     }
 
@@ -116,7 +112,7 @@ fn f4_rows_that_close_while_a_label_stream_is_cut_off_say_so_whatever_crashes() 
     let conjoin = Conjoin::run(shop.path(), "cut off", &["--json"]);
     // Clicks have come to 30 s: impressions up to 19 s are decided with them, those up to 89 s without.
     wait_for("rows until 89 s", || (shop.rows().len() >= 90).then_some(()));
-    assert!(conjoin.errors().contains("cut off"), "{}", conjoin.errors());
+    wait_for("the log to say that clicks are cut off", || conjoin.errors().contains("cut off").then_some(()));
     conjoin.kill();
     let conjoin = Conjoin::run(shop.path(), "back", &["--json"]);
     // The clicks come back first, so that nobody can say that they were still away when impressions went on.

@@ -1,5 +1,6 @@
 //! What a model may look like, with the small models of tests/data/make_models.py.
 
+use crate::support::binary::output;
 use crate::support::env;
 use conjoin::event::Value::{self, Bool, Float, Int, Null, Text};
 use conjoin::model::{InputColumn, Model, ModelError, ModelInput, ModelInputFrom, ModelSpec};
@@ -111,11 +112,11 @@ fn without_the_runtime_library_the_error_says_how_to_get_it() {
         env!("CARGO_MANIFEST_DIR"),
         concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"),
     ] {
-        let output = Command::new(&itself)
-            .args(["--exact", "model_contract::child_without_the_runtime_library", "--ignored", "--nocapture"])
-            .env("ORT_DYLIB_PATH", library)
-            .output()
-            .expect("the test can be started again");
+        let output = output(
+            Command::new(&itself)
+                .args(["--exact", "model_contract::child_without_the_runtime_library", "--ignored", "--nocapture"])
+                .env("ORT_DYLIB_PATH", library),
+        );
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
         assert!(text.contains("pip install onnxruntime"), "{text}");

@@ -2,7 +2,7 @@
 
 use crate::end_to_end::{FIRST, SHORT, SHORT_TIMES, Setup, check_accounts, short_worlds};
 use crate::group::{PARTITIONS, SESSION, place, stop};
-use crate::support::binary::{Conjoin, rows, wait_for};
+use crate::support::binary::{Conjoin, output, rows, wait_for};
 use crate::support::kafka::brokers;
 use crate::support::oracle::Oracle;
 use crate::support::world::{Record, World};
@@ -25,7 +25,7 @@ fn setup() -> (Setup, World) {
 fn conjoin(setup: &Setup, command: &str, args: &[&str]) -> Output {
     let mut whole: Vec<&str> = command.split(' ').chain(["pipeline.yaml"]).collect();
     whole.extend(args);
-    crate::cli::conjoin(setup.path(), &whole).output().unwrap()
+    output(&mut crate::cli::conjoin(setup.path(), &whole))
 }
 
 fn said(output: &Output) -> String {

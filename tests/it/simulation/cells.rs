@@ -479,6 +479,13 @@ fn fault_12_13_cells_that_move_between_processes_give_the_rows_features_and_book
     }
 }
 
+/// A soak found it: the number that a zombie wrote under had been freed meanwhile, and the answer to that write was lost.
+#[test]
+fn f12_a_zombie_whose_lost_answer_hid_that_its_number_was_free_again_finds_out() {
+    let report = storm(1_000_017_615);
+    assert!(report.is_good(), "{:#?}", report.wrong);
+}
+
 #[test]
 fn a_storm_of_cells_is_the_same_each_time_for_its_seed() {
     for seed in [3, 4] {

@@ -270,6 +270,7 @@ impl<'a> Claimed<'a> {
             lanes: life_lanes,
             keep,
             pace: None,
+            steps: 0,
             world,
             logs,
             plan,

@@ -54,11 +54,17 @@ pub struct Life<'a> {
     pub(super) keep: Option<usize>,
     /// How many inputs a lane takes at once, how many records are read at most.
     pub(super) pace: Option<(usize, usize)>,
+    pub(super) steps: u64,
 }
+
+/// Far more than the longest life takes: one that does not come to its end is a failure with a seed, not a test that hangs.
+const STEPS_MAX: u64 = 3_000_000;
 
 impl Life<'_> {
     /// One step; the books when it was the last one.
     pub fn go_on(&mut self) -> Result<Option<Books>, Halt> {
+        self.steps += 1;
+        assert!(self.steps < STEPS_MAX, "it does not come to its end");
         if self.router.all_ended() {
             self.finish()?;
             return Ok(Some(self.books()));

@@ -7,7 +7,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long anything may take on a busy machine.
@@ -23,6 +23,57 @@ pub fn wait_for<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         assert!(began.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Waits for the end of a process. One that does not end is killed, and the test fails with what each of its threads waits for.
+pub fn ended(child: &mut Child, said: impl Fn() -> String) -> ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if began.elapsed() >= DEADLINE {
+            let waits = threads(child.id());
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("still running after {DEADLINE:?}; threads: {waits}; it said:\n{}", said());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The threads of a process, and where in the kernel each of them waits.
+fn threads(process: u32) -> String {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let of = |task: &Path, what: &str| fs::read_to_string(task.join(what)).unwrap_or_default().trim().to_owned();
+    let told = tasks.map(|task| format!("{} ({})", of(&task.path(), "comm"), of(&task.path(), "wchan")));
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// A process whose output goes to files, so that nobody has to read along.
+pub struct Begun {
+    pub child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl Begun {
+    pub fn new(command: &mut Command) -> Begun {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| File::create(folder.path().join(name)).unwrap();
+        command.stdin(Stdio::null()).stdout(file("out")).stderr(file("err"));
+        Begun { child: command.spawn().expect("the binary starts"), folder }
+    }
+
+    pub fn end(mut self) -> Output {
+        let said = |name: &str| fs::read(self.folder.path().join(name)).unwrap();
+        let status = ended(&mut self.child, || String::from_utf8_lossy(&said("err")).into_owned());
+        Output { status, stdout: said("out"), stderr: said("err") }
+    }
+}
+
+/// `Command::output` with an end.
+pub fn output(command: &mut Command) -> Output {
+    Begun::new(command).end()
 }
 
 /// A run of the binary; dropping it kills it.
@@ -126,15 +177,8 @@ impl Conjoin {
     }
 
     pub fn wait(&mut self) -> ExitStatus {
-        let errors = self.stderr.clone();
-        let began = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(began.elapsed() < DEADLINE, "still running; it said:\n{}", fs::read_to_string(&errors).unwrap());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let errors = &self.stderr;
+        ended(&mut self.child, || fs::read_to_string(errors).unwrap())
     }
 
     /// Waits for its end, which must be a good one, and takes the line of JSON.

@@ -1,6 +1,6 @@
 //! Cluster: small Kafka brokers of one test's own, to be killed and started again.
 
-use super::binary::wait_for;
+use super::binary::{output, wait_for};
 use super::kafka::KafkaProducer;
 use serde_json::Value;
 use std::fs::File;
@@ -25,7 +25,7 @@ impl Cluster {
     pub fn start(count: usize) -> Cluster {
         let folder = tempfile::tempdir().unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services.py");
-        let made = Command::new(script).args(["brokers", &count.to_string()]).arg(folder.path()).output().unwrap();
+        let made = output(Command::new(script).args(["brokers", &count.to_string()]).arg(folder.path()));
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let text = String::from_utf8(made.stdout).unwrap();
         let broker = |line: &str| {
