@@ -19,7 +19,7 @@ use std::process::ExitCode;
 /// filtered, where they are read.
 ///
 /// The topic is made if it is missing. The command begins at the topics' start and goes on where its last call ended; a
-/// consumer group of its own remembers the place, conjoin-<pipeline>-repartition-<stream>-<topic>. No record is left out,
+/// consumer group of its own remembers the place, `conjoin-<pipeline>-repartition-<stream>-<topic>`. No record is left out,
 /// and records of one source partition keep their order. After a crash some records are copied again; they are exact
 /// duplicates, and a pipeline drops them by their id. Without --until-end it goes on copying what comes, until Ctrl-C.
 #[derive(clap::Args, Debug)]

@@ -1,8 +1,8 @@
 //! Generation: what all cells of a pipeline agree on, written once where their chains lie.
 //!
-//!   <state.path>/manifests/…                               no generation: one process that reads all partitions
-//!   <state.path>/generations/000001.json                   partitions, partitioner, name of the internal topic
-//!   <state.path>/cells/<generation>/00003/manifests/…      one chain per partition number
+//!   state.path/manifests/…                               no generation: one process that reads all partitions
+//!   state.path/generations/000001.json                   partitions, partitioner, name of the internal topic
+//!   state.path/cells/GENERATION/00003/manifests/…        one chain per partition number
 //!
 //! Holds: the first process of a new pipeline makes generation 1, create-only; every other finds the same. A later one is
 //! made when state is dealt out anew; the newest holds. A pipeline whose topics have another number of partitions is refused:

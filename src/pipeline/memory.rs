@@ -1,13 +1,14 @@
 //! Memory: how much of `state.memory` the lanes of this process may take, whatever cells they belong to.
 //!
 //!   index, labels, tiles, and in what is left payload that is on disk too; the rest of that is spilled    5/8 at most
-//!   1/16   rows that came since the last cut: past it the next cut comes early
-//!   1/16   rows of the cut under way: when both are full, reading waits for the commit
-//!   1/16   row groups of files that are open
-//!   what else the process takes: batches on their way, that cut as it is encoded, models, the allocator's own
+//!   1/32   rows that came since the last cut: past it the next cut comes early
+//!   1/32   rows of the cut under way: when both are full, reading waits for the commit
+//!   what else the process takes: batches on their way, that cut as it is encoded, row groups of open files (1/16), models,
+//!   the allocator's own
+//!   1/16   what comes between two looks at that
 //!
-//! The last is not added up but seen: it is what the process has beyond what its lanes say they hold, and the more it is,
-//! the less payload stays.
+//! What else it takes is not added up but seen: it is what the process has beyond what its lanes say they hold, and the
+//! more it is, the less payload stays.
 
 use crate::cell::Lane;
 use crate::env::resident_bytes;
@@ -103,7 +104,7 @@ impl CellMemory {
 
     /// Bytes of rows that the lanes may take in before a cut.
     fn fresh_max(&self) -> u64 {
-        (self.limit.share() * self.lanes.len() as u64 / self.limit.fixed().0.max(1)).max(FRESH_BYTES_MIN)
+        (self.limit.fresh_max() * self.lanes.len() as u64 / self.limit.fixed().0.max(1)).max(FRESH_BYTES_MIN)
     }
 
     /// Whether lanes that were sent so many bytes since the last cut are to be sent more before the next one.
@@ -139,19 +140,20 @@ impl StateMemoryLimit {
         self.sum(|lane| lane.fixed.load(Ordering::Relaxed))
     }
 
-    fn share(&self) -> u64 {
-        self.bytes / 16
+    /// Of rows that came since the last cut.
+    fn fresh_max(&self) -> u64 {
+        self.bytes / 32
     }
 
     /// Of the state, at rest between two commits.
     fn resident_max(&self) -> u64 {
         let beside = self.beside.load(Ordering::Relaxed);
-        (self.bytes / 8 * 5).min(self.bytes.saturating_sub(beside + 2 * self.share()))
+        (self.bytes / 8 * 5).min((self.bytes - self.bytes / 16).saturating_sub(beside + 2 * self.fresh_max()))
     }
 
     /// Bytes of row groups that one of so many sinks may keep open.
     pub fn row_groups_bytes(&self, sinks: usize) -> usize {
-        (self.share() / sinks.max(1) as u64).clamp(ROW_GROUPS_BYTES.0, ROW_GROUPS_BYTES.1) as usize
+        (self.bytes / 16 / sinks.max(1) as u64).clamp(ROW_GROUPS_BYTES.0, ROW_GROUPS_BYTES.1) as usize
     }
 
     /// Takes note of what the process has.
@@ -218,14 +220,18 @@ mod tests {
 
     #[test]
     fn what_the_process_has_beside_its_state_leaves_less_of_it_in_memory() {
-        let limit = StateMemoryLimit::new(80 * MIB);
+        let limit = StateMemoryLimit::new(160 * MIB);
         let cell = CellMemory::new(&limit, 1);
         let keep = || cell.lane(0).keep() as u64;
-        cell.lane(0).set_fixed(10 * MIB);
-        limit.saw(20 * MIB);
-        assert_eq!(keep(), 40 * MIB, "there is enough for all");
+        cell.lane(0).set_fixed(60 * MIB);
         limit.saw(40 * MIB);
-        assert_eq!(keep(), 20 * MIB, "80 less 40 beside, 10 fixed, and 10 for rows that come");
+        assert_eq!(keep(), 40 * MIB, "there is enough for all");
+        limit.saw(60 * MIB);
+        assert_eq!(
+            keep(),
+            20 * MIB,
+            "160 less 60 beside, 60 fixed, 10 for rows that come, and 10 that nobody looked at yet"
+        );
         limit.saw(0);
         assert!((20 * MIB..21 * MIB).contains(&keep()), "a peak is remembered");
         (0..1_000).for_each(|_| limit.saw(0));
@@ -242,8 +248,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_is_due_when_a_sixteenth_is_fresh_and_more_cells_have_less_each() {
-        let limit = StateMemoryLimit::new(160 * MIB);
+    fn a_cut_is_due_when_its_share_is_fresh_and_more_cells_have_less_each() {
+        let limit = StateMemoryLimit::new(320 * MIB);
         let mine = CellMemory::new(&limit, 2);
         mine.lane(0).set_fresh(6 << 20);
         mine.lane(1).set_fresh(4 << 20);

@@ -3,6 +3,7 @@
 use crate::cli::{finish, rows};
 use crate::support::binary::{self, Conjoin, wait_for};
 use crate::support::env;
+use crate::support::gate::Gate;
 use crate::support::kafka::{KafkaProducer, TestRecord, brokers, unique};
 use crate::support::oracle::Row;
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -311,6 +312,114 @@ state: {{ path: state, commit_every: 100ms }}
     );
     let told = fs::read_to_string(folder.path().join("first.err")).expect("the log is there");
     assert!(told.contains("dimension items: 1 records cannot be read"), "{told}");
+}
+
+/// A service behind a gate: the gate, and its URL with the gate's address in the place of its own.
+fn gated(url: &str) -> (Gate, String) {
+    let rest = url.split_once("://").expect("a URL").1;
+    let address = rest.rsplit('@').next().and_then(|rest| rest.split('/').next()).expect("an address");
+    let (gate, front) = Gate::opened(address.to_string());
+    (gate, url.replace(address, &front))
+}
+
+#[test]
+fn stores_that_go_away_hold_reading_back_and_make_no_null() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let kafka = KafkaProducer::new();
+    let feed = kafka.create_topic("feed", 1);
+    let prefix = unique("away");
+    let table = prefix.replace('-', "_");
+    let ((redis_gate, redis_url), (postgres_gate, postgres_url)) =
+        (gated(&env("REDIS_URL")), gated(&env("POSTGRES_URL")));
+    let pipeline = format!(
+        r#"
+version: 1
+pipeline: {prefix}
+connections:
+  main: {{ kafka: {{ brokers: "{brokers}" }} }}
+  cache: {{ redis: {{ url: "{redis_url}" }} }}
+  shop: {{ postgres: {{ url: "{postgres_url}" }} }}
+dimensions:
+  users:
+    redis: {{ connection: cache, key: "{prefix}:{{user}}" }}
+    key: user
+    columns: {{ user: int64, age: int32 }}
+  shops:
+    postgres: {{ connection: shop, table: {table} }}
+    key: shop
+    columns: {{ shop: int64, name: string }}
+streams:
+  impressions:
+    kafka: {{ connection: main, topics: [{feed}] }}
+    columns: {{ request_id: string, user: int64, shop: int64, ts: timestamp }}
+    time: ts
+    id: request_id
+    lateness: 0s
+    idle_after: 1s
+    enrich: {{ user: {{ dimension: users, on: user }}, shop: {{ dimension: shops, on: shop }} }}
+samples:
+  all: {{ from: impressions, write: {{ parquet: {{ path: out, roll: {{ age: 100ms }} }} }} }}
+state: {{ path: state, commit_every: 100ms }}
+"#,
+        brokers = brokers(),
+    );
+    fs::write(folder.path().join("pipeline.yaml"), pipeline).expect("the pipeline can be written");
+    let mut redis = redis::Client::open(env("REDIS_URL")).and_then(|client| client.get_connection()).expect("redis");
+    let mut postgres = postgres::Client::connect(&env("POSTGRES_URL"), postgres::NoTls).expect("postgres answers");
+    postgres
+        .batch_execute(&format!(
+            "CREATE TABLE {table} (shop bigint, name text);
+             INSERT INTO {table} SELECT number, 'shop ' || number FROM generate_series(0, 39) number"
+        ))
+        .expect("the table can be made");
+    for user in 0..40 {
+        redis::cmd("HSET")
+            .arg(format!("{prefix}:{user}"))
+            .arg("age")
+            .arg(user)
+            .exec(&mut redis)
+            .expect("it is written");
+    }
+    let expected = |number: i64| (format!("r{number:02}"), vec![json!(number), json!(format!("shop {number}"))]);
+    // Each row has keys of its own, so that no cache answers for a store, and an hour of its own, so that none is late.
+    let produce = |numbers: std::ops::Range<i64>| {
+        for number in numbers {
+            let request = format!("r{number:02}");
+            let value =
+                json!({"request_id": request, "user": number, "shop": number, "ts": START + number * 3_600_000});
+            kafka.produce(&feed, &[change(0, &request, Some(&value.to_string()))]);
+        }
+    };
+    let found = || by_request(&folder.path().join("out"), &["user_age", "shop_name"]);
+    let wait_for_rows = |count: usize| wait_for("rows", || (found().len() >= count).then_some(()));
+    let run = Conjoin::run(folder.path(), "run", &[]);
+    produce(0..10);
+    wait_for_rows(10);
+    for (gate, name, rows) in [(&redis_gate, "users", 10..20), (&postgres_gate, "shops", 20..30)] {
+        gate.close();
+        let before = found().len();
+        produce(rows.clone());
+        let words = format!("dimension {name}: ");
+        let missed =
+            |run: &Conjoin| run.errors().lines().any(|line| line.contains(&words) && line.contains("reading waits"));
+        wait_for("a word about the store", || missed(&run).then_some(()));
+        assert_eq!(found().len(), before, "nothing is written without what it takes");
+        gate.open();
+        wait_for_rows(rows.end as usize);
+        assert!(run.errors().contains(&format!("dimension {name} answers again")), "{}", run.errors());
+    }
+    // A stop is obeyed while a store is away; what was not read by then is read by the next run.
+    redis_gate.close();
+    produce(30..40);
+    let waits = |run: &Conjoin| run.errors().lines().filter(|line| line.contains("reading waits")).count();
+    let before = waits(&run);
+    wait_for("the store to be missed again", || (waits(&run) > before).then_some(()));
+    run.terminate();
+    let mut run = run;
+    assert!(run.wait().success(), "{}", run.errors());
+    redis_gate.open();
+    Conjoin::run(folder.path(), "again", &["--until-end", "--close", "--json"]).summary();
+    assert_eq!(found(), (0..40).map(expected).collect::<Vec<_>>());
 }
 
 #[test]

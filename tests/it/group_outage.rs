@@ -5,55 +5,11 @@ use crate::end_to_end::short_worlds;
 use crate::group::{GROUP_TIMES, Group, cells_of, stop};
 use crate::group_faults::Feed;
 use crate::support::binary::Conjoin;
-use std::io::copy;
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use crate::support::gate::Gate;
 use std::time::{Duration, Instant};
 
 /// What an orchestrator waits before it kills.
 const GRACE: Duration = Duration::from_secs(30);
-
-/// Passes connections on while it is open.
-struct Gate {
-    open: Arc<AtomicBool>,
-    passing: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Gate {
-    fn closed(front: &str, behind: String) -> Gate {
-        let listener = TcpListener::bind(front).expect("the port is still free");
-        let gate = Gate { open: Arc::default(), passing: Arc::default() };
-        let (open, passing) = (gate.open.clone(), gate.passing.clone());
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if !open.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let Ok(server) = TcpStream::connect(&behind) else { continue };
-                let both = [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)];
-                for (mut read, mut write) in both {
-                    passing.lock().unwrap().push(read.try_clone().unwrap());
-                    // Ends with the connection.
-                    std::thread::spawn(move || copy(&mut read, &mut write));
-                }
-            }
-        });
-        gate
-    }
-
-    fn open(&self) {
-        self.open.store(true, Ordering::SeqCst);
-    }
-
-    fn close(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        for connection in self.passing.lock().unwrap().drain(..) {
-            // It may have ended by itself.
-            let _ = connection.shutdown(Shutdown::Both);
-        }
-    }
-}
 
 fn stops_in_time(run: Conjoin) {
     let began = Instant::now();

@@ -113,6 +113,24 @@ pub const ALLOWED: &[&str] = &[
     "to_unixtime",
     "to_timestamp",
     "to_timestamp_millis",
+    // lists
+    "array_avg",
+    "array_distance",
+    "array_distinct",
+    "array_element",
+    "array_has",
+    "array_has_all",
+    "array_has_any",
+    "array_intersect",
+    "array_length",
+    "array_max",
+    "array_min",
+    "array_position",
+    "array_slice",
+    "array_sum",
+    "array_to_string",
+    "cosine_distance",
+    "inner_product",
     // ours
     "millis_between",
 ];
@@ -174,7 +192,8 @@ impl Functions {
 
     fn new() -> Self {
         let mut scalar = BTreeMap::new();
-        for function in datafusion_functions::all_default_functions() {
+        let of_lists = datafusion_functions_nested::all_default_nested_functions();
+        for function in datafusion_functions::all_default_functions().into_iter().chain(of_lists) {
             let names = std::iter::once(function.name()).chain(function.aliases().iter().map(String::as_str));
             for name in names.filter(|name| ALLOWED.contains(name)) {
                 scalar.insert(name.to_string(), function.clone());
@@ -185,6 +204,8 @@ impl Functions {
             scalar,
             planners: vec![
                 Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
+                // `items[1]`
+                Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
                 Arc::new(datafusion_functions::datetime::planner::DatetimeFunctionPlanner),
                 Arc::new(datafusion_functions::unicode::planner::UnicodeFunctionPlanner),
             ],

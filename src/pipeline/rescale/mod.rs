@@ -1,8 +1,8 @@
 //! Rescale: deals the state of a stopped pipeline out to another number of cells, partitions or lanes, key by key.
 //!
-//!   old chains ─ claim ─> at rest ─ read ─> lanes of the new shape ─ one cut each ─> cells/<new name>/<n>/
+//!   old chains ─ claim ─> at rest ─ read ─> lanes of the new shape ─ one cut each ─> cells/NEW NAME/N/
 //!                                                                                      │ nothing points there yet
-//!   generations/<n + 1>.json, create-only: the switch ─────────────────────────────────┘
+//!   generations/N + 1.json, create-only: the switch ─────────────────────────────────┘
 //!
 //! In: a pipeline file, which says what the new shape is; the newest generation, or the chain of one process. Out: a new
 //! generation, whose cells hold each row, tile and count of the old ones exactly once.

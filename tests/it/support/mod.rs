@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod cluster;
+pub mod gate;
 pub mod kafka;
 pub mod oracle;
 pub mod registry;
