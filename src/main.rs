@@ -10,7 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: c_int = libmimalloc_sys::mi_option_use_numa_nodes - 1;
 /// How long freed memory is kept for the next use, unless MIMALLOC_PURGE_DELAY says otherwise. The allocator's own second
 /// has a run hold some 100 MiB that it does not use, and `state.memory` is about what it holds.
-const PURGE_DELAY_MS: i64 = 10;
+const PURGE_DELAY_MS: i64 = 100;
 
 #[expect(unsafe_code, reason = "the allocator's options are C")]
 fn main() -> ExitCode {
