@@ -52,6 +52,13 @@ struct CellView {
     moved_at_ms: BTreeMap<StreamId, u64>,
 }
 
+/// What a cell that runs here said last.
+#[derive(Clone, Copy, Debug)]
+struct Pinned {
+    reads_from: EventTime,
+    published: EventTime,
+}
+
 /// See the module.
 pub struct Mirror {
     cells: u32,
@@ -60,7 +67,7 @@ pub struct Mirror {
     views: Mutex<BTreeMap<u32, CellView>>,
     /// What the cells that run here still need, by their own last word: whoever takes one over needs less before this
     /// process knows of it.
-    pinned: Mutex<BTreeMap<u32, EventTime>>,
+    pinned: Mutex<BTreeMap<u32, Pinned>>,
     /// Cells whose words are news: all they had said before was taken.
     current: Mutex<BTreeSet<u32>>,
     /// Up to where this process has published what the cells that it owns own.
@@ -181,14 +188,17 @@ impl Mirror {
 
     /// No cell will read features before it, nor will one that runs here although another process has taken it over.
     fn needed(&self) -> EventTime {
-        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).values().min().copied();
+        let pinned = self.pinned.lock().unwrap_or_else(PoisonError::into_inner);
+        let pinned = pinned.values().map(|last| last.reads_from).min();
         self.lowest(CellMark::reads_from).min(pinned.unwrap_or(EventTime::MAX))
     }
 
     /// The cell runs here, and this is its last word; `None` when it has said nothing yet.
     pub fn pin(&self, cell: u32, mark: Option<&CellMark>) {
-        let from = mark.map_or(EventTime::MIN, CellMark::reads_from);
-        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).insert(cell, from);
+        let (reads_from, published) =
+            mark.map_or((EventTime::MIN, EventTime::MIN), |mark| (mark.reads_from(), mark.published));
+        let last = Pinned { reads_from, published };
+        self.pinned.lock().unwrap_or_else(PoisonError::into_inner).insert(cell, last);
     }
 
     /// It runs here no more.
@@ -275,11 +285,14 @@ impl Mirror {
         published.extend(owned.iter().map(|cell| (*cell, frontier.0)));
     }
 
-    /// Up to where a cell's entities are published, as far as is known here.
+    /// Up to where a cell's entities are published, as far as is known here. Of a cell that runs here never less than it
+    /// said before, also by another process whose words have not come yet: whoever takes it over next would publish what is
+    /// older than that.
     pub fn published(&self, cell: u32) -> EventTime {
         let here = self.published.lock().unwrap_or_else(PoisonError::into_inner).get(&cell).copied();
+        let said = self.pinned.lock().unwrap_or_else(PoisonError::into_inner).get(&cell).map(|last| last.published);
         let before = self.views().get(&cell).and_then(|view| view.mark).map(|mark| mark.published);
-        here.max(before).unwrap_or(EventTime::MIN)
+        here.max(said).max(before).unwrap_or(EventTime::MIN)
     }
 
     /// Every entity of these cells is due: nobody here has answered for them before.
@@ -335,6 +348,20 @@ mod tests {
         assert_eq!((mirror.needed(), mirror.frontier()), (100, Watermark(200)));
         mirror.unpin(0);
         assert_eq!(mirror.needed(), 200);
+    }
+
+    #[test]
+    fn f11_a_cell_never_says_that_less_is_published_than_it_said_before() {
+        let mirror = Mirror::new(1, &[], &[]);
+        mirror.mark(0, at(0, 0), mark(100), &[], Vec::new(), 0).unwrap();
+        // Taken over by a process that has read less of the topic than its manifest knows.
+        mirror.pin(0, Some(&mark(500)));
+        mirror.own(&BTreeSet::from([0]));
+        assert_eq!(mirror.published(0), 500);
+        mirror.drained(Watermark(300), &BTreeSet::from([0]));
+        assert_eq!(mirror.published(0), 500);
+        mirror.drained(Watermark(700), &BTreeSet::from([0]));
+        assert_eq!(mirror.published(0), 700);
     }
 
     #[test]

@@ -106,7 +106,12 @@ fn f7_killed_around_every_step_of_the_outbox_no_row_is_lost_and_what_is_sent_aga
         let until_end = ["--until-end", "--close", "--json"];
         // Several deaths on one way; the number of lanes changes between them.
         for (death, time) in [2, 1, 4].into_iter().enumerate() {
-            let time = if story.starts_with("restore") { 1 } else { time };
+            // On a busy machine several commits are sent at once: a fourth time may never come.
+            let time = match &story[..] {
+                story if story.starts_with("restore") => 1,
+                story if story.starts_with("outbox") => time.min(2),
+                _ => time,
+            };
             let trap = format!("{story}:{time}:kill,{SLOWLY}");
             let lanes = format!("state.lanes={}", 1 + (number + death) % 3);
             let arguments = [&until_end[..], &["--set", &lanes]].concat();

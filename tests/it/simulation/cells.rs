@@ -486,6 +486,13 @@ fn f12_a_zombie_whose_lost_answer_hid_that_its_number_was_free_again_finds_out()
     assert!(report.is_good(), "{:#?}", report.wrong);
 }
 
+/// Another one: a cell said that less was published than it had said before, and its next owner published what was old.
+#[test]
+fn f11_what_is_online_never_goes_back_however_often_a_cell_changes_hands() {
+    let report = storm(366_925_989);
+    assert!(report.is_good(), "{:#?}", report.wrong);
+}
+
 #[test]
 fn a_storm_of_cells_is_the_same_each_time_for_its_seed() {
     for seed in [3, 4] {
