@@ -173,11 +173,21 @@ impl StateMemoryLimit {
         self.beside.store(beside.max(faded), Ordering::Relaxed);
     }
 
+    /// Whether what cannot leave memory is more than there is room for. Once it was, there has to be room to spare: what a
+    /// process has beside it goes up and down many times a minute.
+    fn is_overdrawn(&self, fixed: u64, before: bool) -> bool {
+        let spare = if before { self.bytes / 8 } else { 0 };
+        fixed + spare > self.resident_max()
+    }
+
     /// Says it when what cannot leave memory does not fit into it any more, and when it does again.
     fn tell(&self) {
         let (_, fixed) = self.fixed();
-        let (overdrawn, limit, holds) = (fixed > self.resident_max(), self.bytes, self.resident_max());
-        if overdrawn == self.overdrawn.swap(overdrawn, Ordering::Relaxed) {
+        let (limit, holds) = (self.bytes, self.resident_max());
+        let before = self.overdrawn.load(Ordering::Relaxed);
+        let overdrawn = self.is_overdrawn(fixed, before);
+        self.overdrawn.store(overdrawn, Ordering::Relaxed);
+        if overdrawn == before {
             return;
         }
         if overdrawn {
@@ -187,7 +197,7 @@ impl StateMemoryLimit {
                 beside,
                 limit,
                 "keys, labels and feature tiles alone take more than the {holds} bytes that `state.memory` leaves for them \
-                 beside what else the process has: all payload has left memory, and it goes on growing past the limit. \
+                 beside what else the process has: all payload has left memory, and they may grow past the limit. \
                  Raise `state.memory`, shorten the windows, or run more processes"
             );
         } else {
@@ -234,6 +244,20 @@ mod tests {
         assert_eq!(keep(), 40 * MIB, "and forgotten");
         limit.saw(200 * MIB);
         assert_eq!(keep(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_is_just_reached_is_told_once() {
+        let limit = StateMemoryLimit::new(160 * MIB);
+        limit.saw(60 * MIB);
+        let mut told = Vec::new();
+        let mut overdrawn = false;
+        for fixed in [69, 71, 69, 71, 69, 71, 49, 51, 71] {
+            let before = overdrawn;
+            overdrawn = limit.is_overdrawn(fixed * MIB, before);
+            told.extend((overdrawn != before).then_some((fixed, overdrawn)));
+        }
+        assert_eq!(told, [(71, true), (49, false), (71, true)]);
     }
 
     #[test]

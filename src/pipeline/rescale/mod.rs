@@ -2,7 +2,7 @@
 //!
 //!   old chains ─ claim ─> at rest ─ read ─> lanes of the new shape ─ one cut each ─> cells/NEW NAME/N/
 //!                                                                                      │ nothing points there yet
-//!   generations/N + 1.json, create-only: the switch ─────────────────────────────────┘
+//!   generations/N + 1.json, create-only: the switch ───────────────────────────────────┘
 //!
 //! In: a pipeline file, which says what the new shape is; the newest generation, or the chain of one process. Out: a new
 //! generation, whose cells hold each row, tile and count of the old ones exactly once.
